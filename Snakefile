@@ -1,0 +1,80 @@
+# Which notebook runs after which, and when one runs again. `./run_all.sh` calls this; by hand:
+#   snakemake -s Snakefile --directory runs/demo --cores 2 --config preset=demo
+# A notebook runs again when its file, a setting of its groups, its data or the code it imports changed (params), or when
+# something it needs ran again or changed (input). The run id is no parameter: it changes nothing but a column.
+import json
+import os
+import shlex
+import sys
+
+sys.path.insert(0, workflow.basedir)
+from medxvl import data, graph, paths, presets
+
+PRESET = presets.load(config["preset"], config.get("overrides", ""))
+SOURCES = data.sources(PRESET, config.get("data", ""))
+ARGUMENTS = shlex.join(
+    ["--preset", PRESET.name, "--overrides", config.get("overrides", ""), "--data", config.get("data", "")]
+)
+
+os.environ.setdefault("MEDXVL_RUN", "")
+os.environ["PYTHONPATH"] = os.pathsep.join([str(paths.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+envvars:
+    "MEDXVL_RUN",
+    "PYTHONPATH",
+
+
+rule all:
+    input:
+        [f"notebooks/{name}.ipynb" for name in graph.NAMES],
+    default_target: True
+
+
+rule phantom:
+    output:
+        "data/phantom.json",
+    params:
+        settings=[PRESET.studies, PRESET.phantom_seed, str(data.phantom_raw(PRESET))],
+    threads: workflow.cores
+    shell:
+        "{sys.executable:q} -P -m medxvl.prepare phantom {ARGUMENTS} --workers {threads}"
+
+
+for role, source in SOURCES.items():
+
+    rule:
+        name:
+            f"prepare_{role}"
+        input:
+            ["data/phantom.json"] if source.synthetic else [],
+        output:
+            f"data/{role}.json",
+        params:
+            source=[source.name, str(source.raw), str(source.folder)],
+            role=role,
+        threads: workflow.cores
+        shell:
+            "{sys.executable:q} -P -m medxvl.prepare {params.role} {ARGUMENTS} --workers {threads}"
+
+
+for notebook in graph.NOTEBOOKS:
+
+    rule:
+        name:
+            f"notebook_{notebook.name}"
+        input:
+            str(paths.NOTEBOOKS / f"{notebook.name}.ipynb"),
+            [str(file) for file in notebook.files],
+            [f"data/{role}.json" for role in notebook.roles if notebook.prepared],
+            [f"notebooks/{name}.ipynb" for name in notebook.needs],
+        output:
+            f"notebooks/{notebook.name}.ipynb",
+        params:
+            name=notebook.name,
+            settings=json.dumps(presets.group(PRESET, *notebook.groups), sort_keys=True),
+            data=[str(SOURCES[role].folder) for role in notebook.roles if role in SOURCES],
+            code=graph.code_hash(notebook.name),
+        threads: workflow.cores if notebook.trains else 1
+        shell:
+            "{sys.executable:q} -P -m medxvl.notebook {params.name} {ARGUMENTS}"

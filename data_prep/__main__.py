@@ -1,0 +1,133 @@
+"""Command line: python -m data_prep NAME --raw R --out O"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from . import DATASETS, DataError, dataset, fault, prepare
+
+PHANTOM = "none: it is generated (--studies, --seed), written as raw trees and prepared like real data"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 after an error, which is one line on stderr."""
+    try:
+        args = _parse(arguments)
+        if args.name == "list":
+            _list()
+        elif args.name == "phantom":
+            _phantom(args)
+        else:
+            _prepare(args.name, args.raw, args.out, args)
+    except (ValueError, FileNotFoundError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise DataError(f"{message}; see `python -m data_prep --help`")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    lines = [f"  {name:14} {needs}" for name, needs in _needs().items()]
+    parser = _Parser(
+        prog="python -m data_prep",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Bring a raw dataset into the prepared form: index.csv, images.h5, card.json, rejects.csv.",
+        epilog="datasets, and what --raw points to:\n" + "\n".join(lines) + "\n\nexamples:\n"
+        "  python -m data_prep mimic_cxr --raw ~/mimic-cxr-jpg --out data/mimic --workers 8\n"
+        "  python -m data_prep mimic_cxr --raw ~/mimic-cxr-jpg --out data/trial --limit 500 --set views=AP,PA\n"
+        "  python -m data_prep phantom --out data/phantom --studies 200 --seed 7 --size 64",
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument("name", metavar="NAME", help=f"list, phantom, {', '.join(DATASETS)}")
+    parser.add_argument(
+        "--raw", metavar="R", help="folder with the raw data (never changed); phantom: where to write it"
+    )
+    parser.add_argument("--out", metavar="O", help="folder to make; a killed run goes on when started again")
+    parser.add_argument("--size", type=int, default=512, help="longer side of the stored squares in px (default 512)")
+    parser.add_argument("--workers", type=int, default=cores, help=f"processes (default: all {cores} cores)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N records by study_id")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="setting of the dataset, may be repeated; `list` shows them",
+    )
+    parser.add_argument(
+        "--studies", type=int, default=2000, metavar="N", help="phantom: number of studies (default 2000)"
+    )
+    parser.add_argument("--seed", type=int, default=7, metavar="S", help="phantom: seed (default 7)")
+    return parser.parse_args(arguments)
+
+
+def _needs() -> dict[str, str]:
+    return {name: dataset(name).NEEDS for name in DATASETS} | {"phantom": PHANTOM}
+
+
+def _list() -> None:
+    from .prepared import SETTINGS
+
+    for name, needs in _needs().items():
+        settings = SETTINGS | (dataset(name).SETTINGS if name in DATASETS else dataset("mimic_cxr").SETTINGS)
+        print(f"{name}\n  raw: {needs}\n  settings: " + "  ".join(f"{k}={v}" for k, v in settings.items()))
+
+
+def _phantom(args: argparse.Namespace) -> None:
+    if not args.out and not args.raw:
+        raise fault("--out or --raw", "neither", "say where to write the phantom")
+    from .phantom import write_raw
+
+    raw = Path(args.raw) if args.raw else Path(args.out) / "raw"
+    write_raw(raw, args.studies, args.seed, args.workers, True)
+    print(f"raw trees: {raw}")
+    if args.out:
+        _prepare("mimic_cxr", raw / "mimic_cxr", args.out, args)
+
+
+def _prepare(name: str, raw, out, args: argparse.Namespace) -> None:
+    dataset(name)
+    if not raw or not out:
+        raise fault(
+            "--raw and --out",
+            "only one of them" if raw or out else "neither",
+            f"see `python -m data_prep list` for what {name} needs",
+        )
+    settings = {}
+    for pair in args.settings:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise fault("--set NAME=VALUE", pair, "for example --set max_reject_share=0.1")
+        settings[key] = value
+    folder = prepare(name, raw, out, size=args.size, workers=args.workers, limit=args.limit, settings=settings)
+    _show(folder)
+
+
+def _show(folder: Path) -> None:
+    """Print what became of the raw records, and where things are."""
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    width = max(len(step["step"]) for step in card["attrition"])
+    print(f"\n{card['label']}: {card['rows']:,} rows, {card['images']:,} images")
+    for step in card["attrition"]:
+        dropped = f"-{step['dropped']:,}" if step["dropped"] else ""
+        print(f"  {step['step']:{width}}  {step['rows']:>9,}  {dropped:>9}  {step['why']}".rstrip())
+    for split, counts in card["counts"].items():
+        print(f"  {split}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
+    for note in card["notes"]:
+        print(f"  note: {note}")
+    for name in ("index.csv", "images.h5", "readers.csv", "card.json", "rejects.csv"):
+        if (folder / name).is_file():
+            print(f"  {folder / name}" + f" ({card['rejects']:,} records not used)" * (name == "rejects.csv"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

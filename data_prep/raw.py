@@ -1,0 +1,173 @@
+"""What the dataset modules share: the table they return, and how tables and folders are read and checked."""
+
+import hashlib
+import os
+import sys
+import zlib
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.std import tqdm
+
+from . import DATASETS, dataset, fault
+
+CHEXPERT_14 = [
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
+    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
+]  # fmt: skip
+PHANTOM_MARK = "PHANTOM.json"  # lies in every raw tree that is synthetic
+
+
+@dataclass
+class Table:
+    """What `read` of a dataset module returns: one row an image (or a study without one), and account of the rest.
+
+    rows: study_id, patient_id, image_id, split, view, findings, impression, label columns, what the dataset adds;
+    `_record` (the row's name in rejects.csv) and, unless the data is text only, `_image` (path below the raw folder).
+    """
+
+    rows: pd.DataFrame
+    raw_version: str
+    labels: list[str] = field(default_factory=lambda: list(CHEXPERT_14))  # columns counted in the card's prevalence
+    absent_is_fault: bool = (
+        True  # False: a file named in the table but not there is no fault (partial downloads are usual)
+    )
+    rejects: list[tuple[str, str]] = field(default_factory=list)  # record, reason
+    attrition: list[dict] = field(default_factory=list)  # step, rows left, dropped, why
+    notes: list[str] = field(default_factory=list)
+    extra: dict[str, pd.DataFrame] = field(default_factory=dict)  # file name -> table written beside the index
+    faults: int = 0  # rejected records that count towards max_reject_share
+
+    def start(self, step: str) -> None:
+        """Open the attrition table with all rows there are."""
+        self.attrition.append({"step": step, "rows": len(self.rows), "dropped": 0, "why": ""})
+
+    def drop(self, gone, step: str, reason, is_fault: bool = True) -> None:
+        """Take out the rows where `gone` (bool, one a row) holds; `reason` is one text, or a Series like the rows."""
+        gone = np.asarray(gone, dtype=bool)
+        reasons = (reason if isinstance(reason, pd.Series) else pd.Series(reason, index=self.rows.index, dtype=object))[
+            gone
+        ]
+        self.rejects += zip(self.rows["_record"][gone].astype(str), reasons, strict=True)
+        self.rows = self.rows[~gone]
+        self.faults += int(gone.sum()) * is_fault
+        counts = reasons.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
+        why = "; ".join(f"{text}: {n:,}" for text, n in counts.head(4).items()) + ("; ..." if len(counts) > 4 else "")
+        self.attrition.append({"step": step, "rows": len(self.rows), "dropped": int(gone.sum()), "why": why})
+
+    def drop_repeated(self, column: str) -> None:
+        """Keep the first row of each value of `column`."""
+        self.drop(self.rows[column].duplicated(), f"{column} is unique", f"{column} named before: first row used")
+
+    def keep_first(self, limit: int | None) -> None:
+        """Sort by study and image; with `limit`, keep the first rows only."""
+        self.rows = self.rows.sort_values(["study_id", "image_id"], kind="stable", ignore_index=True)
+        if limit is not None:
+            self.drop(
+                np.arange(len(self.rows)) >= limit, f"first {limit}", f"not selected: after the first {limit}", False
+            )
+
+    def list_unlisted(self, raw: Path, folder: str, suffixes: tuple[str, ...], table: str) -> None:
+        """Enter files below `folder` that the rows do not name in the rejects; call it before rows are dropped."""
+        listed, found = set(self.rows["_image"]), []
+        for place, _, names in os.walk(raw / folder):
+            inside = Path(place).relative_to(raw).as_posix()
+            found += [f"{inside}/{n}" for n in names if n.lower().endswith(suffixes) and f"{inside}/{n}" not in listed]
+        self.rejects += [(name, f"file not in {table}") for name in sorted(found)]
+        why = f"file not in {table}: {len(found):,}, never counted as rows" if found else ""
+        self.attrition.append(
+            {"step": "files on disk are in the table", "rows": len(self.rows), "dropped": 0, "why": why}
+        )
+
+
+def read_csv(path: Path, need: list[str], also: list[str] = ()) -> pd.DataFrame:
+    """Columns `need` and, where present, `also` of a CSV file (.gz too) as text, blanks stripped, empty = "".
+
+    Raises DataError when the file is damaged or lacks a needed column.
+    """
+    try:
+        try:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="latin-1")
+    except (OSError, EOFError, zlib.error, ValueError) as problem:  # pandas' parser errors are ValueErrors
+        raise fault(
+            f"a CSV table in {path}", f"{type(problem).__name__}: {problem}", "download this file again"
+        ) from None
+    table.columns = table.columns.str.strip()
+    missing = [c for c in need if c not in table.columns]
+    if missing:
+        raise fault(
+            f"the columns {', '.join(missing)} in {path}",
+            f"the columns {', '.join(table.columns[:40])}",
+            "check that this is the dataset's own, unedited table",
+        )
+    table = table[[*need, *(c for c in also if c in table.columns)]]
+    return table.apply(lambda column: column.str.strip())
+
+
+def parse_labels(text: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """Label columns as text -> (Int64 columns of 1, 0, -1, missing; for each row "" or what its first bad label is)."""
+    values = text.apply(pd.to_numeric, errors="coerce")
+    bad = ~values.isin([1, 0, -1]) & (text != "")
+    wrong = pd.Series("", index=text.index, dtype=object)
+    for row in bad.index[bad.any(axis=1)]:
+        column = bad.columns[bad.loc[row]][0]
+        wrong[row] = f"label {column} is {text.loc[row, column]!r}, expected 1, 0, -1 or empty"
+    return values.mask(bad).astype("Int64"), wrong
+
+
+def split_list(text: str) -> list[str]:
+    """ "AP, PA" -> ["AP", "PA"]."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def short_list(names, most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    names = [str(n) for n in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def short_hash(path: Path) -> str:
+    """First 12 hex digits of a small file's SHA-256: the version of a table that has none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def progress_bar(*args, **options) -> tqdm:
+    """A progress bar with rate and time left; in a log, one line every 30 seconds."""
+    return tqdm(*args, mininterval=0.2 if sys.stderr.isatty() else 30, **options)
+
+
+def check_folder(raw: Path, name: str) -> None:
+    """Raise DataError unless `raw` looks like dataset `name`; the message says which one it looks like instead."""
+    needs = f"{name}: {dataset(name).NEEDS}"
+    if not raw.exists():
+        raise fault(needs, f"nothing at {raw}", "correct the path of the raw data")
+    if _looks_like(raw, name):
+        return
+    if raw.is_file():
+        raise fault(needs, f"the file {raw}", "give the folder")
+    entries = sorted(p.name + "/" * p.is_dir() for p in raw.iterdir())
+    if not entries:
+        raise fault(needs, f"an empty folder at {raw}", "download the dataset into it, or correct the path")
+    inner = [p for p in sorted(raw.iterdir())[:200] if p.is_dir() and _looks_like(p, name)]
+    others = [n for n in DATASETS if _looks_like(raw, n)]
+    if inner:
+        do = f"give its subfolder {inner[0]}"
+    elif (raw / "card.json").is_file():
+        do = "this folder is prepared already: give the raw one"
+    elif others:
+        do = f"this looks like {' or '.join(others)}: use that name, or correct the path"
+    else:
+        do = "correct the path of the raw data"
+    raise fault(needs, f"in {raw} only {short_list(entries, 8)}", do)
+
+
+def _looks_like(raw: Path, name: str) -> bool:
+    """True when all patterns of one alternative of the module's MARKS are there."""
+    if raw.is_file():
+        return any(len(marks) == 1 and fnmatch(raw.name, marks[0]) for marks in dataset(name).MARKS)
+    return any(all(any(raw.glob(mark)) for mark in marks) for marks in dataset(name).MARKS)

@@ -1,0 +1,289 @@
+"""Run the selected notebooks through Snakemake, tell what is going on, gather the results, print the closing table."""
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from medxvl import collect, graph, html, paths, presets, records
+from medxvl import data as datasets
+from medxvl.prepare import step_name
+
+HEARTBEAT = 30  # seconds between two lines that say what is running
+
+
+def run(plan: Namespace) -> int:
+    """Carry out a plan of `launch.parse`; exit code: 0 done, 1 something failed, 2 it could not start, 130 stopped."""
+    os.environ["MEDXVL_RUN"] = records.run_id()
+    preset = presets.load(plan.preset, plan.overrides)
+    folder = paths.RUNS / preset.name
+    wanted = graph.with_needs(plan.notebooks)
+    for role in datasets.parse(plan.data):
+        if role not in graph.roles(wanted):
+            print(f"note: none of the selected notebooks uses the role {role}")
+    try:
+        if plan.dry_run:
+            return dry_run(plan, folder, wanted)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(folder)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    records.forget_running(folder)
+    for path in stale(folder):
+        path.unlink()
+    say(
+        f"preset {preset.name}{f' ({plan.overrides})' if plan.overrides else ''}: {len(wanted)} "
+        f"notebook{'s' * (len(wanted) > 1)}, {plan.cores} core{'s' * (plan.cores > 1)}, run {os.environ['MEDXVL_RUN']}"
+    )
+    code, stopped = follow(
+        snakemake(plan, folder, folder / "run.json", plan.notebooks if plan.force else []), folder, lock
+    )
+    records.forget_running(folder)
+    results = collect.results(folder)
+    collect.manifest(folder, preset, plan.overrides, plan.data)
+    index = html.build(preset.name)
+    rows, bad = summary(folder, wanted)
+    print("\n" + records.table(rows, ["notebook", "time", "peak memory", "status"]))
+    if code and not stopped and not any("FAILED" in row[-1] for row in rows):
+        print(
+            f"\nerror: Snakemake stopped with code {code}. The end of {shown(folder / 'logs' / 'snakemake.log')}:",
+            file=sys.stderr,
+        )
+        print(
+            "\n".join((folder / "logs" / "snakemake.log").read_text(encoding="utf-8").splitlines()[-15:]),
+            file=sys.stderr,
+        )
+    print(f"\nresults   {shown(results)}\npages     {shown(index)}")
+    if bad:
+        print(f"logs      {shown(folder / 'logs')}")
+    if stopped:
+        print("stopped: the same command goes on from here")
+        return 130
+    return 1 if bad or code else 0
+
+
+def snakemake(plan: Namespace, folder: Path, config: Path, again: list[str]) -> list[str]:
+    """The Snakemake command of a plan, handed on in the file `config`; the notebooks `again` run in any case."""
+    records.write_json(config, {"preset": plan.preset, "overrides": plan.overrides, "data": plan.data})
+    command = [sys.executable, "-P", "-m", "snakemake", *(f"notebooks/{name}.ipynb" for name in plan.notebooks)]
+    command += ["--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(folder), "--configfile", str(config)]
+    command += ["--cores", str(plan.cores), "--runtime-source-cache-path", str(folder / ".snakemake" / "sources")]
+    command += "--keep-going --rerun-incomplete --rerun-triggers mtime params input".split()
+    command += (
+        "--scheduler greedy --nocolor --nolock".split()
+    )  # take_lock's lock ends with its process, however that ends
+    if again:
+        command += ["--forcerun", *(f"notebook_{name}" for name in again)]
+    return command + plan.snakemake
+
+
+def take_lock(folder: Path):
+    """The open lock file of a run folder, free again when all its holders ended; OSError when another run holds it."""
+    lock = open(folder / ".lock", "a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown"
+        raise OSError(
+            f"another run of the preset {folder.name} is going on ({holder}): wait for it, or stop it"
+        ) from None
+    except OSError:
+        pass  # a file system without locks: nothing to be known
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}")
+    lock.flush()
+    return lock
+
+
+def stale(folder: Path) -> list[Path]:
+    """Files that make Snakemake believe a step is done though its results are gone or its data have changed."""
+    found = []
+    for role in datasets.ROLES:
+        marker = folder / "data" / f"{role}.json"
+        noted = records.read_json(marker)
+        if noted and noted["card"] != (records.read_json(Path(noted["folder"]) / "card.json") or {}).get("fingerprint"):
+            found.append(marker)
+    phantom = folder / "data" / "phantom.json"
+    noted = records.read_json(phantom)
+    if noted and not Path(noted["raw"]).is_dir():
+        found.append(phantom)
+    for name in graph.NAMES:
+        if not all((folder / file).exists() for file in records.outputs(folder, name).get("files", [])):
+            found.append(folder / "notebooks" / f"{name}.ipynb")
+    return [path for path in found if path.exists()]
+
+
+def follow(command: list[str], folder: Path, lock) -> tuple[int, bool]:
+    """Run Snakemake, say what starts and ends; (exit code, whether somebody stopped it)."""
+    log = folder / "logs" / "snakemake.log"
+    log.parent.mkdir(exist_ok=True)
+    told, began, last_word = {}, time.time(), time.time()
+    signal.signal(signal.SIGTERM, _interrupt)
+    with open(log, "w", encoding="utf-8") as stream:
+        child = subprocess.Popen(
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[lock.fileno()],
+        )
+        lock.write(f"; to stop it: kill -INT -- -{child.pid}")
+        lock.flush()
+        try:
+            while True:
+                code = child.poll()
+                if tell(folder, told, began):
+                    last_word = time.time()
+                if code is not None:
+                    return code, False
+                if time.time() - last_word > HEARTBEAT:
+                    say_running(folder, began)
+                    last_word = time.time()
+                time.sleep(0.3)
+        except KeyboardInterrupt:
+            say("stopping")
+            return stop(child), True
+        finally:
+            if child.poll() is None:
+                stop(child)
+
+
+def stop(child: subprocess.Popen) -> int:
+    """End Snakemake and all it started: asked first, then killed."""
+    for how, patience in ((signal.SIGINT, 8), (signal.SIGTERM, 4), (signal.SIGKILL, 4)):
+        try:
+            os.killpg(child.pid, how)
+            child.wait(patience)
+        except ProcessLookupError:
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    return child.wait()
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def tell(folder: Path, told: dict, began: float) -> bool:
+    """Say which steps of this run have started or ended since the last call."""
+    news = [
+        r
+        for r in records.read(folder).values()
+        if r["run"] == os.environ["MEDXVL_RUN"] and told.get(r["step"]) != r["status"]
+    ]
+    for record in sorted(news, key=lambda r: (r["status"] == "running", r["started"])):
+        told[record["step"]] = record["status"]
+        if record["status"] == "running":
+            expected = record["expected_seconds"]
+            say(f"started  {record['step']}" + (f" (last time {records.clock(expected)})" if expected else ""), began)
+        elif record["status"] == "ok":
+            say(f"done     {record['step']} in {records.clock(record['seconds'])}", began)
+        else:
+            say(f"FAILED   {record['step']} after {records.clock(record['seconds'])}: {record['error']}", began)
+    return bool(news)
+
+
+def say_running(folder: Path, began: float) -> None:
+    """Say what has been running since when, and about how long it still takes where that is known."""
+    parts = []
+    for record in records.read(folder).values():
+        if record["status"] == "running" and record["run"] == os.environ["MEDXVL_RUN"]:
+            past, expected = time.time() - record["started"], record["expected_seconds"]
+            left = f", about {records.clock(expected - past)} left" if expected and expected > past else ""
+            parts.append(f"{record['step']} for {records.clock(past)}{left}")
+    say("running  " + ("; ".join(parts) or "waiting for Snakemake"), began)
+
+
+def say(text: str, began: float | None = None) -> None:
+    """One line, with the time since `began`, on the screen now."""
+    print(text if began is None else f"[{records.clock(time.time() - began):>7}] {text}", flush=True)
+
+
+def summary(folder: Path, wanted: list[str]) -> tuple[list[list[str]], bool]:
+    """Rows of the closing table, and whether anything is missing; of the preparations only those that failed now."""
+    done, rows, missing = records.read(folder), [], {}
+    for step in ["phantom", *map(step_name, datasets.ROLES)]:
+        record = done.get(step, {})
+        if record.get("status") == "failed" and record["run"] == os.environ["MEDXVL_RUN"]:
+            rows.append([step, records.clock(record["seconds"]), "", f"FAILED: {record['error']}"])
+            missing[step] = True
+    for name in wanted:
+        record = done.get(name, {})
+        time_taken, memory = records.clock(record.get("seconds") or 0), f"{record.get('peak_mb', 0)} MB"
+        now = record.get("run") == os.environ["MEDXVL_RUN"]
+        needs = [*graph.notebook(name).needs]
+        if graph.notebook(name).prepared:
+            needs += ["phantom" if "phantom" in missing else step_name(role) for role in graph.notebook(name).roles]
+        blocked = [need for need in dict.fromkeys(needs) if need in missing]
+        if now and record["status"] == "failed":
+            status = f"FAILED: {record['error']}"
+        elif now and record["status"] == "ok":
+            status = "done"
+        elif not now and not blocked and (folder / "notebooks" / f"{name}.ipynb").exists():
+            status = "up to date"
+        else:
+            time_taken, memory = "", ""
+            status = f"not run: needs {', '.join(blocked)}" if blocked else "interrupted" if now else "not run"
+        if status not in ("done", "up to date"):
+            missing[name] = True
+        rows.append([name, time_taken, memory, status])
+    return rows, bool(missing)
+
+
+def dry_run(plan: Namespace, folder: Path, wanted: list[str]) -> int:
+    """Say what would run and why, changing nothing."""
+    if (folder / ".snakemake").is_dir():
+        gone = [path.stem for path in stale(folder) if path.suffix == ".ipynb"]
+        with tempfile.TemporaryDirectory() as scratch:
+            command = snakemake(
+                plan, folder, Path(scratch) / "run.json", sorted({*gone, *(plan.notebooks if plan.force else [])})
+            )
+            why = planned([*command, "--dry-run"])
+    else:
+        why = {f"notebook_{name}": "not run yet" for name in wanted}
+    rows = [[step, "would run", why[step]] for step in ["phantom", *map(step_name, datasets.ROLES)] if step in why]
+    for name in wanted:
+        rule = f"notebook_{name}"
+        rows.append([name, "would run" if rule in why else "up to date", why.get(rule, "")])
+    print(records.table(rows, ["step", "", "why"]))
+    return 0
+
+
+REASONS = (  # how Snakemake says it, how we do
+    ("Missing output files", "not run yet, or its results are gone"),
+    ("Params have changed", "its settings, its data or the code it imports changed"),
+    ("Set of input files has changed", "it needs other data or notebooks than before"),
+    ("Updated input files", "its file changed"),
+    ("Input files updated by another job", "what it needs runs again"),
+    ("Forced execution", "asked for, or its results are gone"),
+)
+
+
+def planned(command: list[str]) -> dict[str, str]:
+    """Rules that Snakemake would run, with the reason; raises OSError when it cannot say."""
+    answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if answer.returncode:
+        raise OSError("Snakemake cannot plan the run:\n" + (answer.stdout + answer.stderr)[-2000:])
+    found, rule = {}, ""
+    for line in (answer.stdout + "\n" + answer.stderr).splitlines():
+        if match := re.match(r"\s*(?:local)?rule (\w+):", line):
+            rule = match[1]
+        elif match := re.match(r"\s+reason: (.*)", line):
+            found[rule] = next((ours for theirs, ours in REASONS if theirs in match[1]), match[1])
+    return found
+
+
+def shown(path: Path) -> str:
+    """A path as the user would type it here."""
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)

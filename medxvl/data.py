@@ -1,0 +1,151 @@
+"""Prepared datasets: which one serves which role, and reading them."""
+
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from . import paths
+
+# role: (dataset reader of the default, what it is for)
+ROLES = {
+    "main": ("mimic_cxr", "reports and images for pre-training and zero-shot detection"),
+    "unseen_disease": ("covid_cxr", "images with and without a disease never trained on"),
+    "readers": ("chexpert_test", "radiologists' labels of a test set, beside the models"),
+}
+NAMES = ("mimic_cxr", "openi", "covid_cxr", "chexpert_test")  # readers that a role can name; `phantom` is the default
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the data of one role come from and where their prepared form lies."""
+
+    role: str
+    name: str
+    raw: Path
+    folder: Path
+    synthetic: bool
+
+
+def phantom_raw(preset) -> Path:
+    return paths.RAW / f"phantom-{preset.studies}-s{preset.phantom_seed}"
+
+
+def parse(data: str) -> dict[str, tuple[str, str]]:
+    """``"main=mimic_cxr:/path"`` -> ``{"main": ("mimic_cxr", "/path")}``; ValueError lists valid roles and names."""
+    given = {}
+    for item in shlex.split(data):
+        role, equals, rest = item.partition("=")
+        name, _, path = rest.partition(":")
+        if not equals or not rest:
+            raise ValueError(f"data {item!r}: expected ROLE=NAME:PATH, for example main=mimic_cxr:/path/to/raw")
+        if role not in ROLES:
+            raise ValueError(f"unknown role {role!r}: expected one of {', '.join(ROLES)}")
+        if name not in (*NAMES, "phantom"):
+            raise ValueError(f"unknown dataset {name!r} for role {role}: expected phantom or one of {', '.join(NAMES)}")
+        if name != "phantom" and not path:
+            raise ValueError(f"data {item!r}: expected a path, {role}={name}:PATH")
+        if name == "phantom" and path:
+            raise ValueError(f"data {item!r}: the phantom is generated, it takes no path")
+        given[role] = (name, path)
+    return given
+
+
+def sources(preset, data: str = "") -> dict[str, Source]:
+    """The source of every role. In a preset without phantom a role that is not given is left out."""
+    given, found = parse(data), {}
+    for role, (default, _) in ROLES.items():
+        name, path = given.get(role, ("phantom", ""))
+        synthetic = name == "phantom"
+        if synthetic and not preset.studies:
+            continue
+        raw = phantom_raw(preset) / default if synthetic else Path(path).expanduser().absolute()
+        name = default if synthetic else name
+        if (raw / "card.json").is_file():
+            folder = raw  # prepared already
+        else:
+            key = json.dumps([name, str(raw), preset.store_size, preset.views])
+            label = f"phantom-{name}" if synthetic else name
+            folder = paths.PREPARED / f"{label}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        found[role] = Source(role, name, raw, folder, synthetic)
+    return found
+
+
+def prepare(source: Source, preset, workers: int = 1, progress: bool = True) -> Path:
+    """Make the prepared form of `source` unless it is there; the phantom is drawn first. Returns its folder."""
+    import data_prep
+
+    if source.folder == source.raw:
+        return source.folder
+    if source.synthetic:
+        from data_prep import phantom
+
+        phantom.write_raw(source.raw.parent, preset.studies, preset.phantom_seed, workers, progress)
+    settings = {"views": preset.views} if source.name == "mimic_cxr" else {}
+    return data_prep.prepare(
+        source.name, source.raw, source.folder, size=preset.store_size, workers=workers, settings=settings, progress=progress
+    )
+
+
+class Dataset:
+    """One prepared folder: `.index` (one row an image), `.card`, `.images(rows)`, `.rejects`."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        if not (self.folder / "card.json").is_file():
+            raise FileNotFoundError(f"{folder}: expected a prepared dataset (card.json); prepare it with python -m data_prep")
+        self.card = json.loads((self.folder / "card.json").read_text(encoding="utf-8"))
+        self.label = self.card["label"]
+        self.synthetic = bool(self.card["synthetic"])
+        prints = self.card["fingerprint"]
+        self.fingerprint = hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()[:12]
+
+    @cached_property
+    def index(self):
+        import pandas as pd
+
+        kinds = {"study_id": str, "patient_id": str, "image_id": str, "findings": str, "impression": str, "view": str}
+        return pd.read_csv(self.folder / "index.csv", dtype=kinds, keep_default_na=False, na_values={c: [""] for c in CHEXPERT_14})
+
+    @cached_property
+    def rejects(self):
+        import pandas as pd
+
+        return pd.read_csv(self.folder / "rejects.csv", dtype=str, keep_default_na=False)
+
+    @cached_property
+    def _pixels(self):
+        import h5py
+
+        path = self.folder / "images.h5"
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.label}: expected images, found reports or labels only ({self.folder})")
+        return h5py.File(path, "r")["cxr"]  # opened on first use: once a process, after any fork
+
+    def images(self, rows):
+        """Pixels of index rows `rows` (n,) in their order, (n, S, S) uint8."""
+        import numpy as np
+
+        unique, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
+        if len(unique) and len(unique) > 0.5 * (unique[-1] - unique[0] + 1):  # dense: one contiguous read is far faster
+            block = self._pixels[unique[0] : unique[-1] + 1]
+            return block[unique - unique[0]][back]
+        return self._pixels[unique][back]
+
+    def rows(self, split: str):
+        """Row numbers of a split, (n,)."""
+        import numpy as np
+
+        return np.flatnonzero(self.index["split"].to_numpy() == split)
+
+
+CHEXPERT_14 = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
+    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
+)  # fmt: skip
+
+
+def open(folder) -> Dataset:  # noqa: A001  (data.open reads well)
+    return Dataset(folder)

@@ -1,0 +1,124 @@
+"""The index of the papers' figures, and drawing one of them from what a run left behind (rows, predictions).
+
+`figures/figures.csv` lists them all, also those that cannot be drawn and why. Nothing is computed here that a row or a
+prediction does not say; notebook 91 and `figures/make.py` both call `figure`.
+"""
+
+import pandas as pd
+
+from medxvl import compare, paths, plots, readers
+
+COLUMNS = ["id", "paper", "caption", "function", "inputs", "status"]
+_MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "reader_models": "22_xvl_zero_shot",
+            "unseen_disease": "23_xvl_unseen_disease"}
+
+
+class MissingInput(FileNotFoundError):
+    """A figure's rows or predictions are not there yet; the message names the notebook that makes them."""
+
+
+def index():
+    """figures/figures.csv as a DataFrame with the columns COLUMNS."""
+    table = pd.read_csv(paths.FIGURE_INDEX, dtype=str, keep_default_na=False)
+    missing = [c for c in COLUMNS if c not in table]
+    if missing:
+        raise ValueError(f"{paths.FIGURE_INDEX}: column(s) missing: {', '.join(missing)}")
+    return table
+
+
+def figure(name, preset="demo"):
+    """Draw the figure `name` of the index from the run `preset`; gives a matplotlib Figure.
+
+    Raises ValueError for a name that is not in the index (lists the valid ones) or has no drawing (says why), and
+    MissingInput when the run has not made its inputs.
+    """
+    table = index().set_index("id")
+    if name not in table.index:
+        raise ValueError(f"unknown figure {name!r}: expected one of {', '.join(table.index)}")
+    if name not in DRAW:
+        raise ValueError(f"{name} is not drawn: {table.status[name]}")
+    return DRAW[name](preset)
+
+
+def _missing(preset, what, task):
+    notebook = _MADE_BY[task]
+    return MissingInput(f"runs/{preset} has no {what}: run notebook {notebook} first "
+                        f"(./run_all.sh {preset} {notebook[:2]})")
+
+
+def _predictions(preset, task, needed=True):
+    """Table runs/<preset>/predictions/<task>.csv; None when it is not there and not needed."""
+    path = paths.RUNS / preset / "predictions" / f"{task}.csv"
+    if path.is_file() and path.stat().st_size:
+        return pd.read_csv(path, dtype={"study_id": str, "patient_id": str, "reader": str, "model": str})
+    if needed:
+        raise _missing(preset, f"predictions/{task}.csv", task)
+    return None
+
+
+def _rows(preset, task):
+    """Result rows of a task."""
+    from medxvl import runs  # loads torch, which the radars do not need
+
+    rows = runs.results(preset)
+    rows = rows[rows.task == task] if len(rows) else rows
+    if rows.empty:
+        raise _missing(preset, f"result rows of task {task}", task)
+    return rows
+
+
+def _label(rows):
+    """Data label of rows, the phantom's when any of them is from the phantom."""
+    labels = sorted(rows.dataset.unique(), key=lambda d: not d.startswith("phantom"))
+    return labels[0]
+
+
+def _radar(metric):
+    return lambda preset: plots.radar(compare.load_paper(), metric)
+
+
+def _roc_readers(preset):
+    """Our curves stand beside the readers only where both saw the same kind of study: a model's curve on phantoms says
+    nothing beside radiologists who read real radiographs."""
+    points = _predictions(preset, "readers")
+    theirs = _predictions(preset, "reader_models", needed=False)
+    label = _label(_rows(preset, "readers"))
+    ours, note = _predictions(preset, "zero_shot", needed=False), ""
+    if ours is not None:
+        of_ours = _label(_rows(preset, "zero_shot"))
+        if of_ours == label:
+            pass
+        elif of_ours.startswith("phantom") and label.startswith("phantom"):
+            note = f"curves on the test split of {of_ours}; n: studies"
+        else:
+            ours, note = None, f"our model is not drawn: it was evaluated on {of_ours}, the readers on {label}"
+    if ours is not None:
+        ours = ours[ours.model.isin(["X-VL (ITM)", "X-VL (ITA)", "shuffled images", "supervised upper bound"])]
+    drawn = [] if theirs is None else [theirs]
+    drawn += [] if ours is None else [ours]
+    with_points = [f for f in readers.EIGHT if f in set(points.finding)]
+    with_curves = [f for f in with_points if any(f in set(t.finding) for t in drawn)]
+    return plots.roc_readers(ours, points, None if theirs is None else readers.curves(theirs), dataset=label,
+                             findings=with_curves or with_points, note=note)
+
+
+def _forest(preset):
+    rows = _rows(preset, "zero_shot")
+    rows = rows[(rows.metric == "auroc") & (rows.split == "test") & (rows.dataset == _label(rows))]
+    if rows.empty:
+        raise _missing(preset, "AUROC rows of task zero_shot on the test split", "zero_shot")
+    return plots.forest(rows)
+
+
+def _covid(preset):
+    rows = _rows(preset, "unseen_disease")
+    return plots.roc_unseen(_predictions(preset, "unseen_disease"), rows, dataset=_label(rows))
+
+
+DRAW = {
+    "xvl-radar-auroc": _radar("auroc"),
+    "xvl-radar-f1": _radar("f1_max"),
+    "xvl-roc-readers": _roc_readers,
+    "xvl-zero-shot-table": _forest,
+    "xvl-covid": _covid,
+}

@@ -1,0 +1,170 @@
+"""Which notebook after which: the one table that run_all.sh, the Snakefile and the tests read.
+
+Only the standard library is imported here, so that `./run_all.sh --help` works before anything is installed.
+"""
+
+import ast
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from medxvl import data, paths
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One notebook of the story.
+
+    needs: notebooks whose results it reads; roles: data it uses; groups: settings (medxvl.presets) that change its
+    results; files: of the project that it reads; prepared: whether the roles' data must be ready before it starts;
+    trains: whether it gets all cores, alone.
+    """
+
+    name: str
+    needs: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    prepared: bool = True
+    trains: bool = False
+
+
+NOTEBOOKS = (
+    Notebook(
+        "00_check_setup",
+        roles=tuple(data.ROLES),
+        groups=("run", "data", "model", "pretrain", "evaluate"),
+        prepared=False,
+    ),
+    Notebook("01_prepare_data", roles=tuple(data.ROLES), groups=("data",)),
+    Notebook("02_look_at_data", needs=("01_prepare_data",), roles=("main", "unseen_disease"), groups=("data",)),
+    Notebook("21_xvl_pretrain", roles=("main",), groups=("run", "data", "model", "pretrain"), trains=True),
+    Notebook(
+        "22_xvl_zero_shot",
+        needs=("21_xvl_pretrain",),
+        roles=("main", "readers"),
+        groups=("run", "data", "model", "pretrain", "evaluate"),
+    ),
+    Notebook(
+        "23_xvl_unseen_disease",
+        needs=("21_xvl_pretrain",),
+        roles=("unseen_disease",),
+        groups=("run", "data", "model", "pretrain", "evaluate"),
+    ),
+    Notebook("90_results_vs_paper", needs=("22_xvl_zero_shot", "23_xvl_unseen_disease"), files=(paths.PAPER_VALUES,)),
+    Notebook(
+        "91_figures",
+        needs=("22_xvl_zero_shot", "23_xvl_unseen_disease", "90_results_vs_paper"),
+        files=(paths.PAPER_VALUES, paths.FIGURE_INDEX),
+    ),
+)
+NAMES = tuple(n.name for n in NOTEBOOKS)
+
+
+def notebook(name: str) -> Notebook:
+    """Row of the table; raises ValueError, listing the names, for an unknown one."""
+    for row in NOTEBOOKS:
+        if row.name == name:
+            return row
+    raise ValueError(f"unknown notebook {name!r}: expected one of {', '.join(NAMES)}")
+
+
+def select(prefixes: list[str]) -> list[str]:
+    """Notebooks whose name starts with one of `prefixes`, in order; all of them without prefixes.
+
+    Raises ValueError, listing the notebooks, when a prefix matches none.
+    """
+    for prefix in prefixes:
+        if not prefix or not any(name.startswith(prefix) for name in NAMES):
+            raise ValueError(f"no notebook starts with {prefix!r}: the notebooks are {', '.join(NAMES)}")
+    return [name for name in NAMES if not prefixes or name.startswith(tuple(prefixes))]
+
+
+def with_needs(names: list[str]) -> list[str]:
+    """`names` and every notebook that they need, directly or not, in order."""
+    wanted, todo = set(), list(names)
+    while todo:
+        name = todo.pop()
+        if name not in wanted:
+            wanted.add(name)
+            todo += notebook(name).needs
+    return [name for name in NAMES if name in wanted]
+
+
+def roles(names: list[str], prepared: bool = False) -> list[str]:
+    """Roles that the notebooks `names` use, in order; with `prepared`, those whose data must be ready before."""
+    rows = [notebook(name) for name in names]
+    return [role for role in data.ROLES if any(role in row.roles and (row.prepared or not prepared) for row in rows)]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(name: str, preset) -> int:
+    """CPU threads of a notebook: the preset's for one that trains (0: all cores), else 1, as two may run side by side.
+
+    Not a matter of --cores: sums are added up in another order with another number of threads.
+    """
+    return (preset.threads or cores()) if notebook(name).trains else 1
+
+
+def code_cells(path: Path) -> list[str]:
+    """Sources of the code cells of a notebook file, lines of IPython magic blanked."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return ["\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in s.split("\n")) for s in sources]
+
+
+# They set no number: the settings' values are compared one by one, and the rest says what runs when and where.
+MACHINERY = ("graph.py", "paths.py", "presets.py", "records.py")
+
+
+def code_hash(name: str) -> str:
+    """12 hex digits over the source files that the notebook `name` imports, directly or through others.
+
+    Part of what decides on a re-run: a result cannot be older than the code that makes it, and an edit to a plot does
+    not repeat a training. Of data_prep, which loads its modules by name, every file counts; those in MACHINERY do not.
+    """
+    seen: set[Path] = set()
+    todo = _imports("\n".join(code_cells(paths.NOTEBOOKS / f"{name}.ipynb")))
+    while todo:
+        path = todo.pop()
+        if path not in seen and path not in {paths.ROOT / "medxvl" / file for file in MACHINERY}:
+            seen.add(path)
+            todo |= _imports_of(path)
+    digest = hashlib.sha256()
+    for path in sorted(seen):
+        digest.update(path.relative_to(paths.ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+@cache
+def _imports_of(path: Path) -> frozenset[Path]:
+    package = ".".join(path.relative_to(paths.ROOT).parent.parts)
+    return frozenset(_imports(path.read_text(encoding="utf-8"), package))
+
+
+def _imports(source: str, package: str = "") -> set[Path]:
+    """Files of medxvl and data_prep that a piece of source in `package` imports, wherever in it."""
+    modules = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            modules |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    found = set()
+    for module in modules:
+        top = module.split(".")[0]
+        if top == "data_prep":
+            found |= set((paths.ROOT / "data_prep").glob("**/*.py"))
+        elif top == "medxvl":
+            base = paths.ROOT.joinpath(*module.split("."))
+            found |= {p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()}
+    return found

@@ -1,0 +1,201 @@
+"""The options of run_all.sh: check them, run the notebooks through Snakemake, say what came out.
+
+Only the standard library is imported here, so that `--help` and a mistyped option answer before anything is installed.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+
+from medxvl import data as datasets
+from medxvl import graph, paths, presets
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the command line says; exit code: 0 done, 1 something failed, 2 wrong option, 130 stopped."""
+    if arguments[:1] == ["lab"]:
+        return lab(arguments[1:])
+    if arguments[:1] == ["test"]:
+        return test(arguments[1:])
+    check_only = arguments[:1] == ["--check-options"]  # run_all.sh asks for this before it installs anything
+    try:
+        plan = parse(arguments[check_only:])
+    except ValueError as error:
+        print(f"error: {error}\n(./run_all.sh --help shows the options)", file=sys.stderr)
+        return 2
+    if check_only:
+        return 0
+    from medxvl import batch
+
+    return batch.run(plan)
+
+
+def lab(arguments: list[str]) -> int:
+    """Open JupyterLab in this environment, with the notebooks on show."""
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, whatever the user has elsewhere
+    command = [sys.executable, "-P", "-m", "jupyter", "lab", f"--ServerApp.root_dir={paths.ROOT}", *arguments]
+    if not any(argument.startswith(("--LabApp.default_url", "--help", "-h")) for argument in arguments):
+        command.append("--LabApp.default_url=/lab/tree/notebooks")
+    os.execv(sys.executable, command)
+
+
+def test(arguments: list[str]) -> int:
+    """Run the tests."""
+    os.chdir(paths.ROOT)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Options: preset, overrides and data (as the notebooks take them), notebooks, cores, force, dry_run, snakemake.
+
+    Raises ValueError, saying what is valid, for anything unknown, and for data that are not there.
+    """
+    own, extra = arguments, []
+    if "--" in arguments:
+        own, extra = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    options = _parser().parse_intermixed_args(own)
+    words = list(options.words)
+    if late := {"lab", "test"} & set(words):
+        raise ValueError(f"{late.pop()!r} comes first and alone, see the usage")
+    preset = words.pop(0) if words and words[0] in presets.NAMES else "demo"
+    for word in words:
+        if not any(name.startswith(word) for name in graph.NAMES):
+            raise ValueError(
+                f"unknown preset or notebook {word!r}: the presets are {', '.join(presets.NAMES)}; "
+                f"the notebooks (a number or the start of one is enough) are {', '.join(graph.NAMES)}"
+            )
+    overrides = shlex.join(options.set)
+    loaded = presets.load(preset, overrides)
+    notebooks = graph.select(words)
+    given = [parse_data(item) for item in options.data]
+    for role in (roles := [role for role, _ in given]):
+        if roles.count(role) > 1:
+            raise ValueError(f"--data {role}=... is given {roles.count(role)} times: once is expected")
+    data = shlex.join(item for _, item in given)
+    there = datasets.sources(loaded, data)
+    missing = [role for role in graph.roles(graph.with_needs(notebooks), prepared=True) if role not in there]
+    if missing:
+        told = "; ".join(f"--data {role}=NAME:PATH ({datasets.ROLES[role][1]})" for role in missing)
+        raise ValueError(
+            f"preset {preset} has no phantom (studies=0), so it needs your data: {told}. "
+            f"NAME is one of {', '.join(datasets.NAMES)}"
+        )
+    return argparse.Namespace(
+        preset=preset,
+        overrides=overrides,
+        data=data,
+        notebooks=notebooks,
+        cores=options.cores,
+        force=options.force,
+        dry_run=options.dry_run,
+        snakemake=extra,
+    )
+
+
+def parse_data(item: str) -> tuple[str, str]:
+    """``"main=mimic_cxr:~/x"`` -> ``("main", "main=mimic_cxr:/home/me/x")``; ValueError when it is not usable."""
+    role, _, rest = item.partition("=")
+    name, _, path = rest.partition(":")
+    datasets.parse(shlex.quote(item))
+    if name == "phantom":
+        return role, item
+    folder = Path(path).expanduser().absolute()
+    if not folder.exists():
+        raise ValueError(f"--data {item}: there is no folder {folder}")
+    if not folder.is_dir():
+        raise ValueError(
+            f"--data {item}: {folder} is a file, a folder is expected: the one that holds the files of {name}"
+        )
+    try:
+        empty = not any(folder.iterdir())
+    except OSError as error:
+        raise ValueError(f"--data {item}: {folder} cannot be read: {error.strerror}") from None
+    if empty:
+        raise ValueError(f"--data {item}: the folder {folder} is empty, expected the files of {name}")
+    return role, f"{role}={name}:{os.path.normpath(folder)}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ValueError(message)
+
+
+def _cores(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="./run_all.sh",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage="./run_all.sh [smoke|demo|paper] [PREFIX...] [options] [-- SNAKEMAKE OPTIONS]\n"
+        "       ./run_all.sh lab [JUPYTERLAB OPTIONS]     open the notebooks in JupyterLab\n"
+        "       ./run_all.sh test [PYTEST OPTIONS]        run the tests",
+        description="Set up what is needed, run the notebooks and gather results, figures and pages in runs/<preset>.\n"
+        "A second start runs only what changed.",
+        epilog=_epilog(),
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="PREFIX",
+        help="preset (default demo), then the notebooks to run, by number or "
+        "the start of one (2 for 21, 22, 23), with what they need; default: all",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the preset; repeatable"
+    )
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="ROLE=NAME:PATH", help="use your own data; repeatable"
+    )
+    parser.add_argument(
+        "--cores",
+        type=_cores,
+        default=graph.cores(),
+        metavar="N",
+        help="CPU cores to use (default: all, here %(default)s)",
+    )
+    parser.add_argument("--force", action="store_true", help="run the selected notebooks even if nothing changed")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and why; change nothing")
+    return parser
+
+
+def _epilog() -> str:
+    def listed(rows):
+        return "\n".join(f"  {name:24}{text}".rstrip() for name, text in rows)
+
+    told = {
+        "smoke": "seconds a notebook: does everything work?",
+        "demo": "minutes on a laptop, synthetic phantom data (default)",
+        "paper": "the published settings; needs the real data and a GPU",
+    }
+    roles = [(role, meaning) for role, (_, meaning) in datasets.ROLES.items()]
+    settings = textwrap.fill(
+        ", ".join(row["setting"] for row in presets.table()), 100, initial_indent="  ", subsequent_indent="  "
+    )
+    needs = [(n.name, f"after {', '.join(need[:2] for need in n.needs)}" if n.needs else "") for n in graph.NOTEBOOKS]
+    return (
+        f"presets\n{listed((name, told.get(name, '')) for name in presets.NAMES)}\n\nnotebooks\n{listed(needs)}\n\n"
+        f"roles of data (--data ROLE=NAME:PATH; the default is the synthetic phantom)\n{listed(roles)}\n"
+        f"  NAME is one of {', '.join(datasets.NAMES)}; PATH its raw folder, or one made by python -m data_prep\n\n"
+        f"settings (--set NAME=VALUE)\n{settings}\n\n"
+        "environment\n  PYTHON                    the Python to use (3.11, 3.12 or 3.13)\n"
+        "  MEDXVL_DATA, MEDXVL_RUNS  folders for data and results, in place of data/ and runs/\n\n"
+        "examples\n  ./run_all.sh                                                the whole demo\n"
+        "  ./run_all.sh demo 22 --set seed=1                           zero-shot detection with another seed\n"
+        "  ./run_all.sh demo 23 --data unseen_disease=covid_cxr:PATH   the unseen disease on real radiographs\n"
+        "  ./run_all.sh paper --data main=mimic_cxr:PATH ... -- --executor slurm --jobs 8"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except BrokenPipeError:
+        sys.exit(0)

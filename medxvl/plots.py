@@ -1,0 +1,354 @@
+"""Every figure, in one style: from rows or predictions to a matplotlib Figure, and from a Figure to files.
+
+Colours are the eight of Okabe and Ito (told apart by colour-blind readers), each with its own marker or dash.
+`dataset` is the label that the data's card gives: one that starts with "phantom" puts "synthetic phantom" on it.
+"""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from medxvl import compare, style
+from medxvl.readers import FIVE, curves
+from medxvl.style import BLACK, BLUE, GREEN, GREY, ONE_COLUMN, ORANGE, PURPLE, SKY, TWO_COLUMNS, VERMILION, save, styled
+
+__all__ = ["radar", "roc_readers", "roc_unseen", "forest", "data_examples", "training_curves", "attrition",
+           "prevalence", "report_lengths", "save"]
+
+_MODELS = {  # our models and their controls: colour, dash, marker
+    "X-VL (ITM)": (BLUE, "-", "o"), "X-VL (ITA)": (ORANGE, "-", "s"), "X-VL": (BLUE, "-", "o"),
+    "shuffled images": (GREY, ":", "x"), "untrained": (PURPLE, ":", "+"),
+    "supervised linear 32x32": (SKY, "--", "v"), "supervised upper bound": (GREEN, "--", "^"),
+}  # fmt: skip
+_OTHERS = [(VERMILION, "-.", "s"), (GREEN, "--", "^"), (ORANGE, "-", "D"), (SKY, "--", "v"), (PURPLE, "-.", "P"),
+           (BLACK, ":", "X"), (GREY, "-", "d"), (BLUE, ":", "*")]  # fmt: skip
+_READERS = [("^", VERMILION), ("D", BLACK), ("s", PURPLE), ("v", GREEN), ("P", ORANGE)]
+
+
+def _look(model, others):
+    """Colour, dash and marker of a model; `others` numbers the models that have no fixed look."""
+    return _MODELS.get(model) or _OTHERS[others.index(model) % len(_OTHERS)]
+
+
+def _place(model):
+    """Our models first, then the controls, in the order of the table above."""
+    return list(_MODELS).index(model) if model in _MODELS else len(_MODELS)
+
+
+def _empty_roc(ax):
+    ax.plot([0, 1], [0, 1], color="0.8", lw=0.8, zorder=0)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+    ax.set_xticklabels(["0", "0.5", "1"])
+    ax.set_yticklabels(["0", "0.5", "1"])
+
+
+@styled
+def radar(values, metric):
+    """Published zero-shot values, models x 5 pathologies. `values`: `compare.load_paper()`; metric "auroc" or "f1_max".
+
+    Beside it the mean of each model and what the values say, computed from them. ValueError when there are none.
+    """
+    facts = compare.facts(values).get(metric)
+    if facts is None:
+        raise ValueError(f"no published value of {metric}: expected rows of task zero_shot for {', '.join(FIVE)}")
+    part = values[(values.paper == "xvl") & (values.task == "zero_shot") & (values.metric == metric)]
+    wide = part.pivot(index="model", columns="subset", values="value")[FIVE].loc[facts["means"].index]
+    name, low, high = {"auroc": ("AUROC", 0.5, 1.0), "f1_max": ("maximum F1", 0.0, 0.8)}.get(metric, (metric, 0.0, 1.0))
+    angles = np.linspace(0, 2 * np.pi, len(FIVE), endpoint=False)
+    fig = plt.figure(figsize=(TWO_COLUMNS, 3.3))
+    ax = fig.add_subplot(1, 2, 1, projection="polar")
+    side = fig.add_subplot(1, 2, 2)
+    side.set_axis_off()
+    others = [m for m in wide.index if m not in _MODELS]
+    for model in [*others, *[m for m in wide.index if m in _MODELS]]:  # ours on top
+        colour, dash, marker = _look(model, others)
+        row = wide.loc[model].to_numpy()
+        ax.plot(np.append(angles, 0), np.append(row, row[0]), color=colour, ls=dash, marker=marker, ms=3.5,
+                lw=2 if model in _MODELS else 1, label=f"{model}  {facts['means'][model]:.4f}")
+    ax.set_theta_zero_location("N")
+    ax.set_theta_direction(-1)
+    ax.set_ylim(low, high)
+    rings = np.linspace(low, high, 6 if metric == "auroc" else 5)[1:]
+    ax.set_rgrids(rings, [""] * len(rings))
+    ax.set_thetagrids(np.degrees(angles), [""] * len(FIVE))
+    for ring in rings[:-1]:
+        ax.text(np.radians(36), ring, f"{ring:.1f}", color="0.35", fontsize=6.5, ha="center", va="center", zorder=1.9,
+                bbox={"fc": "white", "ec": "none", "pad": 0.6})
+    for angle, finding in zip(angles, FIVE, strict=True):
+        side_of = ["center", "left", "right"][int(np.sign(np.round(np.sin(angle), 6)))]
+        ax.text(angle, low + 1.07 * (high - low), finding.replace(" ", "\n"), ha=side_of,
+                va="bottom" if angle == 0 else "center")
+    ax.grid(color="0.85", lw=0.6)
+    handles, labels = ax.get_legend_handles_labels()
+    order = [labels.index(f"{m}  {facts['means'][m]:.4f}") for m in wide.index]
+    side.legend([handles[i] for i in order], [labels[i] for i in order], loc="lower left", bbox_to_anchor=(0, 0.4),
+                title=f"{name}, mean over the five pathologies", alignment="left", borderaxespad=0, handlelength=3)
+    text = "\n".join(textwrap.wrap(compare.fact_sentence(metric, facts), 54))
+    side.text(0, 0.33, text, va="top", ha="left", transform=side.transAxes, linespacing=1.4)
+    data = ", ".join(part.dataset.unique())
+    style.note(fig, "", f"published values (status: {facts['status']}), none is ours; data: {data}, "
+                        f"n not recorded; centre {low:g}, rim {high:g}")
+    return fig
+
+
+@styled
+def roc_readers(predictions, reader_points, model_curves=None, dataset="", findings=None, note=""):
+    """ROC curve per finding with the readers' operating points.
+
+    predictions: our long table (finding, label, score, model), or None when our model has none on these studies.
+    reader_points: `readers.operating_points`. model_curves: `readers.curves` of other models, or None.
+    """
+    predictions = _NO_PREDICTIONS if predictions is None else predictions
+    ours = curves(predictions)
+    theirs = model_curves if model_curves is not None else ours.iloc[:0]
+    findings = findings or [f for f in dict.fromkeys([*reader_points.finding, *ours.finding, *theirs.finding])]
+    if not findings:
+        raise ValueError("nothing to draw: no reader, no prediction and no curve of another model")
+    columns = 3 if len(findings) in (3, 5, 6) else 4
+    fig, axes = style.grid(len(findings), columns, 2.6 if columns == 3 else 2.1)
+    names = sorted(reader_points.reader.unique())
+    handles = {}
+    for ax, finding in zip(axes, findings, strict=False):
+        _empty_roc(ax)
+        lines = []
+        for row in theirs[theirs.finding == finding].itertuples():
+            handles["other models, published predictions"] = ax.plot(row.fpr, row.tpr, color="0.72", lw=0.8)[0]
+        values = theirs[theirs.finding == finding].auroc
+        if len(values):
+            lines.append(f"{len(values)} others {values.min():.2f}\N{EN DASH}{values.max():.2f}")
+        for row in ours[ours.finding == finding].itertuples():
+            colour, dash, _ = _look(row.model, list(dict.fromkeys(ours.model)))
+            handles[row.model] = ax.plot(row.fpr, row.tpr, color=colour, ls=dash)[0]
+            lines.append(f"{_short(row.model)} {row.auroc:.2f}")
+        points = reader_points[reader_points.finding == finding].set_index("reader")
+        for i, reader in enumerate(names):
+            if reader in points.index:
+                marker, colour = _READERS[i % len(_READERS)]
+                x, y = 1 - points.specificity[reader], points.sensitivity[reader]
+                handles[f"reader {i + 1}"] = ax.plot(x, y, marker, color=colour, ms=5, mec="white", mew=0.5, zorder=5,
+                                                     ls="")[0]
+        ax.text(0.99, 0.03, "\n".join(lines), ha="right", va="bottom", fontsize=6.5, transform=ax.transAxes,
+                bbox={"fc": "white", "ec": "none", "alpha": 0.5, "pad": 0.5})
+        ax.set_title(_counted(finding, points, predictions))
+    for ax in axes[::columns]:
+        ax.set_ylabel("sensitivity")
+    for i, ax in enumerate(axes[:len(findings)]):
+        if i + columns >= len(findings):  # no panel below
+            ax.set_xlabel("1 \N{MINUS SIGN} specificity")
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    simulated = "simulated readers; " if style.is_synthetic(dataset) else ""
+    style.note(fig, dataset, f"{simulated}numbers in the panels: AUROC{'; ' if note else ''}{note}")
+    return fig
+
+
+_NO_PREDICTIONS = pd.DataFrame(columns=["study_id", "finding", "label", "score", "model"])
+
+
+def _short(model):
+    """Name of a model that fits into a small panel."""
+    return model.removeprefix("supervised ").removesuffix(" images").replace("X-VL (", "").replace(")", "")
+
+
+def _counted(finding, points, predictions):
+    """Panel title with n and the positives: the readers' studies, or else ours."""
+    if len(points) and "n" in points:
+        n, positives = int(points.n.iloc[0]), int(points.positives.iloc[0])
+    else:
+        part = predictions[predictions.finding == finding]
+        part = part[part.model == part.model.iloc[0]]
+        n, positives = len(part), int(part.label.sum())
+    return f"{finding}\nn = {n:,}, {positives:,} positive"
+
+
+@styled
+def roc_unseen(predictions, rows=None, dataset="", finding="COVID-19"):
+    """ROC curves of the unseen disease, our model and its controls; `rows`: result rows, for the intervals."""
+    part = predictions[predictions.finding == finding]
+    drawn = curves(part)
+    if drawn.empty:
+        raise ValueError(f"no ROC curve of {finding}: the predictions hold no positive and negative labels of it")
+    drawn = drawn.sort_values("model", key=lambda names: names.map(_place), kind="stable")
+    fig, ax = plt.subplots(figsize=(ONE_COLUMN, 4.3))
+    _empty_roc(ax)
+    others = [m for m in drawn.model if m not in _MODELS]
+    for row in drawn.itertuples():
+        colour, dash, _ = _look(row.model, others)
+        label = f"{row.model}: {row.auroc:.3f}{_interval(rows, row.model)}"
+        ax.plot(row.fpr, row.tpr, color=colour, ls=dash, label=label)
+    first = part[part.model == drawn.model.iloc[0]]
+    counted = f"n = {len(first):,} radiographs, {int(first.label.sum()):,} positive"
+    ax.set(xlabel="1 \N{MINUS SIGN} specificity", ylabel="sensitivity",
+           title=f"{finding}, never seen in training\n{counted}")
+    title = "AUROC (95 % CI, resampling patients)"
+    fig.legend(loc="outside lower left", title=title, alignment="left", handlelength=2.6)
+    style.note(fig, dataset)
+    return fig
+
+
+def _interval(rows, model, metric="auroc"):
+    """' (low-high)' of a model or control in the result rows; '' where there is none."""
+    if rows is None:
+        return ""
+    named = rows[(rows.metric == metric) & ((rows.model == model) & (rows.control == "") | (rows.control == model))]
+    named = named.dropna(subset=["ci_low", "ci_high"])
+    return f" ({named.ci_low.iloc[0]:.3f}\N{EN DASH}{named.ci_high.iloc[0]:.3f})" if len(named) else ""
+
+
+@styled
+def forest(rows, metric="auroc", dataset=None):
+    """Zero-shot results as a figure: our values with 95 % CI for each finding and mean, the controls beside.
+
+    `rows`: result rows of one task and one data set. Raises ValueError when none has the metric.
+    """
+    rows = rows[(rows.metric == metric) & rows.value.notna()]
+    if rows.empty:
+        raise ValueError(f"no result row with metric {metric}")
+    dataset = rows.dataset.iloc[0] if dataset is None else dataset
+    rows = rows.assign(series=rows.control.where(rows.control != "", rows.model))
+    subsets = sorted(dict.fromkeys(rows.subset), key=lambda s: (s.startswith("mean"), s))
+    series = sorted([s for s in dict.fromkeys(rows.series) if s not in ("chance", "reader")], key=_place)
+    others = [s for s in series if s not in _MODELS]
+    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 1.2 + 0.36 * len(subsets)))
+    if metric == "auroc":
+        ax.axvline(0.5, color="0.6", lw=0.8, ls=(0, (2, 2)))
+        ax.text(0.5, -0.62, "chance ", ha="right", va="center", fontsize=6.5, color="0.4")
+    offsets = np.linspace(-0.3, 0.3, len(series)) if len(series) > 1 else [0]
+    for name, offset in zip(series, offsets, strict=True):
+        colour, _, marker = _look(name, others)
+        part = rows[rows.series == name].drop_duplicates("subset").set_index("subset").reindex(subsets)
+        y = np.arange(len(subsets)) + offset
+        ours = name.startswith("X-VL")
+        ax.hlines(y, part.ci_low, part.ci_high, color=colour, lw=1.6 if ours else 0.8)
+        ax.plot(part.value, y, marker, color=colour, ls="", label=name,
+                ms=5 if ours else 4, mfc=colour if ours else "white")
+    if metric == "auroc":
+        ax.set_xlim(right=min(1.005, ax.get_xlim()[1]))
+    for i in range(0, len(subsets), 2):
+        ax.axhspan(i - 0.5, i + 0.5, color="0.96", zorder=-1, lw=0)
+    counts = rows.dropna(subset="n").drop_duplicates("subset").set_index("subset").n
+    ax.set_yticks(range(len(subsets)), [f"{s} (n = {int(counts[s]):,})" if s in counts else s for s in subsets])
+    ax.set_ylim(len(subsets) - 0.4, -0.9)
+    ax.tick_params(axis="y", length=0)
+    words = {"auroc": "AUROC", "f1_max": "maximum F1 (optimistic)", "mcc": "Matthews correlation"}
+    ax.set_xlabel(f"{words.get(metric, metric)}, 95 % CI from resampling patients")
+    fig.legend(loc="outside lower center", ncols=3)
+    style.note(fig, dataset, "zero-shot detection; n in studies" if set(rows.task) == {"zero_shot"} else "n in studies")
+    return fig
+
+
+@styled
+def data_examples(images, titles=None, columns=6, dataset="", width=TWO_COLUMNS):
+    """Contact sheet of images, uint8 (n, S, S) or a list, shown from black 0 to white 255; one title an image."""
+    images = list(images)
+    if not images:
+        raise ValueError("no image to show")
+    titles = [""] * len(images) if titles is None else [str(t) for t in titles]
+    if len(titles) != len(images):
+        raise ValueError(f"{len(images)} images, {len(titles)} titles: give one each, or none")
+    columns = min(columns, len(images))
+    wrapped = ["\n".join(textwrap.wrap(t, int(width / columns * 15))) for t in titles]
+    lines = max(t.count("\n") + 1 if t else 0 for t in wrapped)
+    fig, axes = style.grid(len(images), columns, width / columns + 0.13 * lines, width)
+    for ax, image, title in zip(axes, images, wrapped, strict=False):
+        ax.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        ax.set_axis_off()
+        ax.set_title(title, fontsize=6.5, pad=2)
+    style.note(fig, dataset)
+    return fig
+
+
+@styled
+def training_curves(log, x=None, columns=None, dataset="", width=TWO_COLUMNS):
+    """One small panel a column of the training log (losses, learning rate, validation scores) against `x`
+    (None: step, iteration or epoch, the first that is there)."""
+    x = x or next((c for c in ("step", "iteration", "epoch") if c in log), "step")
+    if x not in log:
+        raise ValueError(f"the training log has no column {x!r}: found {', '.join(map(str, log.columns))}")
+    numeric = [c for c in log.columns if c != x and pd.api.types.is_numeric_dtype(log[c]) and log[c].notna().any()]
+    columns = columns or numeric
+    if not columns:
+        raise ValueError("the training log has no numeric column beside the step")
+    fig, axes = style.grid(len(columns), min(4, len(columns)), 1.5, width)
+    for ax, column in zip(axes, columns, strict=False):
+        part = log[[x, column]].dropna()
+        ax.plot(part[x], part[column], color=BLUE, lw=1, marker="o" if len(part) < 12 else "", ms=2.5)
+        ax.set_title(column)
+        ax.margins(x=0.02)
+        ax.locator_params(nbins=4)
+    fig.supxlabel(x, fontsize=7.5)
+    style.note(fig, dataset)
+    return fig
+
+
+@styled
+def attrition(card):
+    """What is left after each step of the preparation; `card`: the dataset's card.json as a dict."""
+    steps = card["attrition"]
+    rows = [int(s["rows"]) for s in steps]
+    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 0.7 + 0.34 * len(steps)))
+    ax.barh(range(len(rows)), rows, color=SKY, height=0.72)
+    for i, step in enumerate(steps):
+        dropped = int(step["dropped"])
+        why = textwrap.shorten(str(step.get("why") or ""), 70, placeholder="...")
+        lost = f"   \N{MINUS SIGN}{dropped:,}{': ' + why if why else ''}" if dropped else ""
+        ax.text(0.01 * max([*rows, 1]), i, f"{rows[i]:,}{lost}", va="center", fontsize=7)
+    ax.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(str(s["step"]), 34)) for s in steps])
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("records left")
+    style.note(fig, card.get("label", card.get("name", "")))
+    return fig
+
+
+@styled
+def prevalence(index, findings=None, dataset=""):
+    """Share of images with each label: positive, uncertain, negative, not mentioned; `index`: the prepared table."""
+    findings = [f for f in findings or _chexpert(index) if f in index]
+    if not findings or index.empty:
+        raise ValueError("the index holds no labels: expected the CheXpert columns")
+    labels = index[findings]
+    kinds = {"positive": labels == 1, "uncertain": labels == -1, "negative": labels == 0,
+             "not mentioned": labels.isna()}
+    order = kinds["positive"].mean().sort_values(ascending=False, kind="stable").index
+    fig, ax = plt.subplots(figsize=(ONE_COLUMN, 1.0 + 0.2 * len(findings)))
+    left = np.zeros(len(order))
+    for (name, is_kind), colour in zip(kinds.items(), (BLUE, ORANGE, "0.75", "0.92"), strict=True):
+        share = 100 * is_kind[order].mean().to_numpy()
+        ax.barh(range(len(order)), share, left=left, color=colour, height=0.75, label=name)
+        left += share
+    counts = kinds["positive"].sum()
+    ax.set_yticks(range(len(order)), [f"{f} ({counts[f]:,})" for f in order])
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlim=(0, 100), xlabel=f"% of {len(index):,} images")
+    ax.set_title("finding (images positive)", x=0, ha="right", fontsize=7)
+    fig.legend(loc="outside lower center", ncols=2)
+    style.note(fig, dataset)
+    return fig
+
+
+def _chexpert(index):
+    """The label columns: those between `impression` and whatever the dataset added, 14 of them."""
+    columns = list(index.columns)
+    start = columns.index("impression") + 1 if "impression" in columns else 0
+    return columns[start:start + 14]
+
+
+@styled
+def report_lengths(index, dataset=""):
+    """Words of FINDINGS and IMPRESSION; empty sections are counted in the legend, not drawn."""
+    fig, ax = plt.subplots(figsize=(ONE_COLUMN, 2.3))
+    words = {name: index[name].fillna("").astype(str).str.split().str.len() for name in ("findings", "impression")}
+    longest = max(int(w.max()) if len(w) else 0 for w in words.values())
+    bins = np.linspace(0.5, max(longest, 10) + 0.5, 31)
+    for (name, count), colour in zip(words.items(), (GREY, BLUE), strict=True):
+        some = count[count > 0]
+        middle = f", median {some.median():.0f}" if len(some) else ""
+        label = f"{name}: n = {len(some):,}{middle}, {int((count == 0).sum()):,} empty"
+        ax.hist(some, bins, color=colour, alpha=0.65, label=label)
+    ax.set(xlabel="words", ylabel="reports")
+    fig.legend(loc="outside lower left")
+    style.note(fig, dataset)
+    return fig

@@ -1,0 +1,125 @@
+"""The settings of a run: one table, three presets side by side, a source for every published value.
+
+Only the standard library is imported here, so that `./run_all.sh --help` works before anything is installed.
+"""
+
+import difflib
+import shlex
+from dataclasses import asdict, fields, make_dataclass
+
+NAMES = ("smoke", "demo", "paper")
+
+# A notebook is re-run when a setting of a group that it depends on changes (medxvl/graph.py).
+# name, group, smoke, demo, paper, meaning, source of the paper's value
+_TABLE = (
+    ("seed", "run", 0, 0, 42, "seed of every random draw of training and evaluation", "released code"),
+    ("device", "run", "cpu", "cpu", "auto", "cpu, cuda, or auto: cuda when there is one", "our choice"),
+    ("threads", "run", 1, 2, 0, "CPU threads of a training notebook, 0: all", "our choice"),
+    ("studies", "data", 160, 3600, 0, "studies in the phantom, 0: none, real data is needed", "our choice"),
+    ("phantom_seed", "data", 7, 7, 7, "seed of the phantom", "our choice"),
+    ("store_size", "data", 69, 69, 512, "px, longer side shrunk to this, zero-padded to a square", "released code"),
+    ("views", "data", "AP", "AP", "AP", "views kept, comma-separated, one image a study", "MedViLL, data preparation"),
+    ("resize", "model", 69, 69, 240, "px before the centre crop at evaluation", "released code"),
+    ("image_size", "model", 64, 64, 224, "px seen by the vision encoder", "released code"),
+    ("channels", "model", 1, 1, 3, "channels of the encoder's input (grey is repeated)", "ImageNet and iBOT weights"),
+    ("vision_stem", "model", "conv", "conv", "patch", "patch: one convolution; conv: a stack, for small data", "ViT"),
+    ("patch_size", "model", 16, 16, 16, "px, side of a patch", "README: ViT-S/16; final code: ViT-B/16"),
+    ("vision_width", "model", 64, 128, 768, "width of the vision encoder", "final code: ViT-B/16"),
+    ("vision_layers", "model", 1, 2, 12, "layers of the vision encoder", "final code: ViT-B/16"),
+    ("vision_heads", "model", 2, 4, 12, "heads of the vision encoder", "final code: ViT-B/16"),
+    ("drop_path", "model", 0.0, 0.0, 0.1, "stochastic depth of the vision encoder", "released code"),
+    ("vocabulary", "model", 600, 1000, 30522, "size of the WordPiece vocabulary", "CXR-BERT"),
+    ("text_width", "model", 48, 96, 768, "width of the text and fusion encoders", "CXR-BERT"),
+    ("text_layers", "model", 2, 2, 12, "layers of the text encoder", "CXR-BERT"),
+    ("text_heads", "model", 2, 3, 12, "heads of the text and fusion encoders", "CXR-BERT"),
+    ("text_hidden", "model", 96, 192, 3072, "feed-forward width of the text encoder", "CXR-BERT"),
+    ("fusion_layers", "model", 2, 2, 4, "layers of the fusion encoder", "released code: layers 8-11 of 12"),
+    ("fusion_hidden", "model", 96, 192, 2048, "feed-forward width of the fusion encoder", "released code"),
+    ("dropout", "model", 0.0, 0.0, 0.1, "of the text and fusion encoders", "BERT"),
+    ("initial_range", "model", 0.02, 0.02, 0.02, "SD of BERT's initial weights", "BERT"),
+    ("pooling_start", "model", 1, 1, 0, "1: attention starts as a mean over tokens, instead of from CXR-BERT", "our choice"),
+    ("max_words", "model", 120, 120, 120, "words of a report that are read", "released code"),
+    ("max_tokens", "model", 64, 64, 512, "tokens of a report that are read", "BERT's position table"),
+    ("projection", "model", 32, 64, 256, "width of the joint space", "released code"),
+    ("epochs", "pretrain", 1, 20, 5, "passes over the training studies", "released code"),
+    ("align_epochs", "pretrain", 0, 10, 0, "first epochs with the alignment terms alone", "our choice: not in the release"),
+    ("batch_size", "pretrain", 16, 64, 10, "studies a step and process", "released code"),
+    ("learning_rate", "pretrain", 1e-3, 1e-3, 1e-4, "peak of AdamW's learning rate", "released code"),
+    ("min_learning_rate", "pretrain", 1e-4, 1e-4, 2e-5, "end of the cosine", "released code"),
+    ("weight_decay", "pretrain", 0.05, 0.05, 0.1, "AdamW", "released code"),
+    ("warmup_steps", "pretrain", 2, 50, 200, "steps of linear warm-up", "released code: 2 units of 100 iterations"),
+    ("clip", "pretrain", 3.0, 3.0, 3.0, "gradient norm of each vision parameter is cut to this", "released code"),
+    ("queue_size", "pretrain", 64, 1024, 40960, "momentum features kept in each queue", "released code, final"),
+    ("momentum", "pretrain", 0.9, 0.97, 0.995, "of the momentum twins", "released code"),
+    ("temperature", "pretrain", 0.07, 0.07, 0.07, "start of the learnable temperature", "released code"),
+    ("temperature_rate", "pretrain", 0.02, 0.02, 1.0, "learning rate of the temperature, times the others'", "released code: 1"),
+    ("alpha", "pretrain", 0.4, 0.4, 0.4, "share of the momentum targets, ramped over epoch 1", "released code"),
+    ("mask_share", "pretrain", 0.15, 0.15, 0.15, "share of tokens masked", "paper, masked language modelling"),
+    ("same_report", "pretrain", 0.95, 0.95, 0.95, "cosine from which two reports are no negative pair", "released code"),
+    ("itm_weight", "pretrain", 2.0, 2.0, 2.0, "weight of the matching loss", "released code"),
+    ("crop_scale", "pretrain", 0.7, 0.7, 0.7, "smallest area of the random resized crop", "released code"),
+    ("rotation", "pretrain", 10.0, 10.0, 10.0, "degrees of random rotation, either way", "our choice: not in the release"),
+    ("jitter", "pretrain", 0.2, 0.2, 0.2, "random brightness and contrast, share", "our choice: not in the release"),
+    ("checkpoints", "pretrain", 1, 5, 5, "best checkpoints kept and averaged in zero-shot scoring", "paper, zero-shot"),
+    ("bootstrap", "evaluate", 200, 1000, 1000, "resamples of a confidence interval", "released code"),
+)
+
+Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
+Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."
+
+
+def load(name: str, overrides: str = "") -> "Preset":
+    """Settings of preset `name`, with `overrides` such as ``"seed=1 epochs=3"`` applied.
+
+    Raises ValueError, listing what is valid, for an unknown preset or setting, or a value of the wrong type.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(NAMES)}")
+    values = {row[0]: row[2 + NAMES.index(name)] for row in _TABLE}
+    for key, text in parse_overrides(overrides).items():
+        values[key] = _cast(key, text, type(values[key]))
+    return Preset(name=name, **values)
+
+
+def parse_overrides(overrides: str) -> dict[str, str]:
+    """``"seed=1 epochs=3"`` -> ``{"seed": "1", "epochs": "3"}``; raises ValueError for an unknown name."""
+    known = [row[0] for row in _TABLE]
+    pairs = {}
+    for item in shlex.split(overrides):
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ValueError(f"setting {item!r}: expected name=value, for example seed=1")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"unknown setting {key!r}{hint}: expected one of {', '.join(known)}")
+        pairs[key] = text
+    return pairs
+
+
+def _cast(key: str, text: str, kind: type):
+    try:
+        return kind(text)
+    except ValueError:
+        expected = {int: "a whole number", float: "a number"}[kind]
+        raise ValueError(f"setting {key}={text!r}: expected {expected}") from None
+
+
+def group(preset, *groups: str) -> dict:
+    """The settings of `preset` that belong to `groups`, as a plain dictionary."""
+    values = asdict(preset)
+    return {row[0]: values[row[0]] for row in _TABLE if row[1] in groups}
+
+
+def table(preset=None) -> list[dict]:
+    """One row a setting: the three presets side by side, meaning and source; with `preset`, also the value in use."""
+    rows = []
+    for name, part, smoke, demo, paper, meaning, source in _TABLE:
+        row = {"setting": name, "group": part, "smoke": smoke, "demo": demo, "paper": paper}
+        if preset is not None:
+            row["in use"] = getattr(preset, name)
+        rows.append(row | {"meaning": meaning, "source": source})
+    return rows
+
+
+assert [f.name for f in fields(Preset)][1:] == [row[0] for row in _TABLE]

@@ -1,0 +1,198 @@
+"""Pre-train Medical X-VL: one `fit`, with checkpoints, resume, a log line a step, and the best epochs kept."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from . import metrics, text, vision, weights
+from .xvl import XVL, Batch
+
+
+class Corpus:
+    """Cleaned reports and pixels of some rows of a prepared dataset; reports without a sentence are left out."""
+
+    def __init__(self, dataset, split: str, tokenizer, preset):
+        rows = dataset.rows(split)
+        reports = report_sentences(dataset, rows, preset)
+        kept = [k for k, parts in enumerate(reports) if parts]
+        self.rows, self.sentences = rows[kept], [reports[k] for k in kept]
+        self.dataset, self.tokenizer, self.preset = dataset, tokenizer, preset
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def reports(self, picked, rng: np.random.Generator | None = None) -> list[str]:
+        """Reports of `picked`, their sentences shuffled when there is a generator."""
+        parts = [self.sentences[k] for k in picked]
+        return [text.join([p[j] for j in rng.permutation(len(p))] if rng else p) for p in parts]
+
+    def images(self, picked) -> torch.Tensor:
+        """(n, S, S) uint8."""
+        return torch.from_numpy(self.dataset.images(self.rows[picked]))
+
+    def batch(self, picked, rng: np.random.Generator, generator: torch.Generator) -> Batch:
+        """Both views, shuffled report, masked report and single sentences of the studies `picked` (n,)."""
+        preset, pixels = self.preset, self.images(picked)
+        ids, mask = text.encode(self.tokenizer, self.reports(picked, rng), preset.max_tokens)
+        masked_ids, labels = text.mask_tokens(ids, len(self.tokenizer), preset.mask_share, generator)
+        parts = [self.sentences[k] for k in picked]
+        sentence_ids, sentence_mask = text.encode(self.tokenizer, [s for p in parts for s in p], preset.max_tokens)
+        return Batch(
+            vision.augmented_view(pixels, preset, generator), vision.plain_view(pixels, preset), ids, mask, masked_ids, labels,
+            sentence_ids, sentence_mask, torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(p) for p in parts])),
+        )  # fmt: skip
+
+
+def report_sentences(dataset, rows, preset) -> list[list[str]]:
+    """Sentences of the cleaned impression of each row; of the findings where a report has no impression."""
+    table = dataset.index.iloc[rows]
+    chosen = table["impression"].where(table["impression"] != "", table["findings"])
+    return [text.sentences(text.clean_report(t, preset.max_words)) for t in chosen]
+
+
+def learning_rate(step: int, steps: int, preset) -> float:
+    """Linear warm-up, then a cosine to the final rate."""
+    if step < preset.warmup_steps:
+        return preset.learning_rate * (step + 1) / preset.warmup_steps
+    done = (step - preset.warmup_steps) / max(1, steps - preset.warmup_steps)
+    return preset.min_learning_rate + 0.5 * (preset.learning_rate - preset.min_learning_rate) * (1 + math.cos(math.pi * done))
+
+
+def parameter_groups(model: XVL, preset) -> list[dict]:
+    """Weight decay on matrices alone: not on biases, norms, class token and position embeddings, nor on the temperature,
+    whose rate is `preset.temperature_rate` times the others': Adam moves it by whole steps, whatever its size."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n != "temperature"]
+    spared = {n for n, p in named if p.ndim < 2 or "pos_embed" in n or "cls_token" in n or "position_embeddings" in n}
+    return [
+        {"params": [p for n, p in named if n not in spared], "weight_decay": preset.weight_decay, "scale": 1.0},
+        {"params": [p for n, p in named if n in spared], "weight_decay": 0.0, "scale": 1.0},
+        {"params": [model.temperature], "weight_decay": 0.0, "scale": preset.temperature_rate},
+    ]
+
+
+def clip_each(parameters, limit: float) -> None:
+    """Cut the gradient norm of each parameter to `limit` (the release does so, for the vision encoder alone)."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    scales = [(limit / (n + 1e-6)).clamp(max=1.0) for n in torch._foreach_norm(grads)]
+    torch._foreach_mul_(grads, scales)
+
+
+def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFrame:
+    """Pre-train on the split `train` of `dataset`; returns the log, one row a step with every loss term.
+
+    Writes to `folder`: `epoch-NN.safetensors` for the `preset.checkpoints` epochs that tell matched from mismatched
+    validation pairs best (no label is used), `best.json` with their scores, `log.jsonl`, and `last.pt`, from which an
+    interrupted run goes on. A finished run is read back, not repeated. `progress(total, desc)` makes the bar.
+    Raises RuntimeError naming the studies of a batch whose loss is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = weights.fingerprint_of(preset, dataset)
+    corpus, valid = (Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
+    if len(corpus) < preset.batch_size:
+        raise ValueError(f"{dataset.label}: expected at least {preset.batch_size} training studies with a report, found {len(corpus)}")
+    torch.manual_seed(preset.seed)
+    model = XVL(preset, len(tokenizer)).to(device)
+    optimizer = torch.optim.AdamW(parameter_groups(model, preset), lr=preset.learning_rate)
+    generator = torch.Generator().manual_seed(preset.seed)
+    a_epoch = len(corpus) // preset.batch_size
+    steps = a_epoch * preset.epochs
+
+    state = _load_last(folder / "last.pt", settings)
+    epoch, log, best = 0, [], {}
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        torch.set_rng_state(state["global"])
+        epoch, best = state["epoch"], state["best"]
+        log = pd.read_json(folder / "log.jsonl", lines=True).iloc[: epoch * a_epoch].to_dict("records")
+
+    bar = progress(steps, "pre-training")
+    bar.update(epoch * a_epoch)
+    while epoch < preset.epochs:
+        rng = np.random.default_rng([preset.seed, epoch])
+        order = rng.permutation(len(corpus))
+        model.train()
+        for k in range(a_epoch):
+            step = epoch * a_epoch + k
+            picked = order[k * preset.batch_size : (k + 1) * preset.batch_size]
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, preset) * group["scale"]
+            batch = corpus.batch(picked, rng, generator).to(device)
+            alpha = preset.alpha * min(1.0, step / a_epoch)
+            terms = model(batch, alpha, generator, align_only=epoch < preset.align_epochs)
+            if not torch.isfinite(terms["total"]):
+                studies = ", ".join(dataset.index["study_id"].iloc[corpus.rows[picked]])
+                raise RuntimeError(f"the loss is {terms['total'].item()} at step {step}; studies of the batch: {studies}")
+            optimizer.zero_grad(set_to_none=True)
+            terms["total"].backward()
+            clip_each(model.online.vision.parameters(), preset.clip)
+            optimizer.step()
+            log.append({"step": step, "epoch": epoch, "learning_rate": learning_rate(step, steps, preset), "temperature": model.temperature.item()}
+                       | {name: value.item() for name, value in terms.items()})  # fmt: skip
+            bar.update(1)
+        epoch += 1
+        score = match_auroc(model, valid, device)
+        best = _keep_best(model, folder, best, epoch, score, preset, settings)
+        _save_last(folder, model, optimizer, generator, epoch, best, settings, log)
+        bar.set_postfix_str(f"total {log[-1]['total']:.2f}, validation match AUROC {score:.3f}")
+    bar.close()
+    return pd.DataFrame(log)
+
+
+@torch.no_grad()
+def match_auroc(model: XVL, corpus: Corpus, device, offsets=(1, 2, 3, 5)) -> float:
+    """AUROC of the matching head on validation pairs: each image with its own report and with four others'."""
+    model.eval()
+    n = len(corpus)
+    if n < 2:
+        return float("nan")
+    tokens = torch.cat([model.online.encode_image(vision.plain_view(corpus.images(p), corpus.preset).to(device))[0]
+                        for p in np.array_split(np.arange(n), max(1, n // 64))])  # fmt: skip
+    ids, mask = (t.to(device) for t in text.encode(corpus.tokenizer, corpus.reports(range(n)), corpus.preset.max_tokens))
+    states, _ = model.online.encode_text(ids, mask)
+    scores = []
+    for shift in (0, *offsets):
+        other = torch.roll(torch.arange(n, device=device), shift)
+        scores.append((model.match_logits(states[other], mask[other], tokens)[:, 1]).cpu())
+    return float(metrics.auroc(np.repeat([1, 0], [n, n * len(offsets)]), torch.cat(scores).numpy()))
+
+
+def _keep_best(model, folder: Path, best: dict, epoch: int, score: float, preset, settings: str) -> dict:
+    """Save this epoch when it is among the best; delete the one it pushes out. {file name: score}, best first."""
+    name = f"epoch-{epoch:03d}.safetensors"
+    ranked = sorted({**best, name: score}.items(), key=lambda item: (-np.nan_to_num(item[1]), item[0]))
+    kept = dict(ranked[: preset.checkpoints])
+    if name in kept:
+        weights.save(model, folder / name, kind="pre-trained", settings=settings, score=score)
+    for gone in set(best) - set(kept):
+        (folder / gone).unlink(missing_ok=True)
+    _write(folder / "best.json", json.dumps(kept, indent=1))
+    return kept
+
+
+def _save_last(folder, model, optimizer, generator, epoch, best, settings, log) -> None:
+    _write(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in log))
+    partial = folder / "last.pt.partial"
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
+                "global": torch.get_rng_state(), "epoch": epoch, "best": best, "settings": settings}, partial)  # fmt: skip
+    os.replace(partial, folder / "last.pt")
+
+
+def _load_last(path: Path, settings: str) -> dict | None:
+    """State to go on from, or None when there is none for these settings and data."""
+    if not path.is_file():
+        return None
+    state = torch.load(path, weights_only=True)
+    return state if state["settings"] == settings else None
+
+
+def _write(path: Path, content: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(content, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,103 @@
+"""Small raw trees, fabricated, for the tests of data_prep."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+import data_prep
+from data_prep.raw import CHEXPERT_14
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORT = """                                 FINAL REPORT
+ EXAMINATION:  CHEST (PORTABLE AP)
+
+ INDICATION:  ___ year old with cough  // infection?
+
+ FINDINGS:
+
+ Heart size is normal on ___.  The lungs
+ are clear.
+
+ IMPRESSION:
+
+ No acute process.
+"""
+
+
+def picture(seed: int, height: int = 40, width: int = 30) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def mimic_tree(root: Path, studies: int = 6, zipped: bool = False) -> Path:
+    """A tree like MIMIC-CXR-JPG with text of our own: one AP image a study, a second AP and a lateral of study 0."""
+    meta, split, labels, archive = [], [], [], {}
+    for k in range(studies):
+        subject, study = 10000000 + k // 2, 50000000 + k
+        for n, view in enumerate(["AP", "AP", "LATERAL"] if k == 0 else ["AP"]):
+            dicom = f"{'cab'[n]}{k:03d}"
+            folder = f"files/p10/p{subject}/s{study}"
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            (root / folder / f"{dicom}.jpg").write_bytes(encoded(picture(10 * k + n), "JPEG"))
+            meta.append({"dicom_id": dicom, "subject_id": subject, "study_id": study, "ViewPosition": view, "Rows": 40})
+            split.append({"dicom_id": dicom, "study_id": study, "subject_id": subject,
+                          "split": ["train", "train", "validate", "validate", "test", "test"][k % 6]})  # fmt: skip
+        archive[f"{folder}.txt"] = REPORT
+        if not zipped:
+            (root / f"{folder}.txt").write_text(REPORT)
+        labels.append(
+            {"subject_id": subject, "study_id": study, "Edema": 1.0, "Fracture": -1.0, "No Finding": 0.0 if k else None}
+        )
+    labels = pd.DataFrame(labels).reindex(columns=["subject_id", "study_id", *sorted(CHEXPERT_14)])
+    negbio = labels.assign(Edema=-1.0)
+    suffix = ".csv.gz" if zipped else ".csv"
+    for name, table in {
+        "metadata": pd.DataFrame(meta),
+        "split": pd.DataFrame(split),
+        "chexpert": labels,
+        "negbio": negbio,
+    }.items():
+        table.sample(frac=1, random_state=0).to_csv(root / f"mimic-cxr-2.0.0-{name}{suffix}", index=False)
+    if zipped:
+        with zipfile.ZipFile(root / "mimic-cxr-reports.zip", "w") as file:
+            for name, text in archive.items():
+                file.writestr(name, text)
+    return root
+
+
+def covid_tree(root: Path, count: int = 4) -> Path:
+    (root / "images").mkdir(parents=True)
+    rows = []
+    for k in range(count):
+        (root / "images" / f"{k}.png").write_bytes(encoded(picture(k)))
+        finding = "Pneumonia/Viral/COVID-19" if k % 2 else "No Finding"
+        rows.append({"patientid": k, "offset": 0, "finding": finding, "view": "PA", "modality": "X-ray",
+                     "folder": "images", "filename": f"{k}.png", "license": "CC0"})  # fmt: skip
+    pd.DataFrame(rows).to_csv(root / "metadata.csv", index=False)
+    return root
+
+
+def prepare(name, raw, out, **options) -> tuple[pd.DataFrame, dict, dict]:
+    """(index as text, card, rejects as record -> reason)"""
+    folder = data_prep.prepare(name, raw, out, progress=False, **{"size": 32, **options})
+    rejects = pd.read_csv(folder / "rejects.csv", dtype=str)
+    index = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
+    return (
+        index,
+        json.loads((folder / "card.json").read_text()),
+        dict(zip(rejects["record"], rejects["reason"], strict=True)),
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}

@@ -1,0 +1,308 @@
+"""What data_prep reads from pictures, reports and each raw layout."""
+
+import gzip
+import io
+import zipfile
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from data_prep_trees import covid_tree, encoded, mimic_tree, picture, prepare
+from PIL import Image
+
+import data_prep
+from data_prep import images, openi, reports
+from data_prep.raw import CHEXPERT_14
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_shrink_and_pad_equals_the_released_function(shared):
+    from safetensors.numpy import load_file
+
+    tensors = load_file(shared / "parity" / "xvl_preprocess.safetensors")
+    cases = [key for key in tensors if key.startswith("resize_img/")]
+    assert len(cases) >= 15
+    for key in cases:
+        _, case, size = key.split("/")
+        np.testing.assert_array_equal(images.shrink_and_pad(tensors[f"in/{case}"], int(size)), tensors[key])
+
+
+def test_every_kind_of_image_becomes_8_bit_grey():
+    grey = picture(1)
+    np.testing.assert_array_equal(images.decode(encoded(grey)), grey)
+    np.testing.assert_array_equal(images.decode(encoded(np.stack([grey] * 3, -1))), grey)
+    alpha = picture(2)
+    expected = np.rint(grey.astype(float) * alpha / 255)
+    for pixels in (np.stack([grey, grey, grey, alpha], -1), np.stack([grey, alpha], -1)):
+        assert np.abs(images.decode(encoded(pixels)) - expected).max() <= 1  # transparency on black
+    deep = grey.astype(np.uint16) * 7 + 300
+    expected = ((grey - float(grey.min())) / (float(grey.max()) - grey.min()) * 255).astype(int)
+    assert np.abs(images.decode(encoded(deep)) - expected).max() <= 1  # 16 bits by their own range
+    indexed = io.BytesIO()
+    Image.fromarray(grey).convert("P").save(indexed, "PNG")
+    np.testing.assert_array_equal(images.decode(indexed.getvalue()), grey)
+    bilevel = io.BytesIO()
+    Image.fromarray(grey).convert("1").save(bilevel, "PNG")
+    assert set(np.unique(images.decode(bilevel.getvalue()))) == {0, 255}
+    smooth = np.tile(np.arange(60, dtype=np.uint8) * 4, (48, 1))
+    cmyk = io.BytesIO()
+    Image.fromarray(np.stack([smooth] * 3, -1)).convert("CMYK").save(cmyk, "JPEG", quality=95)
+    assert np.abs(images.decode(cmyk.getvalue()).astype(int) - smooth).max() < 12
+    turned = Image.Exif()
+    turned[0x0112] = 6  # an orientation tag, ignored
+    file = io.BytesIO()
+    Image.fromarray(smooth).save(file, "JPEG", exif=turned)
+    assert images.decode(file.getvalue()).shape == (48, 60)
+
+
+def test_16_bit_colour_keeps_its_lower_bits():
+    cv2 = pytest.importorskip("cv2")
+    grey = picture(3).astype(np.uint16) + 1000  # the upper bytes alone hold two values
+    data = cv2.imencode(".png", np.stack([grey] * 3, -1))[1].tobytes()
+    assert len(np.unique(images.decode(data))) > 200
+
+
+# ---------------------------------------------------------------- reports
+
+F, G = "The lungs are clear.", "No acute process."
+SPELLINGS = {
+    "usual": f"FINDINGS:  {F}\n\nIMPRESSION:\n{G}",
+    "lower case": f"Findings:\n {F}\nImpression: {G}",
+    "no colon": f"FINDINGS\n{F}\n\nIMPRESSION\n\n{G}",
+    "dash": f"FINDINGS - {F}\nIMPRESSION -- {G}",
+    "one line": f"EXAM: Chest. INDICATION: cough. FINDINGS: {F} IMPRESSION: {G}",
+    "Windows": f"FINDINGS:\r\n{F}\r\n\r\nIMPRESSION:\r\n{G}\r\n",
+    "misspelt": f"FINDIGNS: {F}\nIMPRESSON: {G}",
+    "more misspelt": f"INDINGS: {F}\nIMRPESSION: {G}",
+    "singular": f"FINDING: {F}\nIMPRESSIONS: {G}",
+    "conclusion": f"CHEST FINDINGS: {F}\nCONCLUSION: {G}",
+    "final impression": f"RADIOGRAPHIC FINDINGS: {F}\nFINAL IMPRESSION: {G}",
+    "markdown": f"**FINDINGS:** {F}\n\n## IMPRESSION: {G}",
+    "more markdown": f"**Findings**: {F}\n\n**Impression**\n{G}",
+    "other order": f"IMPRESSION: {G}\n\nCOMPARISON: None.\n\nFINDINGS: {F}",
+    "followed by others": f"FINDINGS: {F}\nIMPRESSION: {G}\nRECOMMENDATION(S): CT.\nNOTIFICATION: Dr. ___ at 3 pm.",
+    "wet read": f"WET READ: ___ 4:10 AM\n Pneumonia.\n\n FINAL REPORT\n FINDINGS: {F}\n IMPRESSION: {G}",
+    "addendum": f"FINDINGS: {F}\n IMPRESSION: {G}\n\n ADDENDUM: Pneumonia after all.",
+    "signature": f"FINDINGS: {F}\nIMPRESSION: {G}\n\nElectronically signed by: someone",
+    "blank in the middle": "FINDINGS: The lungs ___ are clear.\nIMPRESSION: No acute ___\n process.",
+    "rule": f"______________\nFINDINGS: {F}\n______________\nIMPRESSION: {G}",
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_sections_of_many_spellings(name):
+    assert reports.sections(SPELLINGS[name]) == {"findings": F, "impression": G}
+
+
+@pytest.mark.parametrize(
+    "text, findings, impression",
+    [
+        ("FINDINGS:\nLUNGS: Clear.\nHEART: Normal.\nIMPRESSION: Fine.", "LUNGS: Clear. HEART: Normal.", "Fine."),
+        ("FINDINGS: Clear.\nOther findings: none here.", "Clear. Other findings: none here.", ""),
+        (
+            "IMPRESSION: AP chest compared to ___:\n\n 1. Clear.\n 2. No fracture.",
+            "",
+            "AP chest compared to: 1. Clear. 2. No fracture.",
+        ),
+        ("FINDINGS AND IMPRESSION: Clear.", "", "Clear."),
+        ("FINDINGS/IMPRESSION:\n Clear.", "", "Clear."),
+        ("IMPRESSION: A.\nFINDINGS: B.\nIMPRESSION: C.", "B.", "A. C."),
+        ("REASON FOR EXAM: cough.\n\nPORTABLE CHEST: one view.\n\nThe lungs are clear.", "", "The lungs are clear."),
+        ("PORTABLE AP CHEST: The lungs are clear.\n\nDictated by someone", "", "The lungs are clear."),
+        ("The lungs are clear.", "", "The lungs are clear."),
+        ("INDICATION: Cough and fever.\n\nCOMPARISON: None.", "", ""),
+        ("FINDINGS: ___\nIMPRESSION: ___.", "", ""),
+        ("HISTORY: compression of L1.\nCOMPRESSION: old.\nFINDINGS: B.", "B.", ""),
+        ("", "", ""),
+    ],
+)
+def test_sections_of_unusual_reports(text, findings, impression):
+    assert reports.sections(text) == {"findings": findings, "impression": impression}
+
+
+# ---------------------------------------------------------------- MIMIC-CXR
+
+
+def test_mimic_tree_is_read(tmp_path):
+    index, card, rejects = prepare("mimic_cxr", mimic_tree(tmp_path / "raw"), tmp_path / "out")
+    assert list(index["study_id"]) == [str(50000000 + k) for k in range(6)]
+    assert index["image_id"][0] == "a000"  # of two AP images the first by name
+    assert list(index["split"]) == ["train", "train", "valid", "valid", "test", "test"]
+    assert index["findings"][0] == "Heart size is normal on. The lungs are clear."
+    assert index["impression"][0] == "No acute process."
+    assert index.loc[1, ["Edema", "Fracture", "No Finding", "Pneumonia"]].tolist() == ["1", "-1", "0", ""]
+    assert list(index.columns[7:21]) == CHEXPERT_14
+    assert rejects == {
+        "files/p10/p10000000/s50000000/b000.jpg": "not selected: view LATERAL",
+        "files/p10/p10000000/s50000000/c000.jpg": "not selected: another image of this study is used",
+    }
+    assert [(s["rows"], s["dropped"]) for s in card["attrition"] if s["dropped"]] == [(7, 1), (6, 1)]
+    assert card["counts"]["train"] == {"rows": 2, "studies": 2, "patients": 1}
+    assert card["prevalence"]["No Finding"] == {"positive": 0, "negative": 5, "uncertain": 0, "empty": 1}
+    assert card["overlap"] == {"patients": 0, "studies": 0, "identical_images": 0}
+    assert (card["images"], card["label"], card["synthetic"]) == (6, "mimic_cxr", False)
+    with h5py.File(tmp_path / "out" / "images.h5") as h5:
+        assert h5["cxr"].shape == (6, 32, 32) and h5["cxr"].dtype == np.uint8 and h5["cxr"].chunks == (1, 32, 32)
+        raw = (tmp_path / "raw/files/p10/p10000001/s50000003/c003.jpg").read_bytes()
+        np.testing.assert_array_equal(h5["cxr"][3], images.shrink_and_pad(images.decode(raw), 32))
+
+
+def test_zipped_tables_and_reports_give_the_same_rows(tmp_path):
+    plain, _, _ = prepare("mimic_cxr", mimic_tree(tmp_path / "plain"), tmp_path / "a")
+    zipped, _, _ = prepare("mimic_cxr", mimic_tree(tmp_path / "zipped", zipped=True), tmp_path / "b")
+    pd.testing.assert_frame_equal(plain, zipped)
+
+
+def test_reports_beside_the_images_or_where_the_setting_says(tmp_path):
+    raw = mimic_tree(tmp_path / "raw", zipped=True)
+    (tmp_path / "elsewhere").mkdir()
+    archive = (raw / "mimic-cxr-reports.zip").rename(tmp_path / "elsewhere" / "reports.zip")
+    with pytest.raises(data_prep.DataError, match="--set reports=PATH"):
+        prepare("mimic_cxr", raw, tmp_path / "none")
+    index, _, _ = prepare("mimic_cxr", raw, tmp_path / "set", settings={"reports": str(archive)})
+    assert len(index) == 6
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / "mimic-cxr-reports")
+    assert len(prepare("mimic_cxr", raw, tmp_path / "beside")[0]) == 6
+
+
+def test_negbio_stands_in_for_missing_chexpert_labels(tmp_path):
+    raw = mimic_tree(tmp_path / "raw")
+    (raw / "mimic-cxr-2.0.0-chexpert.csv").unlink()
+    index, card, _ = prepare("mimic_cxr", raw, tmp_path / "out")
+    assert index["Edema"][0] == "-1" and "NegBio" in card["notes"][0]
+
+
+def test_views_and_limit(tmp_path):
+    raw = mimic_tree(tmp_path / "raw")
+    index, _, _ = prepare("mimic_cxr", raw, tmp_path / "a", settings={"views": "LATERAL,AP"})
+    assert list(index["view"]) == ["LATERAL"] + ["AP"] * 5  # the order of the views decides
+    index, card, rejects = prepare("mimic_cxr", raw, tmp_path / "b", limit=2)
+    assert list(index["study_id"]) == ["50000000", "50000001"] and card["limit"] == 2
+    assert rejects["files/p10/p10000002/s50000005/c005.jpg"] == "not selected: after the first 2"
+
+
+def test_phantom_mark_makes_the_dataset_synthetic(tmp_path):
+    raw = mimic_tree(tmp_path / "raw")
+    (raw / "PHANTOM.json").write_text('{"studies": 6, "seed": 1}')
+    _, card, _ = prepare("mimic_cxr", raw, tmp_path / "out")
+    assert card["synthetic"] and card["label"] == "phantom:mimic_cxr" and card["phantom"] == {"studies": 6, "seed": 1}
+
+
+def test_overlap_between_splits_is_reported(tmp_path):
+    raw = mimic_tree(tmp_path / "raw")
+    split = pd.read_csv(raw / "mimic-cxr-2.0.0-split.csv")
+    split.loc[split["study_id"] == 50000001, "split"] = "test"  # its patient's other study is in train
+    split.to_csv(raw / "mimic-cxr-2.0.0-split.csv", index=False)
+    one = raw / "files/p10/p10000002/s50000004/c004.jpg"
+    (raw / "files/p10/p10000001/s50000002/c002.jpg").write_bytes(one.read_bytes())
+    _, card, _ = prepare("mimic_cxr", raw, tmp_path / "out")
+    assert card["overlap"] == {"patients": 1, "studies": 0, "identical_images": 1}
+    assert any("1 patients in more than one split: 10000000" in note for note in card["notes"])
+
+
+# ---------------------------------------------------------------- the other datasets, on real samples
+
+
+def test_openi_reads_the_real_archive(shared, tmp_path):
+    index, card, rejects = prepare("openi", shared / "data" / "openi" / "NLMCXR_reports.tgz", tmp_path / "out")
+    assert len(index) == 2743 and card["images"] == 0 and not (tmp_path / "out" / "images.h5").exists()
+    assert set(rejects.values()) == {"no findings or impression"} and len(rejects) == 21
+    assert (index["impression"] != "").sum() == 2363 + 375 and (index["findings"] != "").sum() == 2363 + 5
+    share = index["split"].value_counts(normalize=True)
+    assert share["train"] == pytest.approx(0.7, abs=0.02) and share["test"] == pytest.approx(0.2, abs=0.02)
+    first = index.set_index("study_id").loc["CXR1"]
+    assert first["impression"] == "Normal chest x-XXXX." and first["findings"].startswith("The cardiac silhouette")
+    assert first["split"] == openi.split_of("CXR1")  # of the id alone
+    assert prepare("openi", shared / "data" / "openi", tmp_path / "folder")[0].equals(index)
+
+
+def test_openi_unpacked_with_some_images(tmp_path):
+    raw = tmp_path / "raw"
+    (raw / "ecgen-radiology").mkdir(parents=True)
+    (raw / "NLMCXR_png").mkdir()
+    for k in range(3):
+        pictures = "".join(f'<parentImage id="CXR{k}_IM-{n}"/>' for n in range(k))
+        text = f'<r><uId id="CXR{k}"/><AbstractText Label="IMPRESSION">Clear {k}.</AbstractText>{pictures}</r>'
+        (raw / "ecgen-radiology" / f"{k}.xml").write_text(text)
+    for name in ("CXR1_IM-0", "CXR2_IM-1", "CXR9_IM-0"):
+        (raw / "NLMCXR_png" / f"{name}.png").write_bytes(encoded(picture(1)))
+    index, card, rejects = prepare("openi", raw, tmp_path / "out")
+    assert list(index["image_id"]) == ["CXR1_IM-0", "CXR2_IM-1"] and card["images"] == 2
+    assert rejects == {
+        "ecgen-radiology/0.xml": "report names no image",
+        "ecgen-radiology/2.xml CXR2_IM-0": "file not in the folder",
+        "NLMCXR_png/CXR9_IM-0.png": "image of no report that is used",
+    }
+
+
+def test_covid_reads_the_134_real_radiographs(shared, tmp_path):
+    raw = shared / "data" / "covid_cxr"
+    index, card, rejects = prepare(
+        "covid_cxr", raw, tmp_path / "all", workers=2, settings={"views": "AP,PA,AP Supine,?,"}
+    )
+    assert len(index) == 112 and len(rejects) == 22  # a view that is not given cannot be selected
+    assert index["covid"].value_counts().to_dict() == {"1": 60, "0": 30, "": 22}
+    scores = index["brixia_global"][index["brixia_global"] != ""].astype(int)
+    assert len(scores) == 43 and scores.max() == 17
+    assert set(index["license"]) >= {"CC BY-NC-SA", "CC BY 4.0"} and (index["split"] == "test").all()
+    with h5py.File(tmp_path / "all" / "images.h5") as h5:
+        assert (h5["cxr"][:].reshape(112, -1).std(1) > 10).all()
+    names = pd.read_csv(raw / "metadata.csv", dtype=str)["filename"]
+    assert len(names) == 134
+    assert [images.load(raw, f"images/{n}", 32)[1] for n in names] == [""] * 134
+
+
+def test_covid_counts_absent_files_without_failing(tmp_path):
+    raw = covid_tree(tmp_path / "raw", 10)
+    for k in range(5):
+        (raw / "images" / f"{k}.png").unlink()
+    (raw / "images" / "extra.png").write_bytes(encoded(picture(99)))
+    index, card, rejects = prepare("covid_cxr", raw, tmp_path / "out")
+    assert len(index) == 5 and rejects["images/extra.png"] == "file not in metadata.csv"
+    assert rejects["images/3.png"] == "file not in the folder" and len(rejects) == 6
+    assert {"step": "image file is there", "rows": 5, "dropped": 5, "why": "file not in the folder: 5"} in card[
+        "attrition"
+    ]
+
+
+def test_chexpert_readers_are_taken_by_column_name(shared, tmp_path):
+    raw = shared / "data" / "chexpert_test_labels"
+    index, card, rejects = prepare("chexpert_test", raw, tmp_path / "out")
+    assert len(index) == 500 and card["images"] == 0 and not rejects
+    readers = pd.read_csv(tmp_path / "out" / "readers.csv")
+    assert readers.groupby("kind")["reader"].nunique().to_dict() == {
+        "benchmark": 3, "decision": 5, "ground_truth": 5, "labeler": 2, "model": 6,
+    }  # fmt: skip
+    truth = readers[readers["kind"] == "ground_truth"]
+    votes = truth.pivot_table(index="study_id", columns="finding", values="value", aggfunc="sum")[CHEXPERT_14]
+    labels = index.set_index("study_id")[CHEXPERT_14].astype(int).loc[votes.index]
+    assert (
+        (votes >= 3).astype(int) == labels
+    ).to_numpy().mean() > 0.999  # the majority of five, also in swapped columns
+    wide = pd.read_csv(raw / "radiologists/benchmark_radiologists/bc6.csv").set_index("Study")
+    ours = readers[(readers["kind"] == "benchmark") & (readers["reader"] == "bc6")]
+    ours = ours.pivot(index="study_id", columns="finding", values="value")
+    np.testing.assert_array_equal(ours[CHEXPERT_14], wide[CHEXPERT_14].loc["CheXpert-v1.0/test/" + ours.index])
+    scores = readers[(readers["kind"] == "model") & (readers["reader"] == "jfaboy") & (readers["finding"] == "Edema")]
+    wide = pd.read_csv(raw / "example_models/predictions/standard/jfaboy_predictions.csv")
+    np.testing.assert_array_equal(np.sort(scores["value"]), np.sort(wide["Edema"]))
+
+
+def test_gz_table_written_by_hand(tmp_path):
+    raw = mimic_tree(tmp_path / "raw")
+    table = raw / "mimic-cxr-2.0.0-split.csv"
+    (raw / "mimic-cxr-2.0.0-split.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
+    table.unlink()
+    assert len(prepare("mimic_cxr", raw, tmp_path / "out")[0]) == 6
+
+
+def test_table_in_latin_1_and_with_a_byte_order_mark(tmp_path):
+    raw = covid_tree(tmp_path / "raw")
+    text = (raw / "metadata.csv").read_text().replace("CC0", "© Zürich")
+    (raw / "metadata.csv").write_bytes(text.encode("latin-1"))
+    assert set(prepare("covid_cxr", raw, tmp_path / "a")[0]["license"]) == {"© Zürich"}
+    (raw / "metadata.csv").write_bytes(text.encode("utf-8-sig"))
+    assert set(prepare("covid_cxr", raw, tmp_path / "b")[0]["license"]) == {"© Zürich"}

@@ -1,0 +1,310 @@
+"""What run_all.sh calls: options, the graph, failing notebooks, second starts."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from medxvl import batch, data, graph, launch, notebook, paths, presets, records
+
+PARAMETERS = 'preset = "demo"\noverrides = ""\ndata = ""'
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+def test_help_needs_no_packages():
+    answer = subprocess.run(
+        [sys.executable, "-S", "-E", "-m", "medxvl.launch", "--help"], cwd=paths.ROOT, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    for word in [*presets.NAMES, *graph.NAMES, *data.ROLES, *data.NAMES, "--dry-run", "batch_size"]:
+        assert word in answer.stdout
+
+
+def test_options_are_understood(tmp_path):
+    (tmp_path / "x").write_text("")
+    given = [
+        "smoke",
+        "2",
+        "--set",
+        "seed=1",
+        "90",
+        "--data",
+        f"main=openi:{tmp_path}",
+        "--set",
+        "epochs=2",
+        "--cores",
+        "3",
+        "--force",
+        "--",
+        "-n",
+    ]
+    plan = launch.parse(given)
+    assert (plan.preset, plan.overrides, plan.data) == ("smoke", "seed=1 epochs=2", f"main=openi:{tmp_path}")
+    assert [name[:2] for name in plan.notebooks] == ["21", "22", "23", "90"]
+    assert (plan.cores, plan.force, plan.dry_run, plan.snakemake) == (3, True, False, ["-n"])
+    assert launch.parse([]).preset == "demo" and launch.parse(["23"]).notebooks == ["23_xvl_unseen_disease"]
+
+
+def test_data_paths_are_the_callers(tmp_path, monkeypatch):
+    (tmp_path / "my data").mkdir()
+    (tmp_path / "my data" / "x").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for written in ("my data", "./my data/", "~/my data"):
+        plan = launch.parse(["smoke", "--data", f"main=mimic_cxr:{written}"])
+        assert data.sources(presets.load("smoke"), plan.data)["main"].raw == tmp_path / "my data"
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["dmeo"], "smoke, demo, paper"),
+        (["demo", "77"], "21_xvl_pretrain"),
+        (["--set", "sed=1"], "did you mean seed"),
+        (["--set", "seed=one"], "whole number"),
+        (["--set", "seed"], "name=value"),
+        (["--data", "man=openi:."], "main, unseen_disease, readers"),
+        (["--data", "main=opni:."], "mimic_cxr, openi"),
+        (["--data", "main=openi"], "PATH"),
+        (["--data", "main=openi:no/such/place"], "there is no folder"),
+        (["--data", "main=openi:EMPTY"], "is empty"),
+        (["--data", "main=openi:EMPTY/../file"], "is a file"),
+        (["--data", "main=openi:.", "--data", "main=openi:."], "2 times"),
+        (["--cores", "0"], "from 1"),
+        (["--sett", "seed=1"], "unrecognized"),
+        (["paper"], "--data main=NAME:PATH"),
+        (["demo", "lab"], "comes first and alone"),
+    ],
+)
+def test_wrong_options(given, said, tmp_path, monkeypatch, capsys):
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert launch.main(given) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and said in told
+
+
+# --- the graph ------------------------------------------------------------------------------------------------------
+def test_graph():
+    assert list(graph.NAMES) == sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb"))
+    for row in graph.NOTEBOOKS:
+        assert all(graph.NAMES.index(need) < graph.NAMES.index(row.name) for need in row.needs), "a need comes later"
+        assert set(row.roles) <= set(data.ROLES)
+        assert all(presets.group(presets.load("demo"), group) for group in row.groups), "a group without settings"
+    assert [name[:2] for name in graph.with_needs(["90_results_vs_paper"])] == ["21", "22", "23", "90"]
+    assert graph.roles(["23_xvl_unseen_disease"]) == ["unseen_disease"]
+
+
+def test_only_the_roles_in_use_need_data(tmp_path, monkeypatch):
+    """With real data alone (preset paper), a notebook that does not read the readers' labels does not ask for them."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "x").write_text("")
+    given = [f"--data=main=mimic_cxr:{tmp_path}/raw", f"--data=unseen_disease=covid_cxr:{tmp_path}/raw"]
+    with pytest.raises(ValueError, match="--data readers=NAME:PATH"):
+        launch.parse(["paper", "22", *given])
+    plan = launch.parse(["paper", "23", *given])
+    monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
+    command = batch.snakemake(plan, tmp_path / "run", tmp_path / "run.json", [])
+    rules = ["prepare_main", "prepare_unseen_disease", "notebook_21_xvl_pretrain", "notebook_23_xvl_unseen_disease"]
+    assert sorted(batch.planned([*command, "--dry-run"])) == sorted(rules)
+
+
+def test_code_hash_follows_imports(tmp_path, monkeypatch):
+    def write(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        graph._imports_of.cache_clear()
+
+    for name, text in {
+        "medxvl/__init__.py": "",
+        "medxvl/a.py": "from . import b",
+        "medxvl/b.py": "",
+        "medxvl/c.py": "",
+        "medxvl/tasks/__init__.py": "",
+        "medxvl/tasks/t.py": "def f():\n    from ..c import x",
+        "data_prep/d.py": "",
+    }.items():
+        write(name, text)
+    cells = [{"cell_type": "code", "source": ["%matplotlib inline\n", "from medxvl import a"]}]
+    write("notebooks/n.ipynb", json.dumps({"cells": cells}))
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "notebooks")
+    seen = [graph.code_hash("n")]
+    for name, text, changes in [
+        ("medxvl/c.py", "1", False),
+        ("medxvl/b.py", "1", True),
+        ("medxvl/b.py", "import medxvl.tasks.t", True),
+        ("medxvl/c.py", "2", True),
+        ("data_prep/d.py", "1", False),
+        ("medxvl/b.py", "import data_prep", True),
+        ("data_prep/d.py", "2", True),
+    ]:
+        write(name, text)
+        seen.append(graph.code_hash("n"))
+        assert (seen[-1] != seen[-2]) == changes, name
+
+
+# --- failing notebooks, second starts: a small project with four notebooks of its own -------------------------------
+class Project:
+    """A copy of the machinery with four tiny notebooks: 03 needs 02, which fails; 01 leaves a row; 04 stands alone."""
+
+    def __init__(self, root):
+        self.root, self.folder = root, root / "runs" / "smoke"
+        for package in ("medxvl", "data_prep"):
+            shutil.copytree(paths.ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in ("Snakefile", "requirements.txt"):
+            shutil.copy(paths.ROOT / file, root)
+        with open(root / "medxvl" / "graph.py", "a") as stream:
+            stream.write(
+                '\nNOTEBOOKS = (Notebook("01_good", groups=("evaluate",)), Notebook("02_bad"), '
+                'Notebook("03_after", needs=("02_bad",)), '
+                'Notebook("04_free"))\nNAMES = tuple(n.name for n in NOTEBOOKS)\n'
+            )
+        row = dict(paper="p", task="t", dataset="d", split="test", subset="", model="m", metric="AUROC", value=0.5)
+        self.write(
+            "01_good",
+            'from medxvl import runs\nrun = runs.start("01_good", preset, overrides, data)\n'
+            f"run.add_rows([{row}])\nrun.finish(rows=1)",
+        )
+        self.write("02_bad", "x = {}\nx['no such\\nkey']")
+        (root / "medxvl" / "only.py").write_text("")
+        self.write("03_after", "from medxvl import only\n\nprint(preset)")
+        self.write("04_free", "import sys, os\nprint(sys.executable, os.getcwd())")
+
+    def write(self, name, source, parameters=PARAMETERS):
+        cells = [("markdown", f"# {name}", {}), ("code", parameters, {"tags": ["parameters"]}), ("code", source, {})]
+        extra = {"code": {"outputs": [], "execution_count": None}}
+        book = {
+            "nbformat": 4,
+            "nbformat_minor": 5,
+            "metadata": {"kernelspec": {"name": "other", "display_name": "other", "language": "python"}},
+            "cells": [
+                {"id": f"c{i}", "cell_type": kind, "source": text, "metadata": meta} | extra.get(kind, {})
+                for i, (kind, text, meta) in enumerate(cells)
+            ],
+        }
+        (self.root / "notebooks").mkdir(exist_ok=True)
+        (self.root / "notebooks" / f"{name}.ipynb").write_text(json.dumps(book))
+
+    def run(self, *options, **variables):
+        """Table of the notebooks' states, and the finished process."""
+        env = (
+            {k: v for k, v in os.environ.items() if not k.startswith("MEDXVL")}
+            | {"PYTHONPATH": str(self.root)}
+            | variables
+        )
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "medxvl.launch", "smoke", "--cores", "2", *options],
+            cwd=self.root,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        lines = done.stdout.partition("\nnotebook ")[2].splitlines()[2:] or done.stdout.splitlines()[2:]
+        table = {}
+        for line in lines:
+            if line[:2].isdigit():
+                name, _, rest = line.partition(" ")
+                table[name[:2]] = next(
+                    (s for s in ("would run", "up to date", "done", "FAILED", "not run") if s in rest), rest
+                )
+        return table, done
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return Project(tmp_path_factory.mktemp("project with space"))
+
+
+def test_a_failing_notebook_stops_only_what_needs_it(project):
+    table, done = project.run(MEDXVL_RUN="first")
+    assert table == {"01": "done", "02": "FAILED", "03": "not run", "04": "done"}, done.stdout + done.stderr
+    assert done.returncode == 1 and "FAILED: KeyError: 'no such\\nkey'" in done.stdout and "needs 02_bad" in done.stdout
+    left = sorted(path.name for path in (project.folder / "notebooks").iterdir())
+    assert left == ["01_good.ipynb", "02_bad.failed.ipynb", "04_free.ipynb"]
+    record = records.read(project.folder)["02_bad"]
+    assert record["status"] == "failed" and record["seconds"] > 0 and "KeyError" in record["details"]
+    assert records.read(project.folder)["01_good"]["peak_mb"] > 50
+    for page in ("index", "01_good", "02_bad"):
+        text = (project.folder / "html" / f"{page}.html").read_text()
+        assert "http://" not in text and "https://" not in text and "viewport" in text, "pages must need no network"
+    told = json.loads((project.folder / "manifest.json").read_text())
+    assert (
+        told["notebooks"]["02_bad"]["status"] == "failed" and told["versions"]["torch"] and told["preset"]["seed"] == 0
+    )
+    with open(project.folder / "results.csv", newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["run"] == "first" and row["manifest"] == told["notebooks"]["01_good"]["manifest"]
+
+
+def test_notebooks_run_in_this_interpreter_from_the_root(project):
+    said = (project.folder / "logs" / "04_free.log").read_text()
+    assert said.strip() == f"{sys.executable} {project.root}"
+
+
+def test_dry_run_tells_and_changes_nothing(project):
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in project.folder.rglob("*")
+        if path.is_file() and ".snakemake" not in path.parts
+    }
+    table, done = project.run("--dry-run")
+    assert table == {"01": "up to date", "02": "would run", "03": "would run", "04": "up to date"}, (
+        done.stdout + done.stderr
+    )
+    assert "what it needs runs again" in done.stdout and done.returncode == 0
+    assert before == {
+        path: path.stat().st_mtime_ns
+        for path in project.folder.rglob("*")
+        if path.is_file() and ".snakemake" not in path.parts
+    }
+
+
+def test_second_start_runs_only_what_changed(project):
+    project.write("02_bad", "print('mended')")
+    table, done = project.run(MEDXVL_RUN="second")
+    assert table == {"01": "up to date", "02": "done", "03": "done", "04": "up to date"}, done.stdout + done.stderr
+    assert done.returncode == 0 and not (project.folder / "notebooks" / "02_bad.failed.ipynb").exists()
+    results = (project.folder / "results.csv").read_bytes()
+    table, done = project.run(MEDXVL_RUN="third")
+    assert set(table.values()) == {"up to date"}, done.stdout + done.stderr
+    assert (project.folder / "results.csv").read_bytes() == results
+
+
+def test_what_makes_a_notebook_run_again(project):
+    table, done = project.run("--set", "bootstrap=50", MEDXVL_RUN="a")
+    assert table == {"01": "done", "02": "up to date", "03": "up to date", "04": "up to date"}, (
+        "a setting of its groups"
+    )
+    (project.folder / "rows" / "01_good.csv").unlink()
+    (project.root / "medxvl" / "only.py").write_text("changed = True\n")
+    table, done = project.run("--set", "bootstrap=50", MEDXVL_RUN="b")
+    assert table == {"01": "done", "02": "up to date", "03": "done", "04": "up to date"}, "results gone; code changed"
+
+
+def test_two_runs_at_once_are_refused(project, monkeypatch):
+    with batch.take_lock(project.folder):
+        _, done = project.run("04")
+    assert done.returncode == 2 and "another run of the preset smoke is going on" in done.stderr
+    assert project.run("--force", "04")[0] == {"04": "done"}
+
+
+def test_mistyped_parameter_is_an_error(project, monkeypatch):
+    path = project.root / "notebooks" / "04_free.ipynb"
+    notebook.check_parameters(path, {"preset": "smoke"})
+    with pytest.raises(ValueError, match="no parameter prest: its parameters cell sets preset, overrides, data"):
+        notebook.check_parameters(path, {"prest": "smoke"})
+
+
+def test_a_failed_notebook_loses_its_rows(tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "22.csv").write_text("run,value\nr1,1\n")
+    records.retire_rows(tmp_path, "22")
+    assert not (tmp_path / "rows" / "22.csv").exists() and (tmp_path / "history" / "r1-22.csv").exists()

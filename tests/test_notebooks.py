@@ -1,0 +1,192 @@
+"""Every notebook: the contract it is written by, and a whole run at preset `smoke`."""
+
+import ast
+import csv
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from medxvl import graph, notebook, paths
+
+BOOKS = {
+    name: json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
+    for name in graph.NAMES
+    if (paths.NOTEBOOKS / f"{name}.ipynb").is_file()
+}
+PARAMETERS = '''preset = "demo"   # smoke | demo | paper
+overrides = ""    # settings to change, e.g. "seed=1 epochs=3"
+data = ""         # own data, e.g. "main=mimic_cxr:/path/to/raw"'''
+each_notebook = pytest.mark.parametrize("name", graph.NAMES)
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def code(name):
+    return [cell for cell in BOOKS[name]["cells"] if cell["cell_type"] == "code"]
+
+
+def tree(name):
+    return ast.parse("\n\n".join(graph.code_cells(paths.NOTEBOOKS / f"{name}.ipynb")))
+
+
+# --- the contract ---------------------------------------------------------------------------------------------------
+@each_notebook
+def test_cells(name):
+    book = BOOKS[name]
+    cells, first = book["cells"], code(name)
+    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5) and book["metadata"]["kernelspec"]["name"] == "python3"
+    ids = [cell["id"] for cell in cells]
+    assert len(set(ids)) == len(ids)
+    assert cells[0]["cell_type"] == "markdown"
+    for word in ("question", "paper", "cost", "data"):
+        assert word in source(cells[0]).lower(), f"the first cell must tell the {word}"
+    assert len(first) <= 15, "at most 15 code cells"
+    assert first[0]["metadata"].get("tags") == ["parameters"] and source(first[0]).strip() == PARAMETERS
+    assert f'run = runs.start("{name}", preset, overrides, data)' in source(first[1])
+    assert "run.finish(" in source(first[-1]), "the last code cell checks what the notebook promised"
+    for before, cell in zip([None, *cells], cells, strict=False):
+        if cell["cell_type"] == "code":
+            assert before["cell_type"] == "markdown", f"a sentence before the cell {source(cell)[:60]!r}"
+
+
+@each_notebook
+def test_stripped(name):
+    assert "papermill" not in BOOKS[name]["metadata"] and "widgets" not in BOOKS[name]["metadata"]
+    for cell in code(name):
+        assert cell["outputs"] == [] and cell["execution_count"] is None, "run nbstripout"
+        assert set(cell["metadata"]) <= {"tags"}, f"left behind: {cell['metadata']}"
+
+
+@each_notebook
+def test_code_is_thin(name):
+    functions = [node for node in ast.walk(tree(name)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    assert not [node for node in ast.walk(tree(name)) if isinstance(node, ast.ClassDef)], (
+        "no class: it belongs in medxvl"
+    )
+    assert len(functions) <= 2, "at most two functions"
+    assert all(node.end_lineno - node.lineno < 12 for node in functions), "short functions"
+
+
+@each_notebook
+def test_no_paths(name):
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert not re.search(r"^(/|~|\.\.?/|data/|runs/|figures/)|[a-z]:\\\\", node.value), (
+                f"path {node.value!r}: medxvl.paths has them"
+            )
+
+
+@each_notebook
+def test_imports_resolve(name):
+    """What a notebook imports exists, and what it takes from a module of ours is there."""
+    modules = {}
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                modules[alias.asname or alias.name.split(".")[0]] = importlib.import_module(
+                    alias.name if alias.asname else alias.name.split(".")[0]
+                )
+        elif isinstance(node, ast.ImportFrom):
+            parent = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(parent, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+                modules[alias.asname or alias.name] = getattr(parent, alias.name)
+    stored = {
+        node.id for node in ast.walk(tree(name)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    for node in ast.walk(tree(name)):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in set(modules) - stored
+        ):
+            module = modules[node.value.id]
+            assert hasattr(module, node.attr), f"{node.value.id} has no {node.attr}"
+
+
+@each_notebook
+def test_parameters_are_seen(name):
+    assert notebook.declared_parameters(paths.NOTEBOOKS / f"{name}.ipynb") == ["preset", "overrides", "data"]
+
+
+# --- a whole run ----------------------------------------------------------------------------------------------------
+class Smoke:
+    """One run of everything at preset smoke, in folders of its own."""
+
+    def __init__(self, folder):
+        self.env = os.environ | {"MEDXVL_RUNS": str(folder / "runs"), "MEDXVL_DATA": str(folder / "data")}
+        self.folder = folder / "runs" / "smoke"
+        self.said = self.start("first")
+
+    def start(self, run, *options):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "medxvl.launch", "smoke", *options],
+            cwd=paths.ROOT,
+            capture_output=True,
+            text=True,
+            env=self.env | {"MEDXVL_RUN": run, "PYTHONPATH": str(paths.ROOT)},
+        )
+        return done.stdout + done.stderr
+
+    def rows(self):
+        with open(self.folder / "results.csv", newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    return Smoke(tmp_path_factory.mktemp("smoke"))
+
+
+@each_notebook
+def test_runs(smoke, name):
+    path = smoke.folder / "records" / f"{name}.json"
+    assert path.is_file(), smoke.said
+    record = json.loads(path.read_text())
+    assert record["status"] == "ok", record.get("details") or record
+    assert record["peak_mb"] < 4096
+    assert (smoke.folder / "notebooks" / f"{name}.ipynb").is_file() and (
+        smoke.folder / "html" / f"{name}.html"
+    ).is_file()
+
+
+def test_results_are_gathered(smoke):
+    rows = smoke.rows()
+    assert rows, smoke.said
+    told = json.loads((smoke.folder / "manifest.json").read_text())
+    known = {notebook.get("manifest") for notebook in told["notebooks"].values()}
+    assert {row["manifest"] for row in rows} <= known, "every row can be traced to the manifest"
+    assert {row["control"] for row in rows} >= {"", "chance", "shuffled images"}, "every evaluation has its controls"
+    assert all(row["dataset"].startswith("phantom:") for row in rows if row["paper"]), "synthetic data say so"
+    assert told["checkpoints"] and all(
+        told["data"][role]["synthetic"] for role in ("main", "unseen_disease", "readers")
+    )
+    figures = {path.name for path in (smoke.folder / "figures").iterdir()}
+    assert figures and all(f"{name[:-4]}.pdf" in figures for name in figures if name.endswith(".png"))
+    index = (smoke.folder / "html" / "index.html").read_text(encoding="utf-8")
+    assert all(f'href="{name}.html"' in index for name in graph.NAMES) and "Synthetic phantom" in index
+    assert not re.search(r'(src|href)="https?://', index)
+
+
+def test_second_start_runs_nothing(smoke):
+    before = smoke.rows()
+    said = smoke.start("second")
+    assert said.count("up to date") == len(graph.NAMES) and "started" not in said, said
+    assert smoke.rows() == before
+
+
+def test_same_results_again(smoke):
+    """Trained and evaluated anew: every row is the same, bit for bit, but for the name of the run."""
+    before = smoke.rows()
+    said = smoke.start("third", "--force", "2")
+    after = smoke.rows()
+    assert {row.pop("run") for row in after} >= {"third"}, said
+    assert [{k: v for k, v in row.items() if k != "run"} for row in before] == after
