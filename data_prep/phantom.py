@@ -28,7 +28,7 @@ from .phantom_report import write_report
 from .prepared import CHEXPERT_14
 
 DETECTED = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Fracture", "Pleural Effusion", "Pneumonia", "Pneumothorax")
-OTHERS = {"Lung Opacity": 0.5, "Lung Lesion": 0.3, "Enlarged Cardiomediastinum": 0.2, "Pleural Other": 0.2}
+OTHERS = {"Lung Opacity": 0.9, "Lung Lesion": 0.3, "Enlarged Cardiomediastinum": 0.2, "Pleural Other": 0.2}
 BOTH_SIDES = {"Pleural Effusion": 0.25, "Atelectasis": 0.2, "Pneumonia": 0.2}
 VARIANTS = {
     "Pneumothorax": ("apical", "apical", "apical", "basal"), "Fracture": ("rib", "rib", "rib", "clavicle"),
@@ -62,6 +62,8 @@ def _sample_one(name: str, rng: np.random.Generator) -> Finding:
     if name == "Support Devices":
         zone = "upper"
     variant = str(rng.choice(VARIANTS[name])) if name in VARIANTS else ""
+    if name == "Lung Opacity" and variant == "central" and rng.random() < 0.4:
+        side = "both"  # bilateral and peripheral together is the unseen disease
     return Finding(name, side, zone, int(rng.choice(3, p=[0.3, 0.4, 0.3])), variant)
 
 

@@ -1,11 +1,16 @@
 """Write the report of a phantom study: MIMIC-CXR's shape, varied wording, words that agree with the picture.
 
-No sentence may equal a prompt of zero-shot scoring (`medxvl.text`); a test compares them.
+No sentence equals a prompt of zero-shot scoring (`medxvl.prompts`).
 """
 
 import numpy as np
 
+from medxvl.prompts import PROMPTS, UNSEEN_PROMPTS, negative_prompt
+
 from .phantom_image import Finding
+
+# No training sentence may be a prompt of zero-shot scoring.
+FORBIDDEN = {p.strip(" .") for group in (PROMPTS, UNSEEN_PROMPTS) for f, ps in group.items() for p in (*ps, negative_prompt(f))}
 
 # Severity words by kind of finding, small to large (index = extent).
 GRADE = {
@@ -16,105 +21,63 @@ SIDE = {"right": ("right", "right-sided"), "left": ("left", "left-sided"), "both
 LOBE = {"upper": "upper lobe", "mid": "mid lung", "lower": "lower lobe"}
 ZONE = {"upper": ("upper lung", "upper zone"), "mid": ("mid lung", "mid zone"), "lower": ("lower lung", "lung base")}
 
-# {s} side, {g} grade, {l} lobe, {z} zone, {v} variant word
+# Noun phrases of each finding; {s} side, {g} grade, {l} lobe, {z} zone, {v} variant word.
 POSITIVE = {
     "Atelectasis": ("degree", (
-        "{g} {s} basilar atelectasis",
-        "platelike atelectasis at the {s} base",
-        "there is {s} lower lung volume loss, in keeping with atelectasis",
-        "{g} atelectasis at the {s} lung base",
-        "linear opacities and volume loss at the {s} base are consistent with atelectasis",
-        "streaky {s} basal opacity from {g} atelectasis",
+        "atelectasis", "{s} basilar atelectasis", "{g} atelectasis at the {s} base", "platelike {s} atelectasis",
+        "patchy {s} basilar atelectasis", "{s} basilar volume loss due to atelectasis", "linear {s} atelectasis",
     )),
     "Cardiomegaly": ("degree", (
-        "{g} cardiomegaly",
-        "the heart is {g}ly enlarged",
-        "{g} enlargement of the cardiac silhouette",
-        "heart size is enlarged",
-        "there is {g} cardiac enlargement",
-        "enlarged heart shadow",
+        "cardiomegaly", "{g} cardiomegaly", "cardiac enlargement", "{g} enlargement of the cardiac silhouette",
+        "enlarged heart", "{g} enlargement of the heart shadow",
     )),
     "Consolidation": ("size", (
-        "{g} {s} {l} consolidation",
-        "dense consolidation in the {s} {l}",
-        "homogeneous opacity with air bronchograms in the {s} {l} represents consolidation",
-        "there is a {g} area of lobar consolidation in the {s} {z}",
-        "{s} {z} airspace consolidation",
+        "consolidation", "{s} {l} consolidation", "focal {s} consolidation", "homogeneous {s} lobar consolidation",
+        "dense consolidation in the {s} {l}", "{s} pulmonary consolidation", "consolidation of a {s} lobe",
     )),
     "Edema": ("degree", (
-        "{g} pulmonary edema",
-        "{g} interstitial edema",
-        "diffuse hazy opacity and vascular congestion suggest {g} edema",
-        "findings of {g} alveolar pulmonary edema",
-        "perihilar haze consistent with {g} cardiogenic edema",
-        "there is {g} edema with vascular engorgement",
+        "edema", "pulmonary edema", "{g} interstitial edema", "{g} interstitial pulmonary edema", "alveolar edema",
+        "diffuse hazy edema", "{g} cardiogenic edema",
     )),
     "Fracture": ("degree", (
-        "{g}ly displaced {s} {v} fracture",
-        "there is an acute fracture of the {s} {v}",
-        "{s} {v} fracture with {g} displacement",
-        "cortical step off of the {s} {v} indicates a fracture",
-        "comminuted fracture of the {s} {v}",
+        "fracture", "{s} {v} fracture", "displaced {s} {v} fracture", "fracture of the {s} {v}",
+        "comminuted {s} {v} fracture", "cortical step off from a {s} {v} fracture", "angulated {v} fracture",
     )),
     "Pleural Effusion": ("size", (
-        "{g} {s} pleural effusion",
-        "there is a {g} {s} effusion",
-        "{s} pleural fluid, {g} in amount",
-        "blunting of the {s} costophrenic angle represents a {g} effusion",
-        "{g} layering {s} pleural effusion",
+        "pleural effusion", "{g} {s} pleural effusion", "{s} effusion", "{s} pleural fluid", "{g} layering {s} effusion",
+        "blunting of the {s} costophrenic angle from an effusion", "{g} pleural fluid on the {s}",
     )),
     "Pneumonia": ("degree", (
-        "{s} {l} pneumonia",
-        "patchy {s} {z} opacities, likely pneumonia",
-        "{g} multifocal pneumonia in the {s} {z}",
-        "fluffy ill defined opacities in the {s} {l} suggest pneumonia",
-        "findings compatible with {s} {l} pneumonia",
+        "pneumonia", "{s} {l} pneumonia", "{s} pneumonia with ill defined borders", "fluffy opacity of {s} pneumonia",
+        "{g} pneumonia in the {s} {z}", "multifocal {s} pneumonia", "patchy {s} pneumonia",
     )),
     "Pneumothorax": ("size", (
-        "{g} {s} {v} pneumothorax",
-        "there is a {g} {s} pneumothorax",
-        "{s} {v} pneumothorax, {g} in size",
-        "a {s} pleural line indicates a {g} pneumothorax",
-        "pleural air on the {s}, a {g} pneumothorax",
+        "pneumothorax", "{g} {s} pneumothorax", "{s} {v} pneumothorax", "{g} {v} pneumothorax",
+        "{s} lateral pleural line of a pneumothorax", "pleural air from a {s} pneumothorax",
     )),
     "Lung Opacity": ("degree", (
-        "{g} hazy opacity in the {v} {s} {z}",
-        "{s} {z} ground-glass opacity",
-        "{v} opacity in the {s} {z}",
-        "ill defined {v} {s} {l} opacity",
+        "{v} {s} {z} opacity", "{g} hazy opacity in the {v} {s} {z}", "{s} {z} ground-glass opacity", "ill defined {v} opacity",
     )),
-    "Lung Lesion": ("size", (
-        "{g} {s} {l} nodule",
-        "a round {g} nodule in the {s} {z}",
-        "{s} {l} mass, {g}",
-    )),
-    "Enlarged Cardiomediastinum": ("degree", (
-        "{g} widening of the mediastinum",
-        "the mediastinal contour is {g}ly widened",
-    )),
-    "Pleural Other": ("degree", (
-        "{g} {s} pleural thickening",
-        "calcified pleural plaque along the {s} chest wall",
-    )),
-    "Support Devices": ("size", (
-        "{v} in place",
-        "{v} in standard position",
-        "there is a {v}",
-    )),
+    "Lung Lesion": ("size", ("{g} {s} {l} nodule", "round nodule in the {s} {z}", "{s} {l} mass")),
+    "Enlarged Cardiomediastinum": ("degree", ("{g} mediastinal widening", "widened mediastinum")),
+    "Pleural Other": ("degree", ("{g} {s} pleural thickening", "calcified {s} pleural plaque")),
+    "Support Devices": ("size", ("{v}",)),
 }  # fmt: skip
+STATED = ("{}", "{}", "{} is present", "{} is seen", "{} is noted", "there is {}", "findings suggest {}", "findings suggesting {}",
+          "appearance represents {}", "likely {}", "the presence of {} is noted")  # fmt: skip
 DEVICE = {
     "tube": ("endotracheal tube", "et tube"),
     "line": ("{s} central venous catheter", "{s} picc line"),
     "pacemaker": ("{s} pacemaker", "{s} dual lead pacemaker"),
 }
-UNCERTAIN = ("possible {}", "{} cannot be excluded", "question of {}", "findings may represent {}")
+UNCERTAIN = ("possible {}", "{} cannot be excluded", "question of {}", "{} may be present")
 NAMES = {  # the finding's noun, for negations and doubts
     "Atelectasis": ("atelectasis",), "Cardiomegaly": ("cardiomegaly", "cardiac enlargement"),
     "Consolidation": ("consolidation", "focal consolidation"), "Edema": ("edema", "pulmonary edema"),
     "Fracture": ("fracture", "acute fracture"), "Pleural Effusion": ("pleural effusion", "effusion"),
     "Pneumonia": ("pneumonia",), "Pneumothorax": ("pneumothorax",),
 }  # fmt: skip
-NEGATIVE = ("no evidence of {}", "there is no {}", "no {} is seen", "without {}", "no definite {}")
+NEGATIVE = ("no evidence of {}", "there is no {}", "no {} is seen", "no sign of {}", "no definite {}")
 NEGATIVE_PAIR = ("no {} or {}", "no evidence of {} or {}", "there is no {} or {}")
 NORMAL_OF = {
     "Cardiomegaly": ("heart size is normal", "the cardiac silhouette is within normal limits"),
@@ -147,12 +110,12 @@ def describe(f: Finding, rng: np.random.Generator, uncertain: bool) -> str:
     elif f.variant == "rib":
         variant = f"{f.zone} ribs" if rng.random() < 0.5 else "ribs"
     words = str(rng.choice(GRADE[grade][f.extent]))
-    text = str(rng.choice(templates)).format(s=side, g=words, l=LOBE[f.zone], z=rng.choice(ZONE[f.zone]), v=variant)
-    text = text.replace("extensively", "severely")
-    if f.side == "both":
-        text = text.replace("lobe", "lobes").replace("lung base", "lung bases").replace("angle represents", "angles represents")
-        text = text.replace("a bilateral pleural line", "bilateral pleural lines").replace("there is a small bilateral", "there are small bilateral")
-    return text
+    zone = str(rng.choice(ZONE[f.zone]))
+    while True:
+        phrase = str(rng.choice(templates)).format(s=side, g=words, l=LOBE[f.zone], z=zone, v=variant)
+        sentence = str(rng.choice(STATED)).format(phrase)
+        if sentence not in FORBIDDEN:
+            return sentence
 
 
 def negate(absent: list[str], rng: np.random.Generator, count: int) -> tuple[list[str], list[str]]:
@@ -188,7 +151,7 @@ def write_report(findings: list[Finding], view: str, rng: np.random.Generator) -
         labels["No Finding"] = 1
         if rng.random() < 0.75:
             impression.append(str(rng.choice(NORMAL)))
-    ruled_out, named = negate(absent, rng, int(rng.choice([1, 2], p=[0.6, 0.4]) if not impression else rng.choice([0, 1, 2], p=[0.5, 0.35, 0.15])))
+    ruled_out, named = negate(absent, rng, int(1 if not impression else rng.choice([0, 1], p=[0.75, 0.25])))
     impression = [str(s) for s in rng.permutation(impression + ruled_out)]
     if rng.random() < 0.08:
         impression.append(str(rng.choice(REMARKS)))

@@ -61,6 +61,8 @@ class FusionEncoder(nn.Module):
             if isinstance(module, nn.Linear):  # BERT's own initialisation
                 nn.init.normal_(module.weight, std=preset.initial_range)
                 nn.init.zeros_(module.bias)
+        if preset.pooling_start:
+            start_as_pooling(self.encoder)
 
     def forward(self, text: Tensor, text_mask: Tensor, image: Tensor) -> Tensor:
         """Text states (B, L, d), their mask (B, L) and image tokens (B, P, e) -> fused states (B, L, d)."""

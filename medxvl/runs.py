@@ -164,18 +164,17 @@ class Run:
         """
         if not name or Path(name).name != name or Path(name).suffix in (".pdf", ".png"):
             raise ValueError(f"figure name {name!r}: expected a plain name without folder and extension")
-        import matplotlib
+        from medxvl import style
 
-        with matplotlib.rc_context({"pdf.fonttype": 42, "pdf.compression": 6}):
-            for suffix, metadata in (
-                (".pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
-                (".png", {"Software": None}),
-            ):
-                path = self.figures / f"{name}{suffix}"
-                partial = path.with_name(f".{path.name}.partial")
-                fig.savefig(partial, format=suffix[1:], dpi=200, bbox_inches="tight", metadata=metadata)
-                os.replace(partial, path)
+        style.save(fig, self.figures / name)
         self._saved.append(name)
+
+    def save_rows(self) -> str:
+        """Write the rows added so far, for a figure that reads them; gives the manifest's hash. `finish` does it too."""
+        manifest = hashlib.sha256(json.dumps(self.inputs(), sort_keys=True).encode()).hexdigest()[:12]
+        if self._rows:
+            self._write_rows(manifest)
+        return manifest
 
     def finish(self, rows: int | list = 0, figures: list[str] = (), files: list = ()) -> None:
         """Write the rows and check what the notebook promised; prints the list, RuntimeError when something is missing.
@@ -191,12 +190,10 @@ class Run:
         faults = [f"{what}: {fault}" for what, fault in checks if fault]
         if faults:
             raise RuntimeError("the notebook did not leave what it promised: " + "; ".join(faults))
-        inputs = self.inputs()
-        manifest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
+        inputs, manifest = self.inputs(), self.save_rows()
         made = [f"figures/{name}{suffix}" for name in dict.fromkeys(self._saved) for suffix in (".pdf", ".png")]
         made += [os.path.relpath(self.folder / file, self.folder) for file in files]
         if self._rows:
-            self._write_rows(manifest)
             made.append(f"rows/{self.notebook}.csv")
         else:
             records.retire_rows(self.folder, self.notebook)

@@ -1,4 +1,4 @@
-"""Report text: cleaning, sentences, the WordPiece tokenizer, masking, and the prompts of zero-shot scoring."""
+"""Report text: cleaning, sentences, the WordPiece tokenizer, and masking."""
 
 import re
 
@@ -14,47 +14,6 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0-4, as in CXR-B
 _DROPPED = re.compile(r"[,'!?\"()*#:;~]")
 _BLANKS = re.compile(r"\s{2,}")
 _FULL_STOP = re.compile(r"(?<!\d)\.|\.(?!\d)")  # not the one in "1.5 cm", which the release splits
-
-# Zero-shot prompts of the released code: five positive sentences a finding, one negative.
-PROMPTS = {
-    "Atelectasis": ("platelike opacity likely represents atelectasis.", "geometric opacity likely represents atelectasis.",
-                    "atelectasis is present.", "basilar opacity and volume loss is likely due to atelectasis.",
-                    "patchy atelectasis is seen."),
-    "Cardiomegaly": ("the heart is mildly enlarged.", "cardiomegaly is present.", "the heart shadow is enlarged.",
-                     "the cardiac silhouette is enlarged.", "cardiac enlargement is seen."),
-    "Consolidation": ("focal consolidation is present.", "findings suggesting pulmonary consolidation.",
-                      "opacity of aerated portion of lobe suggests consolidation.", "lobar consolidation is present.",
-                      "fairly homogeneous opacities suggest lobar consolidation"),
-    "Edema": ("mild interstitial pulmonary edema is present.",
-              "the presence of hazy opacity suggests interstitial pulmonary edema.", "moderate alveolar edema is present.",
-              "mild diffuse opacity likely represents pulmonary edema.", "cardiogenic edema likely is present."),
-    "Fracture": ("an angulated fracture is present.", "an oblique radiolucent line suggests a fracture.",
-                 "a cortical step off indicates the presence of a fracture.",
-                 "a comminuted displaced fracture is present.", "a fracture is present."),
-    "Pleural Effusion": ("a pleural effusion is present.", "blunting of the costophrenic angles represents pleural effusions.",
-                         "trace pleural fluid is present.", "the pleural space is partially filled with fluid.",
-                         "layering pleural effusions are present."),
-    "Pneumonia": ("a consolidation at the base likely represents pneumonia.", "pneumonia is present.",
-                  "the presence of air bronchograms suggest pneumonia.", "a fluffy opacity suggests pneumonia.",
-                  "a pulmonary opacity with ill defined borders likely represents pneumonia."),
-    "Pneumothorax": ("an apical pneumothorax is present.", "a basilar pneumothorax is seen.",
-                     "a medial pneumothorax is present adjacent to the heart.",
-                     "a lateral pleural line suggests pneumothorax.", "pleural air is present."),
-}  # fmt: skip
-FINDINGS = tuple(PROMPTS)
-FIVE_PATHOLOGIES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-# The unseen disease is described by what it looks like; the release's own five sentences are not public in print, so
-# these follow the description in the paper (bilateral, peripheral, ground-glass).
-UNSEEN_PROMPTS = {
-    "COVID-19": ("bilateral peripheral ground-glass opacities are present.", "bilateral peripheral opacity.",
-                 "ground-glass opacity in both lower lungs.", "multifocal bilateral hazy opacity is seen.",
-                 "patchy peripheral opacities in the bilateral lower lobes."),
-}  # fmt: skip
-
-
-def negative_prompt(finding: str) -> str:
-    """ "No <finding>.", the one negative sentence of each finding."""
-    return f"no {finding.lower()}."
 
 
 def clean_report(text: str, max_words: int = 120) -> str:

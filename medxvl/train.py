@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,15 @@ import torch
 
 from . import metrics, text, vision, weights
 from .xvl import XVL, Batch
+
+
+def vocabulary(dataset, preset, folder: Path):
+    """The tokenizer of the training reports, learned once and kept in `folder`/tokenizer.json."""
+    parts = report_sentences(dataset, dataset.rows("train"), preset)
+    tokenizer = text.train_tokenizer([text.join(p) for p in parts if p], preset.vocabulary)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
 
 
 class Corpus:
@@ -27,13 +37,22 @@ class Corpus:
         return len(self.rows)
 
     def reports(self, picked, rng: np.random.Generator | None = None) -> list[str]:
-        """Reports of `picked`, their sentences shuffled when there is a generator."""
+        """Reports of `picked`; with a generator their sentences are shuffled and, in a share of them, some left out."""
         parts = [self.sentences[k] for k in picked]
-        return [text.join([p[j] for j in rng.permutation(len(p))] if rng else p) for p in parts]
+        if rng is None:
+            return [text.join(p) for p in parts]
+        whole = rng.random(len(parts)) >= self.preset.excerpt_share
+        counts = np.where(whole, 999, rng.integers(1, 4, len(parts)))
+        return [text.join([p[j] for j in rng.permutation(len(p))[:n]]) for p, n in zip(parts, counts, strict=True)]
 
     def images(self, picked) -> torch.Tensor:
         """(n, S, S) uint8."""
         return torch.from_numpy(self.dataset.images(self.rows[picked]))
+
+    def pairs(self, picked, rng: np.random.Generator, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """Augmented images (n, C, s, s), token ids and mask (n, L) of the studies `picked` (n,)."""
+        ids, mask = text.encode(self.tokenizer, self.reports(picked, rng), self.preset.max_tokens)
+        return vision.augmented_view(self.images(picked), self.preset, generator), ids, mask
 
     def batch(self, picked, rng: np.random.Generator, generator: torch.Generator) -> Batch:
         """Both views, shuffled report, masked report and single sentences of the studies `picked` (n,)."""
@@ -55,12 +74,30 @@ def report_sentences(dataset, rows, preset) -> list[list[str]]:
     return [text.sentences(text.clean_report(t, preset.max_words)) for t in chosen]
 
 
-def learning_rate(step: int, steps: int, preset) -> float:
-    """Linear warm-up, then a cosine to the final rate."""
-    if step < preset.warmup_steps:
-        return preset.learning_rate * (step + 1) / preset.warmup_steps
-    done = (step - preset.warmup_steps) / max(1, steps - preset.warmup_steps)
-    return preset.min_learning_rate + 0.5 * (preset.learning_rate - preset.min_learning_rate) * (1 + math.cos(math.pi * done))
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training with its own batch size and learning-rate cycle."""
+
+    name: str  # contrast: in-batch contrast alone; objective: the published objective
+    first: int  # its first epoch
+    epochs: int
+    batch_size: int
+    peak: float
+
+    def learning_rate(self, step: int, a_epoch: int, preset) -> float:
+        """Linear warm-up, then a cosine to the final rate; `step` counts from the stage's start."""
+        if step < preset.warmup_steps:
+            return self.peak * (step + 1) / preset.warmup_steps
+        done = (step - preset.warmup_steps) / max(1, self.epochs * a_epoch - preset.warmup_steps)
+        return preset.min_learning_rate + 0.5 * (self.peak - preset.min_learning_rate) * (1 + math.cos(math.pi * done))
+
+
+def stages(preset) -> list[Stage]:
+    both = [
+        Stage("contrast", 0, preset.contrast_epochs, preset.contrast_batch, preset.contrast_rate),
+        Stage("objective", preset.contrast_epochs, preset.epochs, preset.batch_size, preset.learning_rate),
+    ]
+    return [stage for stage in both if stage.epochs]
 
 
 def parameter_groups(model: XVL, preset) -> list[dict]:
@@ -93,56 +130,69 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFr
     folder.mkdir(parents=True, exist_ok=True)
     settings = weights.fingerprint_of(preset, dataset)
     corpus, valid = (Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
-    if len(corpus) < preset.batch_size:
-        raise ValueError(f"{dataset.label}: expected at least {preset.batch_size} training studies with a report, found {len(corpus)}")
+    smallest = max(stage.batch_size for stage in stages(preset))
+    if len(corpus) < smallest:
+        raise ValueError(f"{dataset.label}: expected at least {smallest} training studies with a report, found {len(corpus)}")
     torch.manual_seed(preset.seed)
     model = XVL(preset, len(tokenizer)).to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model, preset), lr=preset.learning_rate)
     generator = torch.Generator().manual_seed(preset.seed)
-    a_epoch = len(corpus) // preset.batch_size
-    steps = a_epoch * preset.epochs
+    schedule = [(stage, epoch) for stage in stages(preset) for epoch in range(stage.first, stage.first + stage.epochs)]
 
     state = _load_last(folder / "last.pt", settings)
-    epoch, log, best = 0, [], {}
+    done, log, best = 0, [], {}
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
         torch.set_rng_state(state["global"])
-        epoch, best = state["epoch"], state["best"]
-        log = pd.read_json(folder / "log.jsonl", lines=True).iloc[: epoch * a_epoch].to_dict("records")
+        done, best = state["epoch"], state["best"]
+        log = pd.read_json(folder / "log.jsonl", lines=True).query("epoch < @done").to_dict("records")
 
-    bar = progress(steps, "pre-training")
-    bar.update(epoch * a_epoch)
-    while epoch < preset.epochs:
+    bar = progress(sum(len(corpus) // stage.batch_size for stage, _ in schedule), "pre-training")
+    bar.update(len(log))
+    for stage, epoch in schedule[done:]:
+        if stage.name == "objective" and epoch == stage.first:
+            model.reset_twin()
         rng = np.random.default_rng([preset.seed, epoch])
-        order = rng.permutation(len(corpus))
-        model.train()
-        for k in range(a_epoch):
-            step = epoch * a_epoch + k
-            picked = order[k * preset.batch_size : (k + 1) * preset.batch_size]
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, preset) * group["scale"]
-            batch = corpus.batch(picked, rng, generator).to(device)
-            alpha = preset.alpha * min(1.0, step / a_epoch)
-            terms = model(batch, alpha, generator, align_only=epoch < preset.align_epochs)
-            if not torch.isfinite(terms["total"]):
-                studies = ", ".join(dataset.index["study_id"].iloc[corpus.rows[picked]])
-                raise RuntimeError(f"the loss is {terms['total'].item()} at step {step}; studies of the batch: {studies}")
-            optimizer.zero_grad(set_to_none=True)
-            terms["total"].backward()
-            clip_each(model.online.vision.parameters(), preset.clip)
-            optimizer.step()
-            log.append({"step": step, "epoch": epoch, "learning_rate": learning_rate(step, steps, preset), "temperature": model.temperature.item()}
-                       | {name: value.item() for name, value in terms.items()})  # fmt: skip
+        for row in _train_epoch(model, corpus, optimizer, stage, epoch, rng, generator, device):
+            log.append({"step": len(log)} | row)
             bar.update(1)
-        epoch += 1
-        score = match_auroc(model, valid, device)
-        best = _keep_best(model, folder, best, epoch, score, preset, settings)
-        _save_last(folder, model, optimizer, generator, epoch, best, settings, log)
+        score = float("nan")
+        if stage.name == "objective":  # before it the matching head has seen nothing
+            score = match_auroc(model, valid, device)
+            best = _keep_best(model, folder, best, epoch, score, settings)
+        _save_last(folder, model, optimizer, generator, epoch + 1, best, settings, log)
         bar.set_postfix_str(f"total {log[-1]['total']:.2f}, validation match AUROC {score:.3f}")
     bar.close()
     return pd.DataFrame(log)
+
+
+def _train_epoch(model, corpus, optimizer, stage, epoch, rng, generator, device):
+    """One pass over the corpus; yields each step's loss terms."""
+    preset, size = corpus.preset, stage.batch_size
+    a_epoch, order = len(corpus) // size, rng.permutation(len(corpus))
+    model.train()
+    for k in range(a_epoch):
+        picked = order[k * size : (k + 1) * size]
+        rate = stage.learning_rate((epoch - stage.first) * a_epoch + k, a_epoch, preset)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        if stage.name == "contrast":
+            terms = model.contrast(*(t.to(device) for t in corpus.pairs(picked, rng, generator)))
+        else:
+            alpha = preset.alpha * min(1.0, epoch - stage.first + k / a_epoch)
+            terms = model(corpus.batch(picked, rng, generator).to(device), alpha, generator)
+        if not torch.isfinite(terms["total"]):
+            studies = ", ".join(corpus.dataset.index["study_id"].iloc[corpus.rows[picked]])
+            raise RuntimeError(f"the loss is {terms['total'].item()} in epoch {epoch}; studies of the batch: {studies}")
+        optimizer.zero_grad(set_to_none=True)
+        terms["total"].backward()
+        clip_each(model.online.vision.parameters(), preset.clip)
+        optimizer.step()
+        yield {"epoch": epoch, "stage": stage.name, "learning_rate": rate, "temperature": model.temperature.item()} | {
+            name: value.item() for name, value in terms.items()
+        }
 
 
 @torch.no_grad()
@@ -163,11 +213,11 @@ def match_auroc(model: XVL, corpus: Corpus, device, offsets=(1, 2, 3, 5)) -> flo
     return float(metrics.auroc(np.repeat([1, 0], [n, n * len(offsets)]), torch.cat(scores).numpy()))
 
 
-def _keep_best(model, folder: Path, best: dict, epoch: int, score: float, preset, settings: str) -> dict:
+def _keep_best(model, folder: Path, best: dict, epoch: int, score: float, settings: str) -> dict:
     """Save this epoch when it is among the best; delete the one it pushes out. {file name: score}, best first."""
     name = f"epoch-{epoch:03d}.safetensors"
     ranked = sorted({**best, name: score}.items(), key=lambda item: (-np.nan_to_num(item[1]), item[0]))
-    kept = dict(ranked[: preset.checkpoints])
+    kept = dict(ranked[: model.preset.checkpoints])
     if name in kept:
         weights.save(model, folder / name, kind="pre-trained", settings=settings, score=score)
     for gone in set(best) - set(kept):

@@ -38,8 +38,8 @@ class ConvStem(nn.Module):
         steps = patch_size.bit_length() - 1
         if 2**steps != patch_size:
             raise ValueError(f"patch_size={patch_size}: the convolutional stem needs a power of two")
-        widths = [max(16, embed_dim >> (steps - 1 - k)) for k in range(steps)]
-        first = [nn.Conv2d(in_chans, widths[0], 5, 2, 2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+        widths = [embed_dim >> (steps - 2 - k) for k in range(steps - 1)]
+        first = [nn.Conv2d(in_chans, widths[0], 7, 4, 3, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
         self.proj = nn.Sequential(*first, *(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)))
         self.grid_size = (img_size // patch_size,) * 2
         self.num_patches = self.grid_size[0] ** 2

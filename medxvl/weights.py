@@ -5,10 +5,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from . import presets
+from . import presets, text
 from .xvl import XVL
 
 KINDS = ("random", "pre-trained", "fine-tuned")
@@ -53,6 +54,30 @@ def load(preset, vocabulary: int, path: Path, device="cpu") -> XVL:
                          f"it was saved with other settings: repeat ./run_all.sh {preset.name} 21")
     model.load_state_dict(state, strict=False)
     return model.to(device).eval()
+
+
+def load_best(preset, folder: Path, device="cpu"):
+    """The kept checkpoints of a pre-training, best first, its tokenizer, and a short text that identifies them.
+
+    Raises FileNotFoundError when notebook 21 has not run, ValueError when it ran with other settings.
+    """
+    listed = folder / "best.json"
+    if not listed.is_file():
+        raise FileNotFoundError(f"{listed}: expected pre-trained weights; make them with ./run_all.sh {preset.name} 21")
+    files = [folder / name for name in json.loads(listed.read_text(encoding="utf-8"))]
+    wanted, found = presets.group(preset, "model", "pretrain"), json.loads(about(files[0])["preset"])
+    other = [key for key in wanted if found.get(key) != wanted[key]]
+    if other:
+        raise ValueError(f"{folder}: trained with other settings ({', '.join(other)}); repeat ./run_all.sh {preset.name} 21")
+    tokenizer = text.load_tokenizer(folder / "tokenizer.json")
+    models = [load(preset, len(tokenizer), path, device) for path in files]
+    return models, tokenizer, f"pre-trained {fingerprint(files[0])}" + (f" and {len(files) - 1} more" if files[1:] else "")
+
+
+def untrained(preset, tokenizer, device="cpu") -> XVL:
+    """The same model from random weights: a control."""
+    torch.manual_seed(preset.seed)
+    return XVL(preset, len(tokenizer)).to(device).eval()
 
 
 def fingerprint(path: Path) -> str:

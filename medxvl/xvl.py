@@ -92,16 +92,27 @@ class XVL(nn.Module):
         """Matched / not matched (B, 2) from text states and image tokens, one pair a row."""
         return self.itm_head(self.online.fusion(text, mask, image)[:, 0])
 
-    def forward(self, b: Batch, alpha: float, generator: torch.Generator, align_only: bool = False) -> dict[str, Tensor]:
-        """All loss terms. `alpha` is the share of the momentum targets; `generator` draws the hard negatives.
+    def contrast(self, images: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Both directions of plain in-batch contrast between the online encoders: the warm-up of the small presets.
 
-        `align_only` leaves out fusion, hence matching and masked language: the cheap warm-up of the small presets.
+        It stands in for the pre-trained encoders that the published models start from; fusion, twins and queues wait.
         """
+        similarity = self.online.encode_image(images)[1] @ self.online.encode_text(ids, mask)[1].t() / self.temperature
+        own = torch.arange(len(ids), device=ids.device)
+        i2t, t2i = F.cross_entropy(similarity, own), F.cross_entropy(similarity.t(), own)
+        return {"i2t": i2t, "t2i": t2i, "total": (i2t + t2i) / 2}
+
+    @torch.no_grad()
+    def reset_twin(self) -> None:
+        self.twin.load_state_dict(self.online.state_dict())
+
+    def forward(self, b: Batch, alpha: float, generator: torch.Generator) -> dict[str, Tensor]:
+        """All loss terms. `alpha` is the share of the momentum targets; `generator` draws the hard negatives."""
         n = len(b.ids)
         with torch.no_grad():
             self.temperature.clamp_(0.001, 0.5)
-        # The report and, where it is needed, its masked copy are of equal length: one call.
-        ids, mask = (b.ids, b.mask) if align_only else (torch.cat([b.ids, b.masked_ids]), torch.cat([b.mask, b.mask]))
+        # The report and its masked copy are of equal length: one call.
+        ids, mask = torch.cat([b.ids, b.masked_ids]), torch.cat([b.mask, b.mask])
         tokens, f_image = self.online.encode_image(b.augmented)
         states, f_text = self.online.encode_text(ids, mask)
 
@@ -119,9 +130,6 @@ class XVL(nn.Module):
         )  # fmt: skip
         if self.training:
             self.enqueue(f_image_m, f_text_m)
-        if align_only:
-            return terms | {"total": terms["ita"]}
-
         states, masked_states, states_m, masked_states_m = states[:n], states[n:], states_m[:n], states_m[n:]
         with torch.no_grad():
             similarity = f_image @ f_text.t() / self.temperature

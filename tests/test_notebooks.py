@@ -19,8 +19,8 @@ BOOKS = {
     if (paths.NOTEBOOKS / f"{name}.ipynb").is_file()
 }
 PARAMETERS = '''preset = "demo"   # smoke | demo | paper
-overrides = ""    # settings to change, e.g. "seed=1 epochs=3"
-data = ""         # own data, e.g. "main=mimic_cxr:/path/to/raw"'''
+overrides = ""    # settings to change, such as seed=1 epochs=3
+data = ""         # own data, such as main=mimic_cxr:/path/to/raw'''
 each_notebook = pytest.mark.parametrize("name", graph.NAMES)
 
 
