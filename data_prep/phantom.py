@@ -27,7 +27,16 @@ from .phantom_image import Finding, draw_lateral
 from .phantom_report import write_report
 from .prepared import CHEXPERT_14
 
-DETECTED = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Fracture", "Pleural Effusion", "Pneumonia", "Pneumothorax")
+DETECTED = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Fracture",
+    "Pleural Effusion",
+    "Pneumonia",
+    "Pneumothorax",
+)
 OTHERS = {"Lung Opacity": 0.9, "Lung Lesion": 0.3, "Enlarged Cardiomediastinum": 0.2, "Pleural Other": 0.2}
 BOTH_SIDES = {"Pleural Effusion": 0.25, "Atelectasis": 0.2, "Pneumonia": 0.2}
 VARIANTS = {
@@ -56,7 +65,9 @@ def sample_findings(rng: np.random.Generator, disease: bool = False) -> list[Fin
 
 def _sample_one(name: str, rng: np.random.Generator) -> Finding:
     side = str(rng.choice(["right", "left"]))
-    if name in ("Cardiomegaly", "Edema", "Enlarged Cardiomediastinum", "COVID-19") or rng.random() < BOTH_SIDES.get(name, 0):
+    if name in ("Cardiomegaly", "Edema", "Enlarged Cardiomediastinum", "COVID-19") or rng.random() < BOTH_SIDES.get(
+        name, 0
+    ):
         side = "both"
     zone = "lower" if name == "Atelectasis" else str(rng.choice(["upper", "mid", "lower"], p=[0.3, 0.25, 0.45]))
     if name == "Support Devices":
@@ -131,7 +142,8 @@ def _write_study(study: dict, raw: Path, seed: int) -> dict:
             truth = [{"study_id": number} | row for row in _save_truth(raw, image_id, findings, masks)]
         _save(root / folder / f"{image_id}.jpg", grey)
         images.append({"dicom_id": image_id, "subject_id": subject, "study_id": number, "ViewPosition": view,
-                       "Rows": height, "Columns": width, "split": study["split"], "path": f"{folder.as_posix()}/{image_id}.jpg"})  # fmt: skip
+                       "Rows": height, "Columns": width, "split": study["split"],
+                       "path": f"{folder.as_posix()}/{image_id}.jpg"})  # fmt: skip
     text, labels = write_report(findings, study["view"], rng)
     (root / folder).with_suffix(".txt").write_text(text, encoding="utf-8")
     return {"images": images, "labels": {"subject_id": subject, "study_id": number} | labels, "truth": truth}
@@ -157,7 +169,9 @@ def _write_readers(raw: Path, studies: list[dict], seed: int) -> None:
     """Simulated readers of the test studies: each misses and overcalls at its own rate, finding by finding."""
     rng = np.random.default_rng([seed, 3])
     names = [f"CheXpert-v1.0/test/patient{s['labels']['subject_id']}/study{s['labels']['study_id']}" for s in studies]
-    planted = np.array([[s["labels"].get(c) in (1, -1) for c in CHEXPERT_14] for s in studies], dtype=bool).reshape(len(studies), -1)
+    planted = np.array([[s["labels"].get(c) in (1, -1) for c in CHEXPERT_14] for s in studies], dtype=bool).reshape(
+        len(studies), -1
+    )
     root = raw / "chexpert_test"
 
     def read(sensitivity: float, specificity: float) -> np.ndarray:
@@ -184,15 +198,22 @@ def _write_readers(raw: Path, studies: list[dict], seed: int) -> None:
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     text = io.StringIO()
     table.to_csv(text, index=False, lineterminator="\n")
-    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0) if path.suffix == ".gz" else text.getvalue().encode())
+    path.write_bytes(
+        gzip.compress(text.getvalue().encode(), mtime=0) if path.suffix == ".gz" else text.getvalue().encode()
+    )
 
 
 def _write_mimic_tables(raw: Path, studies: list[dict]) -> None:
     root = raw / "mimic_cxr"
     images = pd.DataFrame([row for s in studies for row in s["images"]])
-    _write_table(root / "mimic-cxr-2.0.0-metadata.csv.gz", images[["dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns"]])
+    _write_table(
+        root / "mimic-cxr-2.0.0-metadata.csv.gz",
+        images[["dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns"]],
+    )
     _write_table(root / "mimic-cxr-2.0.0-split.csv.gz", images[["dicom_id", "study_id", "subject_id", "split"]])
-    labels = pd.DataFrame([s["labels"] for s in studies]).reindex(columns=["subject_id", "study_id", *sorted(CHEXPERT_14)])
+    labels = pd.DataFrame([s["labels"] for s in studies]).reindex(
+        columns=["subject_id", "study_id", *sorted(CHEXPERT_14)]
+    )
     for labeller in ("chexpert", "negbio"):
         _write_table(root / f"mimic-cxr-2.0.0-{labeller}.csv.gz", labels)
     (root / "IMAGE_FILENAMES").write_text("".join(p + "\n" for p in images["path"]), encoding="utf-8")
@@ -208,7 +229,9 @@ def write_raw(raw: Path, studies: int, seed: int, workers: int = 1, progress: bo
     if (raw / "PHANTOM.json").is_file() and json.loads((raw / "PHANTOM.json").read_text()) == mark:
         return raw
     if raw.exists() and any(raw.iterdir()):
-        raise ValueError(f"{raw}: expected an empty folder or the phantom {mark}, found something else; choose another folder")
+        raise ValueError(
+            f"{raw}: expected an empty folder or the phantom {mark}, found something else; choose another folder"
+        )
     if studies < 20:
         raise ValueError(f"studies={studies}: expected at least 20, so that every split has some")
     partial_raw = raw.with_name(raw.name + ".partial")

@@ -2,7 +2,19 @@
 
 import numpy as np
 
-from .phantom_image import SIDES, ZONE_Y, Canvas, Chest, Finding, expose, sample_anatomy, sample_pose, smooth, step, texture
+from .phantom_image import (
+    SIDES,
+    ZONE_Y,
+    Canvas,
+    Chest,
+    Finding,
+    expose,
+    sample_anatomy,
+    sample_pose,
+    smooth,
+    step,
+    texture,
+)
 
 
 def _sides(f: Finding) -> list[int]:
@@ -30,7 +42,10 @@ def consolidation(chest: Chest, f: Finding) -> np.ndarray:
         y, ry = ZONE_Y[f.zone], 0.20 + 0.045 * f.extent
         block = c.blob(chest.centre + s * 0.36, y, 0.30 + 0.04 * f.extent, ry, 0.15 * s, power=9)
         block = block * step((c.y - y) * (1 if f.zone == "upper" else -1) * -1 + ry * 0.8, 0.012)
-        bronchi = [np.column_stack([chest.centre + s * np.linspace(0.16, 0.46, 5), y + np.linspace(-0.02, d, 5)]) for d in (-0.09, 0.0, 0.09)]
+        bronchi = [
+            np.column_stack([chest.centre + s * np.linspace(0.16, 0.46, 5), y + np.linspace(-0.02, d, 5)])
+            for d in (-0.09, 0.0, 0.09)
+        ]
         out = out + (0.70 * block - 0.20 * c.lines(bronchi, 0.018, blur=0.006) * block) * chest.lung[s]
     return out
 
@@ -49,7 +64,10 @@ def pneumonia(chest: Chest, f: Finding) -> np.ndarray:
 def edema(chest: Chest, f: Finding) -> np.ndarray:
     """Haze spreading from both hila, fuller vessels, short lines at the lung's edge."""
     c, rng = chest.canvas, chest.rng
-    wing = sum(c.blob(chest.centre + s * 0.27, 0.02, 0.22 + 0.04 * f.extent, 0.36 + 0.05 * f.extent, 0.12 * s, power=3) for s in (-1, 1))
+    wing = sum(
+        c.blob(chest.centre + s * 0.27, 0.02, 0.22 + 0.04 * f.extent, 0.36 + 0.05 * f.extent, 0.12 * s, power=3)
+        for s in (-1, 1)
+    )
     haze = (0.20 + 0.07 * f.extent) * wing * (1 + 0.30 * texture(rng, c.shape, 7))
     kerley = []
     for s in (-1, 1):
@@ -104,7 +122,10 @@ def fracture(chest: Chest, f: Finding) -> np.ndarray:
         y = y0 + k * chest.anatomy["rib_gap"] * 0.8
         x = chest.centre + s * (edge(y) - 0.11)
         gaps.append(np.array([[x - 0.03, y - 0.05], [x + 0.03, y + 0.05]]))
-        ends += [np.array([[x - s * 0.13, y - 0.04], [x + s * 0.01, y - 0.055]]), np.array([[x - s * 0.01, y + 0.05], [x + s * 0.12, y + 0.085]])]
+        ends += [
+            np.array([[x - s * 0.13, y - 0.04], [x + s * 0.01, y - 0.055]]),
+            np.array([[x - s * 0.01, y + 0.05], [x + s * 0.12, y + 0.085]]),
+        ]
     height = 0.24 + 0.06 * f.extent
     blood = c.blob(chest.centre + s * (edge(y0) - 0.03), y0, 0.16, height, power=5)
     return 0.62 * blood + 0.30 * c.lines(ends, 0.036, blur=0.009) - 0.16 * c.lines(gaps, 0.030, blur=0.010)
@@ -145,7 +166,9 @@ def support_devices(chest: Chest, f: Finding) -> np.ndarray:
         return 0.45 * c.lines([np.array([[m, -1.0], [m + 0.01, -0.6], [m, -0.24]])], 0.028, blur=0.004)
     s = SIDES[f.side]
     if f.variant == "line":
-        path = np.array([[m + s * 0.62, -0.86], [m + s * 0.34, -0.70], [m - 0.06, -0.52], [m - 0.085, -0.25], [m - 0.08, 0.02]])
+        path = np.array(
+            [[m + s * 0.62, -0.86], [m + s * 0.34, -0.70], [m - 0.06, -0.52], [m - 0.085, -0.25], [m - 0.08, 0.02]]
+        )
         return 0.45 * c.lines([path], 0.018, blur=0.003)
     lead = np.array([[m + s * 0.5, -0.52], [m + s * 0.2, -0.62], [m - 0.06, -0.40], [m - 0.04, 0.05], [m + 0.18, 0.24]])
     return 0.8 * c.blob(m + s * 0.5, -0.48, 0.10, 0.085, power=9) + 0.45 * c.lines([lead], 0.016, blur=0.003)
@@ -158,7 +181,9 @@ def covid(chest: Chest, f: Finding) -> np.ndarray:
         for _ in range(5 + 2 * f.extent):
             y = rng.uniform(-0.25, 0.36)
             x = float(chest.wall(np.float32(y))) - rng.uniform(0.06, 0.17)
-            out = out + rng.uniform(0.16, 0.28) * c.blob(chest.centre + s * x, y, rng.uniform(0.07, 0.12), rng.uniform(0.08, 0.14))
+            out = out + rng.uniform(0.16, 0.28) * c.blob(
+                chest.centre + s * x, y, rng.uniform(0.07, 0.12), rng.uniform(0.08, 0.14)
+            )
     return np.minimum(out, 0.45) * (1 + 0.2 * texture(rng, c.shape, 6)) * chest.lungs
 
 

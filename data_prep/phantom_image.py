@@ -30,20 +30,20 @@ def sample_anatomy(rng: np.random.Generator, view: str) -> dict:
     ap = view == "AP"
     return {
         "shoulder": rng.uniform(0.86, 1.08),
-        "chest": rng.uniform(0.56, 0.78),             # half-width of the rib cage at its base
+        "chest": rng.uniform(0.56, 0.78),  # half-width of the rib cage at its base
         "apex": rng.uniform(-0.84, -0.66),
         "dome": rng.uniform(0.30, 0.52) - 0.06 * ap,  # height of the right diaphragm
-        "dome_step": rng.uniform(0.0, 0.09),          # the left diaphragm lies lower
-        "centre": rng.uniform(-0.07, 0.07),           # patient turned to a side
+        "dome_step": rng.uniform(0.0, 0.09),  # the left diaphragm lies lower
+        "centre": rng.uniform(-0.07, 0.07),  # patient turned to a side
         "mediastinum": rng.uniform(0.11, 0.17),
-        "ctr": rng.uniform(0.38, 0.48) + 0.02 * ap,   # cardiothoracic ratio
+        "ctr": rng.uniform(0.38, 0.48) + 0.02 * ap,  # cardiothoracic ratio
         "heart_tilt": rng.uniform(0.35, 0.75),
-        "heart_share": rng.uniform(0.62, 0.74),       # of the heart's width left of the midline
-        "ribs": rng.uniform(0.05, 0.13),              # contrast of the ribs
+        "heart_share": rng.uniform(0.62, 0.74),  # of the heart's width left of the midline
+        "ribs": rng.uniform(0.05, 0.13),  # contrast of the ribs
         "rib_gap": rng.uniform(0.145, 0.185),
         "clavicle": rng.uniform(-0.74, -0.60) - 0.05 * ap,
         "vessels": rng.uniform(0.05, 0.12),
-        "fat": rng.uniform(0.0, 0.2),                # soft tissue over the lungs
+        "fat": rng.uniform(0.0, 0.2),  # soft tissue over the lungs
         "breast": rng.uniform(0.0, 0.16) * (rng.random() < 0.5),
         "bubble": rng.random() < 0.5,
     }
@@ -114,7 +114,9 @@ class Chest:
         a = anatomy
         shift = 0.0
         self.dome = {-1: a["dome"], 1: a["dome"] + a["dome_step"]}
-        if (f := self.by_name.get("Atelectasis")) and f.side != "both":  # volume loss lifts the diaphragm, pulls the heart
+        if (
+            f := self.by_name.get("Atelectasis")
+        ) and f.side != "both":  # volume loss lifts the diaphragm, pulls the heart
             self.dome[SIDES[f.side]] -= 0.09 + 0.07 * f.extent
             shift = 0.03 * (1 + f.extent) * SIDES[f.side]
         self.centre = np.float32(a["centre"] + shift)
@@ -139,7 +141,9 @@ class Chest:
     def _lung(self, side: int) -> np.ndarray:
         c, a, out = self.canvas, self.anatomy, self.out(side)
         wide = self.by_name.get("Enlarged Cardiomediastinum")
-        middle = a["mediastinum"] * 0.8 + (0.05 + 0.04 * wide.extent if wide else 0) * np.exp(-(((c.y + 0.35) / 0.3) ** 2))
+        middle = a["mediastinum"] * 0.8 + (0.05 + 0.04 * wide.extent if wide else 0) * np.exp(
+            -(((c.y + 0.35) / 0.3) ** 2)
+        )
         knob = 0.05 * np.exp(-(((c.y + 0.38) / 0.10) ** 2)) * (side == 1)
         inside = step(out - middle - knob)
         return step(self.wall(c.y) - out) * inside * step(self.diaphragm(side) - c.y)
@@ -161,13 +165,17 @@ class Chest:
                 y0 = a["apex"] + 0.06 + k * a["rib_gap"]
                 t = np.linspace(0.05, 1, 24)
                 reach = float(self.wall(np.float32(y0 + 0.12))) * 1.01
-                y = y0 - 0.16 * np.sin(np.pi * np.minimum(t * 0.9, 0.5)) + 0.30 * np.clip(t - 0.45, 0, 1) ** 2 * (1 + k / 9)
+                y = (
+                    y0
+                    - 0.16 * np.sin(np.pi * np.minimum(t * 0.9, 0.5))
+                    + 0.30 * np.clip(t - 0.45, 0, 1) ** 2 * (1 + k / 9)
+                )
                 curves.append(np.column_stack([self.centre + side * t * reach, y + 0.08]))
         return self.canvas.lines(curves, 0.032, blur=0.009), curves
 
     def attenuation(self) -> np.ndarray:
         """Attenuation without findings other than those that change the anatomy itself."""
-        c, a, rng = self.canvas, self.anatomy, self.rng
+        c, a = self.canvas, self.anatomy
         torso = a["shoulder"] * np.clip(0.30 + 1.6 * np.clip(c.y + 1.05, 0, None) ** 0.8, 0.30, 1.0) * (1 - 0.06 * c.y)
         body = step(torso - np.abs(c.x - 0.5 * self.centre), 0.02)
         depth = np.sqrt(np.clip(1.05 - (c.x / 1.15) ** 2, 0.05, None))
@@ -225,7 +233,7 @@ class Chest:
 def expose(attenuation: np.ndarray, rng: np.random.Generator, marker: bool = True) -> np.ndarray:
     """Attenuation to 8-bit grey: exposure, contrast curve, scatter, noise, collimation and a burned-in marker."""
     h, w = attenuation.shape
-    v, u = np.mgrid[-1:1:h * 1j, -1:1:w * 1j].astype(np.float32)
+    v, u = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j].astype(np.float32)
     tilt = rng.normal(0, 0.07) * u + rng.normal(0, 0.07) * v
     scatter = smooth(attenuation, 0.08 * w) * rng.uniform(0.0, 0.25)
     image = attenuation * rng.uniform(0.88, 1.12) + tilt - scatter
@@ -236,8 +244,8 @@ def expose(attenuation: np.ndarray, rng: np.random.Generator, marker: bool = Tru
     image = smooth(image, rng.uniform(0.3, 1.0))
     if rng.random() < 0.25:  # collimator blades
         edge = rng.uniform(0.0, 0.07, 4)
-        image[: int(edge[0] * h)] = image[h - int(edge[1] * h):] = 0.02
-        image[:, : int(edge[2] * w)] = image[:, w - int(edge[3] * w):] = 0.02
+        image[: int(edge[0] * h)] = image[h - int(edge[1] * h) :] = 0.02
+        image[:, : int(edge[2] * w)] = image[:, w - int(edge[3] * w) :] = 0.02
     grey = np.uint8(np.clip(image, 0, 1) * 255)
     if marker and rng.random() < 0.7:  # the side marker lies on the patient's left
         spot = (int(w * rng.uniform(0.86, 0.92)), int(h * rng.uniform(0.08, 0.2)))
@@ -252,5 +260,8 @@ def draw_lateral(rng: np.random.Generator, height: int, width: int) -> np.ndarra
     lung = step(0.62 - np.abs(c.x + 0.03)) * step(c.y + 0.72 + 0.3 * c.x**2, 0.04) * step(0.40 + 0.25 * c.x - c.y, 0.03)
     out = body * 1.1 - 0.62 * lung + 0.3 * c.blob(-0.28, 0.16, 0.26, 0.30, 0.5, 6) * body
     out += 0.30 * np.exp(-(((c.x - 0.46 - 0.12 * c.y**2) / 0.09) ** 2)) * (1 + 0.3 * np.sin(c.y * 40)) * body
-    ribs = [np.column_stack([np.linspace(0.5, -0.5, 12), y0 + np.linspace(0, 0.35, 12)]) for y0 in np.arange(-0.7, 0.4, 0.17)]
+    ribs = [
+        np.column_stack([np.linspace(0.5, -0.5, 12), y0 + np.linspace(0, 0.35, 12)])
+        for y0 in np.arange(-0.7, 0.4, 0.17)
+    ]
     return expose(out + 0.07 * c.lines(ribs, 0.03, blur=0.01), rng)

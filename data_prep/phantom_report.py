@@ -10,7 +10,9 @@ from medxvl.prompts import PROMPTS, UNSEEN_PROMPTS, negative_prompt
 from .phantom_image import Finding
 
 # No training sentence may be a prompt of zero-shot scoring.
-FORBIDDEN = {p.strip(" .") for group in (PROMPTS, UNSEEN_PROMPTS) for f, ps in group.items() for p in (*ps, negative_prompt(f))}
+FORBIDDEN = {
+    p.strip(" .") for group in (PROMPTS, UNSEEN_PROMPTS) for f, ps in group.items() for p in (*ps, negative_prompt(f))
+}
 
 # Severity words by kind of finding, small to large (index = extent).
 GRADE = {
@@ -92,7 +94,15 @@ REMARKS = (
     "follow up radiographs can be obtained as clinically indicated", "findings were discussed with dr. ___",
     "the osseous structures are otherwise unremarkable", "the upper abdomen is unremarkable",
 )  # fmt: skip
-REASONS = ("dyspnea", "chest pain", "fever and cough", "hypoxia", "status post fall", "shortness of breath", "line placement")
+REASONS = (
+    "dyspnea",
+    "chest pain",
+    "fever and cough",
+    "hypoxia",
+    "status post fall",
+    "shortness of breath",
+    "line placement",
+)
 
 
 def describe(f: Finding, rng: np.random.Generator, uncertain: bool) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from . import paths
 
-# role: (dataset reader of the default, what it is for)
+# role: (reader of the phantom's tree that stands in for it, what it is for)
 ROLES = {
-    "main": ("mimic_cxr", "reports and images for pre-training and zero-shot detection"),
-    "unseen_disease": ("covid_cxr", "images with and without a disease never trained on"),
-    "readers": ("chexpert_test", "radiologists' labels of a test set, beside the models"),
+    "main": ("mimic_cxr", "radiographs with reports: pre-training and zero-shot detection"),
+    "unseen_disease": ("covid_cxr", "radiographs with and without a disease that is absent from the training data"),
+    "readers": ("chexpert_test", "readings of radiologists, and predictions of other models, on one test set"),
 }
 NAMES = ("mimic_cxr", "openi", "covid_cxr", "chexpert_test")  # readers that a role can name; `phantom` is the default
 
@@ -85,7 +85,13 @@ def prepare(source: Source, preset, workers: int = 1, progress: bool = True) -> 
         phantom.write_raw(source.raw.parent, preset.studies, preset.phantom_seed, workers, progress)
     settings = {"views": preset.views} if source.name == "mimic_cxr" else {}
     return data_prep.prepare(
-        source.name, source.raw, source.folder, size=preset.store_size, workers=workers, settings=settings, progress=progress
+        source.name,
+        source.raw,
+        source.folder,
+        size=preset.store_size,
+        workers=workers,
+        settings=settings,
+        progress=progress,
     )
 
 
@@ -95,7 +101,9 @@ class Dataset:
     def __init__(self, folder):
         self.folder = Path(folder)
         if not (self.folder / "card.json").is_file():
-            raise FileNotFoundError(f"{folder}: expected a prepared dataset (card.json); prepare it with python -m data_prep")
+            raise FileNotFoundError(
+                f"{folder}: expected a prepared dataset (card.json); prepare it with python -m data_prep"
+            )
         self.card = json.loads((self.folder / "card.json").read_text(encoding="utf-8"))
         self.label = self.card["label"]
         self.synthetic = bool(self.card["synthetic"])
@@ -106,8 +114,11 @@ class Dataset:
     def index(self):
         import pandas as pd
 
-        kinds = {"study_id": str, "patient_id": str, "image_id": str, "findings": str, "impression": str, "view": str}
-        return pd.read_csv(self.folder / "index.csv", dtype=kinds, keep_default_na=False, na_values={c: [""] for c in CHEXPERT_14})
+        text = ("study_id", "patient_id", "image_id", "split", "view", "findings", "impression")
+        head = pd.read_csv(self.folder / "index.csv", nrows=0).columns
+        empty = {column: [] if column in text else [""] for column in head}  # an empty report is a text, not a gap
+        kinds = {column: str for column in text if column in head}
+        return pd.read_csv(self.folder / "index.csv", dtype=kinds, keep_default_na=False, na_values=empty)
 
     @cached_property
     def rejects(self):

@@ -68,4 +68,3 @@ class FusionEncoder(nn.Module):
         """Text states (B, L, d), their mask (B, L) and image tokens (B, P, e) -> fused states (B, L, d)."""
         blocked = torch.finfo(text.dtype).min * (1 - text_mask[:, None, None, :].to(text.dtype))
         return self.encoder(text, attention_mask=blocked, encoder_hidden_states=image).last_hidden_state
-

@@ -14,5 +14,5 @@ FIGURE_INDEX = FIGURES / "figures.csv"
 
 DATA = Path(os.environ.get("MEDXVL_DATA") or ROOT / "data").expanduser().absolute()
 RUNS = Path(os.environ.get("MEDXVL_RUNS") or ROOT / "runs").expanduser().absolute()
-RAW = DATA / "raw"            # generated raw trees (the phantom); users' raw data stay where they are
+RAW = DATA / "raw"  # generated raw trees (the phantom); users' raw data stay where they are
 PREPARED = DATA / "prepared"  # one folder a prepared dataset

@@ -298,6 +298,7 @@ def attrition(card):
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("records left")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     style.note(fig, card.get("label", card.get("name", "")))
     return fig
 

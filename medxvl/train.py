@@ -132,7 +132,9 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFr
     corpus, valid = (Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
     smallest = max(stage.batch_size for stage in stages(preset))
     if len(corpus) < smallest:
-        raise ValueError(f"{dataset.label}: expected at least {smallest} training studies with a report, found {len(corpus)}")
+        raise ValueError(
+            f"{dataset.label}: expected at least {smallest} training studies with a report, found {len(corpus)}"
+        )
     torch.manual_seed(preset.seed)
     model = XVL(preset, len(tokenizer)).to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model, preset), lr=preset.learning_rate)
@@ -148,6 +150,9 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFr
         torch.set_rng_state(state["global"])
         done, best = state["epoch"], state["best"]
         log = pd.read_json(folder / "log.jsonl", lines=True).query("epoch < @done").to_dict("records")
+    else:
+        for stale in folder.glob("epoch-*.safetensors"):  # of other settings
+            stale.unlink()
 
     bar = progress(sum(len(corpus) // stage.batch_size for stage, _ in schedule), "pre-training")
     bar.update(len(log))
@@ -204,7 +209,9 @@ def match_auroc(model: XVL, corpus: Corpus, device, offsets=(1, 2, 3, 5)) -> flo
         return float("nan")
     tokens = torch.cat([model.online.encode_image(vision.plain_view(corpus.images(p), corpus.preset).to(device))[0]
                         for p in np.array_split(np.arange(n), max(1, n // 64))])  # fmt: skip
-    ids, mask = (t.to(device) for t in text.encode(corpus.tokenizer, corpus.reports(range(n)), corpus.preset.max_tokens))
+    ids, mask = (
+        t.to(device) for t in text.encode(corpus.tokenizer, corpus.reports(range(n)), corpus.preset.max_tokens)
+    )
     states, _ = model.online.encode_text(ids, mask)
     scores = []
     for shift in (0, *offsets):

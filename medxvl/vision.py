@@ -66,7 +66,9 @@ def normalise(images: Tensor) -> Tensor:
     range is tied to the type here and nowhere else.
     """
     if images.dtype != torch.uint8:
-        raise TypeError(f"expected uint8 grey levels 0-255, found {images.dtype}; convert the images when preparing the data")
+        raise TypeError(
+            f"expected uint8 grey levels 0-255, found {images.dtype}; convert the images when preparing the data"
+        )
     return images.unsqueeze(1).float() / 255
 
 
@@ -90,7 +92,10 @@ def augmented_view(images: Tensor, preset, generator: torch.Generator) -> Tensor
     def draw(low, high):
         return torch.rand(n, generator=generator) * (high - low) + low
 
-    area, log_ratio = draw(preset.crop_scale, 1.0), draw(-1, 1) * 0.2877  # aspect ratio 3/4 to 4/3, as in RandomResizedCrop
+    area, log_ratio = (
+        draw(preset.crop_scale, 1.0),
+        draw(-1, 1) * 0.2877,
+    )  # aspect ratio 3/4 to 4/3, as in RandomResizedCrop
     width, height = (area * log_ratio.exp()).sqrt().clamp(max=1), (area / log_ratio.exp()).sqrt().clamp(max=1)
     cx, cy = draw(-1, 1) * (1 - width), draw(-1, 1) * (1 - height)
     angle = draw(-1, 1) * (preset.rotation * torch.pi / 180)

@@ -24,8 +24,18 @@ def fingerprint_of(preset, dataset) -> str:
 
 def save(model: XVL, path: Path, kind: str, settings: str, score: float) -> None:
     """Write the online model (no twins, no queues) with its kind, preset and the settings' fingerprint; atomic."""
-    state = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith(("twin.", "image_queue", "text_queue", "queue_at"))}
-    about = {"model": "medxvl X-VL", "kind": kind, "settings": settings, "score": repr(score), "preset": json.dumps(asdict(model.preset))}
+    state = {
+        k: v.contiguous()
+        for k, v in model.state_dict().items()
+        if not k.startswith(("twin.", "image_queue", "text_queue", "queue_at"))
+    }
+    about = {
+        "model": "medxvl X-VL",
+        "kind": kind,
+        "settings": settings,
+        "score": repr(score),
+        "preset": json.dumps(asdict(model.preset)),
+    }
     partial = path.with_name(path.name + ".partial")
     save_file(state, partial, metadata=about)
     partial.replace(path)
@@ -47,11 +57,19 @@ def load(preset, vocabulary: int, path: Path, device="cpu") -> XVL:
     if about(path).get("model") != "medxvl X-VL":
         raise ValueError(f"{path}: expected weights saved by medxvl, found {about(path) or 'no description'}")
     model, state = XVL(preset, vocabulary), load_file(path)
-    wanted = {k: v.shape for k, v in model.state_dict().items() if not k.startswith(("twin.", "image_queue", "text_queue", "queue_at"))}
-    wrong = sorted(k for k in wanted.keys() | state.keys() if k not in wanted or k not in state or wanted[k] != state[k].shape)
+    wanted = {
+        k: v.shape
+        for k, v in model.state_dict().items()
+        if not k.startswith(("twin.", "image_queue", "text_queue", "queue_at"))
+    }
+    wrong = sorted(
+        k for k in wanted.keys() | state.keys() if k not in wanted or k not in state or wanted[k] != state[k].shape
+    )
     if wrong:
-        raise ValueError(f"{path}: {len(wrong)} weights do not fit preset {preset.name}, such as {', '.join(wrong[:3])}; "
-                         f"it was saved with other settings: repeat ./run_all.sh {preset.name} 21")
+        raise ValueError(
+            f"{path}: {len(wrong)} weights do not fit preset {preset.name}, such as {', '.join(wrong[:3])}; "
+            f"it was saved with other settings: repeat ./run_all.sh {preset.name} 21"
+        )
     model.load_state_dict(state, strict=False)
     return model.to(device).eval()
 
@@ -68,10 +86,16 @@ def load_best(preset, folder: Path, device="cpu"):
     wanted, found = presets.group(preset, "model", "pretrain"), json.loads(about(files[0])["preset"])
     other = [key for key in wanted if found.get(key) != wanted[key]]
     if other:
-        raise ValueError(f"{folder}: trained with other settings ({', '.join(other)}); repeat ./run_all.sh {preset.name} 21")
+        raise ValueError(
+            f"{folder}: trained with other settings ({', '.join(other)}); repeat ./run_all.sh {preset.name} 21"
+        )
     tokenizer = text.load_tokenizer(folder / "tokenizer.json")
     models = [load(preset, len(tokenizer), path, device) for path in files]
-    return models, tokenizer, f"pre-trained {fingerprint(files[0])}" + (f" and {len(files) - 1} more" if files[1:] else "")
+    return (
+        models,
+        tokenizer,
+        f"pre-trained {fingerprint(files[0])}" + (f" and {len(files) - 1} more" if files[1:] else ""),
+    )
 
 
 def untrained(preset, tokenizer, device="cpu") -> XVL:

@@ -18,15 +18,15 @@ from . import fusion, vision
 class Batch:
     """One step's input. The online encoder sees `augmented`, the momentum encoder `plain`."""
 
-    augmented: Tensor       # (N, C, s, s)
-    plain: Tensor           # (N, C, s, s)
-    ids: Tensor             # (N, L)
-    mask: Tensor            # (N, L) 1 = token
-    masked_ids: Tensor      # (N, L) with [MASK]s
-    labels: Tensor          # (N, L) ids to predict, -100 elsewhere
-    sentence_ids: Tensor    # (S, M) every sentence of every report
-    sentence_mask: Tensor   # (S, M)
-    sentence_of: Tensor     # (S,) index of the report a sentence belongs to
+    augmented: Tensor  # (N, C, s, s)
+    plain: Tensor  # (N, C, s, s)
+    ids: Tensor  # (N, L)
+    mask: Tensor  # (N, L) 1 = token
+    masked_ids: Tensor  # (N, L) with [MASK]s
+    labels: Tensor  # (N, L) ids to predict, -100 elsewhere
+    sentence_ids: Tensor  # (S, M) every sentence of every report
+    sentence_mask: Tensor  # (S, M)
+    sentence_of: Tensor  # (S,) index of the report a sentence belongs to
 
     def to(self, device):
         return Batch(**{k: v.to(device) for k, v in vars(self).items()})
@@ -190,7 +190,7 @@ def sentence_loss(f_sentence: Tensor, sentence_of: Tensor, f_image: Tensor, temp
     f_sentence (S, D), sentence_of (S,), f_image (N, D). The mean over a report's sentences, then over reports that have any.
     """
     n = len(f_image)
-    scores = f_image @ f_sentence.t() / temperature                       # (N, S)
+    scores = f_image @ f_sentence.t() / temperature  # (N, S)
     foreign = sentence_of[None, :] != torch.arange(n, device=scores.device)[:, None]
     others = scores.masked_fill(~foreign, float("-inf")).logsumexp(dim=1)  # (N,) all sentences of other reports
     own = scores[sentence_of, torch.arange(len(sentence_of), device=scores.device)]

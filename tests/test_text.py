@@ -28,7 +28,10 @@ def test_sentences_equal_the_release_but_for_decimals():
         ours, theirs = text.sentences(case["pre_caption_120"]), [s.strip() for s in case["split_pre"]]
         if ours != theirs:
             differing.append(case["pre_caption_120"])
-            assert any(a.isdigit() and b == "." and c.isdigit() for a, b, c in zip(*[case["pre_caption_120"][k:] for k in range(3)], strict=False))
+            assert any(
+                a.isdigit() and b == "." and c.isdigit()
+                for a, b, c in zip(*[case["pre_caption_120"][k:] for k in range(3)], strict=False)
+            )
     assert 1 <= len(differing) < 6
 
 

@@ -58,7 +58,9 @@ def upper_bound(preset, train_images, train_labels, images, device, progress) ->
         encoder.train()
         order = torch.randperm(len(pixels), generator=generator)
         for picked in order[: len(order) // batch * batch].split(batch):
-            logits = head(encoder.forward_features(vision.augmented_view(pixels[picked], preset, generator).to(device))[:, 0])
+            logits = head(
+                encoder.forward_features(vision.augmented_view(pixels[picked], preset, generator).to(device))[:, 0]
+            )
             y = targets[picked].to(device)
             known = ~torch.isnan(y)
             loss = F.binary_cross_entropy_with_logits(logits[known], y[known])
@@ -71,4 +73,6 @@ def upper_bound(preset, train_images, train_labels, images, device, progress) ->
     encoder.eval()
     with torch.no_grad():
         parts = torch.as_tensor(images).split(256)
-        return torch.cat([head(encoder.forward_features(vision.plain_view(p, preset).to(device))[:, 0]).cpu() for p in parts]).numpy()
+        return torch.cat(
+            [head(encoder.forward_features(vision.plain_view(p, preset).to(device))[:, 0]).cpu() for p in parts]
+        ).numpy()

@@ -27,13 +27,17 @@ def score(model, tokenizer, images: torch.Tensor, described: dict[str, tuple[str
     encoded = [model.online.encode_image(vision.plain_view(part, preset).to(device)) for part in images.split(256)]
     tokens, f_image = torch.cat([t for t, _ in encoded]), torch.cat([f for _, f in encoded])
 
-    sentences = [text.clean_report(s, preset.max_words) for f, ps in described.items() for s in (*ps, prompts.negative_prompt(f))]
+    sentences = [
+        text.clean_report(s, preset.max_words) for f, ps in described.items() for s in (*ps, prompts.negative_prompt(f))
+    ]
     ids, mask = (t.to(device) for t in text.encode(tokenizer, sentences, preset.max_tokens))
     states, f_text = model.online.encode_text(ids, mask)
 
     n, m = len(tokens), len(sentences)
     pairs = torch.cartesian_prod(torch.arange(n, device=device), torch.arange(m, device=device))
-    logits = torch.cat([model.match_logits(states[j], mask[j], tokens[i])[:, 1] for i, j in (p.unbind(1) for p in pairs.split(PAIRS))])
+    logits = torch.cat(
+        [model.match_logits(states[j], mask[j], tokens[i])[:, 1] for i, j in (p.unbind(1) for p in pairs.split(PAIRS))]
+    )
     logits, cosines = logits.view(n, m).cpu(), (f_image @ f_text.t()).cpu()
 
     itm, ita, at = [], [], 0
@@ -70,7 +74,9 @@ def predictions(dataset, rows, findings, labels, scores, model: str) -> pd.DataF
     """Long table: study_id, patient_id, split, finding, label, score, model; one row a study and finding."""
     about = dataset.index.iloc[rows][["study_id", "patient_id", "split"]]
     long = about.loc[about.index.repeat(len(findings))].reset_index(drop=True)
-    return long.assign(finding=np.tile(list(findings), len(rows)), label=labels.ravel(), score=scores.ravel(), model=model)
+    return long.assign(
+        finding=np.tile(list(findings), len(rows)), label=labels.ravel(), score=scores.ravel(), model=model
+    )
 
 
 def evaluate(labels, scores, patients, findings, *, task, dataset, model, control="", checkpoint="", valid=None, means=(),
@@ -89,7 +95,9 @@ def evaluate(labels, scores, patients, findings, *, task, dataset, model, contro
     for name, metric in wanted.items():
         given = decided if name in ("f1_valid", "mcc") else scores
         value, samples = metric(labels, given), metrics.bootstrap(metric, labels, given, patients, n_resamples, seed)
-        groups = [(f, [k]) for k, f in enumerate(findings)] + [(m, [findings.index(f) for f in members]) for m, members in means]
+        groups = [(f, [k]) for k, f in enumerate(findings)] + [
+            (m, [findings.index(f) for f in members]) for m, members in means
+        ]
         for subset, members in groups:
             low, high = metrics.interval(samples[:, members].mean(1))
             rows.append({"paper": "xvl", "task": task, "dataset": dataset, "split": split, "subset": subset, "model": model,

@@ -1,0 +1,134 @@
+"""Which data serve which role, and reading a prepared folder."""
+
+import json
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from medxvl import data, paths, presets
+
+DEMO = presets.load("demo")
+
+
+def prepared(folder, n=12, name="mimic_cxr", images=True):
+    """A prepared dataset in which image k is all grey level k."""
+    folder.mkdir(parents=True)
+    index = pd.DataFrame({"study_id": [f"{k:03d}" for k in range(n)], "patient_id": "007", "image_id": [f"i{k}" for k in range(n)],
+                          "split": ["test" if k % 3 == 2 else "train" for k in range(n)], "view": "AP", "findings": "", "impression": "NA"})  # fmt: skip
+    index = index.assign(
+        **{c: "" for c in data.CHEXPERT_14} | {"Edema": [("1", "0", "-1", "")[k % 4] for k in range(n)]}
+    )
+    index.to_csv(folder / "index.csv", index=False)
+    (folder / "rejects.csv").write_text("record,reason\na.jpg,truncated\n")
+    if images:
+        with h5py.File(folder / "images.h5", "w") as file:
+            file["cxr"] = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+    card = {"name": name, "label": name, "synthetic": False, "fingerprint": {"index": "a" * 64, "pixels": "b" * 64}}
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+# --- roles ----------------------------------------------------------------------------------------------------------
+def test_parse():
+    assert data.parse("") == {}
+    given = data.parse("main=mimic_cxr:/a unseen_disease='covid_cxr:/with blank' readers=phantom")
+    assert given == {
+        "main": ("mimic_cxr", "/a"),
+        "unseen_disease": ("covid_cxr", "/with blank"),
+        "readers": ("phantom", ""),
+    }
+    assert data.parse("main=mimic_cxr:/odd=name:x")["main"] == ("mimic_cxr", "/odd=name:x")
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ("main", "expected ROLE=NAME:PATH"),
+        ("main=", "expected ROLE=NAME:PATH"),
+        ("train=mimic_cxr:/a", "unknown role 'train': expected one of main, unseen_disease, readers"),
+        ("main=mimic:/a", "unknown dataset 'mimic' for role main: expected phantom or one of mimic_cxr, openi"),
+        ("main=mimic_cxr", "expected a path, main=mimic_cxr:PATH"),
+        ("main=phantom:/a", "takes no path"),
+    ],
+)
+def test_parse_errors(given, told):
+    with pytest.raises(ValueError, match=told):
+        data.parse(given)
+
+
+def test_the_phantom_serves_every_role_by_default():
+    found = data.sources(DEMO)
+    assert list(found) == list(data.ROLES) and all(s.synthetic for s in found.values())
+    assert found["main"].raw == data.phantom_raw(DEMO) / "mimic_cxr"
+    assert found["unseen_disease"].name == "covid_cxr" and found["main"].folder.parent == paths.PREPARED
+    assert len({s.folder for s in found.values()}) == 3
+
+
+def test_the_paper_preset_has_no_default(tmp_path):
+    paper = presets.load("paper")
+    assert data.sources(paper) == {}
+    assert list(data.sources(paper, f"readers=chexpert_test:{tmp_path}")) == ["readers"]
+
+
+def test_own_data_take_the_place_of_the_phantom(tmp_path):
+    found = data.sources(DEMO, f"unseen_disease=covid_cxr:{tmp_path}")
+    assert not found["unseen_disease"].synthetic and found["unseen_disease"].raw == tmp_path and found["main"].synthetic
+    assert "phantom" not in found["unseen_disease"].folder.name and "phantom" in found["main"].folder.name
+
+
+def test_prepared_folders_are_kept_apart(tmp_path):
+    """Another path, size or choice of views is another folder; what does not change the data is not."""
+
+    def folder(path=tmp_path, overrides=""):
+        return data.sources(presets.load("demo", overrides), f"main=mimic_cxr:{path}")["main"].folder
+
+    folders = {folder(), folder(tmp_path / "b"), folder(overrides="store_size=99"), folder(overrides="views=AP,PA")}
+    assert len(folders) == 4 and folder(overrides="seed=5 epochs=1") == folder()
+    phantoms = {data.sources(presets.load("demo", o))["main"].folder for o in ("", "studies=50", "phantom_seed=8")}
+    assert len(phantoms) == 3
+
+
+def test_a_prepared_folder_is_used_as_it_is(tmp_path):
+    folder = prepared(tmp_path / "ready")
+    source = data.sources(DEMO, f"main=mimic_cxr:{folder}")["main"]
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert source.folder == folder and data.prepare(source, DEMO, progress=False) == folder
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+# --- a prepared folder ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("rows", [[3], [0, 1, 2], [5, 2, 9], [4, 4, 4, 1, 4], [11, 0], list(range(11, -1, -1)), []])
+def test_images_come_in_the_order_asked_for(tmp_path, rows):
+    """Near each other or far apart, in any order, repeated or none."""
+    images = data.open(prepared(tmp_path / "x")).images(np.array(rows, dtype=int))
+    assert images.shape == (len(rows), 4, 4) and images.dtype == np.uint8
+    assert images[:, 0, 0].tolist() == rows
+
+
+def test_rows_and_labels(tmp_path):
+    found = data.open(prepared(tmp_path / "x"))
+    assert found.rows("test").tolist() == [2, 5, 8, 11] and found.rows("none").tolist() == []
+    assert found.index["study_id"].iloc[1] == "001" and found.index["patient_id"].iloc[0] == "007", "ids stay text"
+    assert found.index["impression"].iloc[0] == "NA", "a report that says NA is text, no missing value"
+    edema = found.index["Edema"]
+    assert edema.iloc[:3].tolist() == [1, 0, -1] and np.isnan(edema.iloc[3])
+    assert found.rejects["reason"].tolist() == ["truncated"] and len(found.fingerprint) == 12
+
+
+def test_the_fingerprint_follows_the_content(tmp_path):
+    folder = prepared(tmp_path / "x")
+    first = data.open(folder).fingerprint
+    card = json.loads((folder / "card.json").read_text())
+    card["fingerprint"]["pixels"] = "c" * 64
+    (folder / "card.json").write_text(json.dumps(card))
+    assert data.open(folder).fingerprint != first
+
+
+def test_what_is_missing_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a prepared dataset"):
+        data.open(tmp_path)
+    labels_only = data.open(prepared(tmp_path / "x", images=False))
+    with pytest.raises(FileNotFoundError, match="expected images, found reports or labels only"):
+        labels_only.images([0])

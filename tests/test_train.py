@@ -1,0 +1,285 @@
+"""Pre-training: the same weights whether or not it was interrupted, checkpoints that say what they are, clear failures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from medxvl import paths, presets, text, train, weights
+from medxvl.xvl import XVL
+
+TINY = presets.load(
+    "smoke",
+    "vision_width=16 vision_layers=1 vision_heads=2 text_width=16 text_layers=1 text_heads=2 text_hidden=16 fusion_layers=1 "
+    "fusion_hidden=16 projection=8 queue_size=10 vocabulary=80 max_tokens=12 image_size=32 resize=34 threads=1 "
+    "epochs=2 contrast_epochs=2 batch_size=4 contrast_batch=6 checkpoints=2 warmup_steps=2",
+)
+WORDS = (
+    "small left effusion",
+    "no acute process",
+    "mild cardiomegaly",
+    "right pneumothorax",
+    "clear lungs",
+    "rib fracture",
+)
+CPU = torch.device("cpu")
+
+
+class Fake:
+    """What `fit` uses of a prepared dataset."""
+
+    label, fingerprint = "fake", "0" * 12
+
+    def __init__(self, images=None, reports=None, n=26):
+        rng = np.random.default_rng(5)
+        self.pixels = rng.integers(0, 256, (n, 40, 40), dtype=np.uint8) if images is None else images
+        said = [". ".join(WORDS[j] for j in rng.permutation(6)[: 1 + k % 3]) + "." for k in range(n)]
+        self.index = pd.DataFrame({
+            "study_id": [f"s{k:02d}" for k in range(n)], "split": ["valid" if k % 4 == 0 else "train" for k in range(n)],
+            "findings": "", "impression": reports or said,
+        })  # fmt: skip
+
+    def rows(self, split):
+        return np.flatnonzero(self.index["split"] == split)
+
+    def images(self, rows):
+        return self.pixels[rows]
+
+
+class Bar:
+    """A progress bar that calls `after_epoch(k)` when epoch k is done and saved."""
+
+    def __init__(self, after_epoch=lambda k: None, after_step=lambda k: None):
+        self.epochs, self.steps, self.after_epoch, self.after_step = 0, 0, after_epoch, after_step
+
+    def __call__(self, total, desc):
+        return self
+
+    def update(self, n=1):
+        self.steps += n
+        self.after_step(self.steps)
+
+    def set_postfix_str(self, told):
+        self.epochs += 1
+        self.after_epoch(self.epochs)
+
+    def close(self):
+        pass
+
+
+def fit(folder, bar=None, preset=TINY, data=None):
+    torch.set_num_threads(1)
+    data = data or Fake()
+    tokenizer = text.train_tokenizer([". ".join(WORDS)] * 3, preset.vocabulary)
+    return train.fit(preset, data, tokenizer, Path(folder), CPU, bar or Bar())
+
+
+def killed(folder):
+    """Run in a process of its own: it kills itself in the middle of the third epoch."""
+    steps = 2 * (len(Fake().rows("train")) // TINY.contrast_batch) + 2
+    fit(folder, Bar(after_step=lambda k: k == steps and os.kill(os.getpid(), signal.SIGKILL)))
+
+
+def result(folder):
+    """Everything a finished run leaves: weights by file, their scores and the log."""
+    kept = {p.name: load_file(p) for p in sorted(Path(folder).glob("epoch-*.safetensors"))}
+    return kept, json.loads((Path(folder) / "best.json").read_text()), (Path(folder) / "log.jsonl").read_text()
+
+
+def same(a, b):
+    assert a[1:] == b[1:] and a[0].keys() == b[0].keys()
+    for name, state in a[0].items():
+        assert all(torch.equal(state[k], b[0][name][k]) for k in state), f"{name} differs"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    log = fit(folder)
+    return folder, log
+
+
+def test_what_a_run_leaves(whole):
+    folder, log = whole
+    kept, best, _ = result(folder)
+    assert set(kept) == set(best) and 1 <= len(kept) <= TINY.checkpoints
+    assert list(log["step"]) == list(range(len(log))) and log["total"].notna().all()
+    assert list(log["stage"].unique()) == ["contrast", "objective"] and log["epoch"].nunique() == 4
+    ours = log[log["stage"] == "objective"]
+    for name in ("i2t", "t2i", "i2i", "t2t", "local", "ita", "itm", "mlm"):
+        assert np.isfinite(ours[name]).all(), name
+    about = weights.about(folder / next(iter(kept)))
+    assert about["kind"] == "pre-trained" and about["settings"] == weights.fingerprint_of(TINY, Fake())
+    assert not list(folder.glob("*.partial"))
+
+
+def test_the_same_run_twice(whole, tmp_path):
+    fit(tmp_path)
+    same(result(whole[0]), result(tmp_path))
+
+
+def test_another_seed_is_another_run(whole, tmp_path):
+    fit(tmp_path, preset=replace(TINY, seed=1))
+    assert result(tmp_path)[2] != result(whole[0])[2]
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_stopped_after_an_epoch_and_resumed(whole, tmp_path, epoch):
+    def stop(k):
+        if k == epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, Bar(stop))
+    rest = Bar()
+    fit(tmp_path, rest)
+    assert rest.epochs == 4 - epoch, "only the epochs that were missing are trained"
+    same(result(whole[0]), result(tmp_path))
+
+
+def test_killed_and_resumed(whole, tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_train; test_train.killed({str(tmp_path)!r})"
+    environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert (tmp_path / "last.pt").is_file()
+    rest = Bar()
+    fit(tmp_path, rest)
+    assert rest.epochs == 2
+    same(result(whole[0]), result(tmp_path))
+
+
+def test_a_finished_run_is_read_back(whole):
+    folder, log = whole
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    bar = Bar()
+    again = fit(folder, bar)
+    assert bar.epochs == 0
+    pd.testing.assert_frame_equal(again, log, check_dtype=False)
+    assert all(
+        (folder / name).read_bytes() == content for name, content in before.items() if not name.startswith("last")
+    )
+
+
+def test_other_settings_begin_anew(whole, tmp_path):
+    """A folder of other settings, or other data, is never taken for a start."""
+    fit(tmp_path, preset=replace(TINY, momentum=0.5))
+    bar = Bar()
+    fit(tmp_path, bar)
+    assert bar.epochs == 4
+    same(result(whole[0]), result(tmp_path))
+
+
+# --- failures -------------------------------------------------------------------------------------------------------
+def test_a_loss_that_is_not_finite_names_the_studies(tmp_path, monkeypatch):
+    real = XVL.contrast
+
+    def broken(self, images, ids, mask):
+        return {k: v * float("nan") for k, v in real(self, images, ids, mask).items()}
+
+    monkeypatch.setattr(XVL, "contrast", broken)
+    with pytest.raises(RuntimeError, match=r"nan.*s\d\d, s\d\d") as error:
+        fit(tmp_path)
+    named = str(error.value).split("batch:")[1].replace(" ", "").split(",")
+    assert len(named) == TINY.contrast_batch and set(named) <= set(Fake().index["study_id"][Fake().rows("train")])
+
+
+def test_too_few_reports(tmp_path):
+    with pytest.raises(ValueError, match="at least 6 training studies with a report, found 0"):
+        fit(tmp_path, data=Fake(reports=[". "] * 26))
+
+
+def test_findings_stand_in_for_a_missing_impression():
+    data = Fake(reports=[""] * 26)
+    data.index["findings"] = "No Acute Process. ok. Clear lungs!"
+    assert train.report_sentences(data, [0], TINY) == [["no acute process", "clear lungs"]]
+
+
+# --- schedule and groups --------------------------------------------------------------------------------------------
+def test_stages():
+    contrast, objective = train.stages(TINY)
+    assert (contrast.name, contrast.first, contrast.epochs, contrast.batch_size) == ("contrast", 0, 2, 6)
+    assert (objective.name, objective.first, objective.epochs, objective.batch_size) == ("objective", 2, 2, 4)
+    only = train.stages(presets.load("paper"))
+    assert [stage.name for stage in only] == ["objective"], "the published models have no warm-up by contrast"
+
+
+def test_learning_rate():
+    preset = replace(TINY, warmup_steps=10, min_learning_rate=1e-5)
+    stage = train.Stage("objective", 0, 4, 4, 1e-3)
+    rates = [stage.learning_rate(k, 25, preset) for k in range(101)]
+    assert rates[0] == pytest.approx(1e-4) and rates[9] == rates[10] == pytest.approx(1e-3)
+    assert rates[55] == pytest.approx((1e-3 + 1e-5) / 2), "half-way down the cosine"
+    assert rates[100] == pytest.approx(1e-5)
+    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
+    assert all(a > b for a, b in zip(rates[10:100], rates[11:], strict=True))
+
+
+def test_weight_decay_spares_what_it_should():
+    model = XVL(TINY, 60)
+    decayed, spared, temperature = train.parameter_groups(model, TINY)
+    assert decayed["weight_decay"] == TINY.weight_decay and spared["weight_decay"] == temperature["weight_decay"] == 0
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert [names[id(p)] for p in temperature["params"]] == ["temperature"] and temperature[
+        "scale"
+    ] == TINY.temperature_rate
+    assert all(p.ndim >= 2 for p in decayed["params"])
+    assert not [
+        n for n in (names[id(p)] for p in decayed["params"]) if "pos_embed" in n or "cls_token" in n or "bias" in n
+    ]
+    everything = [id(p) for group in (decayed, spared, temperature) for p in group["params"]]
+    assert sorted(everything) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+def test_clipping_is_by_parameter():
+    a, b = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(4))
+    a.grad, b.grad = torch.full((4,), 10.0), torch.full((4,), 0.1)
+    train.clip_each([a, b], 3.0)
+    assert a.grad.norm() == pytest.approx(3.0, abs=1e-4) and torch.equal(b.grad, torch.full((4,), 0.1))
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+def test_weights_come_back(tmp_path):
+    torch.manual_seed(3)
+    model, path = XVL(TINY, 60), tmp_path / "a.safetensors"
+    weights.save(model, path, kind="random", settings="abc", score=0.5)
+    again = weights.load(TINY, 60, path)
+    ours, theirs = model.state_dict(), again.state_dict()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours if k.startswith(("online.", "itm_head", "temperature")))
+    assert not again.training and weights.about(path)["kind"] == "random"
+    assert not [k for k in load_file(path) if k.startswith(("twin.", "image_queue", "text_queue"))]
+    same_bytes = tmp_path / "b.safetensors"
+    weights.save(model, same_bytes, kind="random", settings="abc", score=0.5)
+    assert weights.fingerprint(path) == weights.fingerprint(same_bytes)
+
+
+def test_weights_that_are_missing_foreign_or_do_not_fit(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"run_all.sh smoke 21"):
+        weights.load(TINY, 60, tmp_path / "none.safetensors")
+    path = tmp_path / "a.safetensors"
+    weights.save(XVL(TINY, 60), path, kind="random", settings="abc", score=0.5)
+    with pytest.raises(ValueError, match="weights do not fit preset smoke"):
+        weights.load(TINY, 61, path)
+    with pytest.raises(ValueError, match="do not fit"):
+        weights.load(replace(TINY, fusion_layers=2), 60, path)
+    save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="expected weights saved by medxvl"):
+        weights.load(TINY, 60, tmp_path / "foreign.safetensors")
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"threads": 2}, {"momentum": 0.5}, {"text_width": 18}])
+def test_the_fingerprint_follows_what_shapes_a_training(change):
+    assert weights.fingerprint_of(TINY, Fake()) != weights.fingerprint_of(replace(TINY, **change), Fake())
+    assert weights.fingerprint_of(TINY, Fake()) == weights.fingerprint_of(replace(TINY, bootstrap=5), Fake())
+    other = Fake()
+    other.fingerprint = "1" * 12
+    assert weights.fingerprint_of(TINY, Fake()) != weights.fingerprint_of(TINY, other)
