@@ -27,7 +27,8 @@ ZONE = {"upper": ("upper lung", "upper zone"), "mid": ("mid lung", "mid zone"), 
 POSITIVE = {
     "Atelectasis": ("degree", (
         "atelectasis", "{s} basilar atelectasis", "{g} atelectasis at the {s} base", "platelike {s} atelectasis",
-        "patchy {s} basilar atelectasis", "{s} basilar volume loss due to atelectasis", "linear {s} atelectasis",
+        "patchy {s} basilar atelectasis", "{s} basilar volume loss due to atelectasis", "{s} volume loss and atelectasis",
+        "linear {s} atelectasis",
     )),
     "Cardiomegaly": ("degree", (
         "cardiomegaly", "{g} cardiomegaly", "cardiac enlargement", "{g} enlargement of the cardiac silhouette",
@@ -47,7 +48,7 @@ POSITIVE = {
     )),
     "Pleural Effusion": ("size", (
         "pleural effusion", "{g} {s} pleural effusion", "{s} effusion", "{s} pleural fluid", "{g} layering {s} effusion",
-        "blunting of the {s} costophrenic angle from an effusion", "{g} pleural fluid on the {s}",
+        "blunting of the {s} costophrenic angle from an effusion", "{g} pleural fluid on the {s}", "{g} pleural effusions",
     )),
     "Pneumonia": ("degree", (
         "pneumonia", "{s} {l} pneumonia", "{s} pneumonia with ill defined borders", "fluffy opacity of {s} pneumonia",
@@ -58,7 +59,8 @@ POSITIVE = {
         "{s} lateral pleural line of a pneumothorax", "pleural air from a {s} pneumothorax",
     )),
     "Lung Opacity": ("degree", (
-        "{v} {s} {z} opacity", "{g} hazy opacity in the {v} {s} {z}", "{s} {z} ground-glass opacity", "ill defined {v} opacity",
+        "{v} {s} {z} opacity", "{g} hazy opacity in the {v} {s} {z}", "{s} {z} ground-glass opacity", "patchy {v} opacities",
+        "ill defined {v} opacity",
     )),
     "Lung Lesion": ("size", ("{g} {s} {l} nodule", "round nodule in the {s} {z}", "{s} {l} mass")),
     "Enlarged Cardiomediastinum": ("degree", ("{g} mediastinal widening", "widened mediastinum")),
@@ -118,7 +120,7 @@ def describe(f: Finding, rng: np.random.Generator, uncertain: bool) -> str:
     if f.name == "Support Devices":
         variant = str(rng.choice(DEVICE[f.variant])).format(s=side)
     elif f.variant == "rib":
-        variant = f"{f.zone} ribs" if rng.random() < 0.5 else "ribs"
+        variant = f"{f.zone} rib" if rng.random() < 0.5 else "rib"
     words = str(rng.choice(GRADE[grade][f.extent]))
     zone = str(rng.choice(ZONE[f.zone]))
     while True:

@@ -14,7 +14,7 @@ NAMES = ("smoke", "demo", "paper")
 _TABLE = (
     ("seed", "run", 0, 0, 42, "seed of every random draw of training and evaluation", "released code"),
     ("device", "run", "cpu", "cpu", "auto", "cpu, cuda, or auto: cuda when there is one", "our choice"),
-    ("threads", "run", 1, 2, 0, "CPU threads of a training notebook, 0: all", "our choice"),
+    ("threads", "run", 1, 1, 0, "CPU threads of a training notebook, 0: all", "our choice"),
     ("studies", "data", 160, 3600, 0, "studies in the phantom, 0: none, real data is needed", "our choice"),
     ("phantom_seed", "data", 7, 7, 7, "seed of the phantom", "our choice"),
     ("store_size", "data", 69, 69, 512, "px, longer side shrunk to this, zero-padded to a square", "released code"),
@@ -49,7 +49,7 @@ _TABLE = (
     ("max_words", "model", 120, 120, 120, "words of a report that are read", "released code"),
     ("max_tokens", "model", 24, 24, 512, "tokens of a report that are read", "BERT's position table"),
     ("projection", "model", 32, 64, 256, "width of the joint space", "released code"),
-    ("epochs", "pretrain", 1, 14, 5, "passes over the training studies, published objective", "released code"),
+    ("epochs", "pretrain", 1, 18, 5, "passes over the training studies, published objective", "released code"),
     (
         "contrast_epochs",
         "pretrain",

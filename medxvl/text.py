@@ -18,7 +18,7 @@ _FULL_STOP = re.compile(r"(?<!\d)\.|\.(?!\d)")  # not the one in "1.5 cm", which
 
 def clean_report(text: str, max_words: int = 120) -> str:
     """Report text as the models read it: lower case, punctuation but the full stop dropped, first `max_words` words."""
-    text = _DROPPED.sub("", text.lower()).replace("/", " ")
+    text = _DROPPED.sub("", text.lower()).replace("/", " ").replace("[sep]", "[SEP]").replace("<person>", "person")
     text = _BLANKS.sub(" ", text).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:max_words])
 
@@ -37,13 +37,19 @@ def train_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    letters = sorted("abcdefghijklmnopqrstuvwxyz0123456789.-")  # any word can be spelt, whatever the corpus lacks
+    seen = set().union(*(core.normalizer.normalize_str(t) for t in texts)) - {" "}
+    letters = sorted(seen | set("abcdefghijklmnopqrstuvwxyz0123456789.-"))  # any word can be spelt, whatever the corpus lacks
+    # The inner pieces get their ids before training: left to the trainer they come in hash order, another in each process.
+    inner = ["##" + letter for letter in letters]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=SPECIAL, initial_alphabet=letters, show_progress=False, min_frequency=2
+        vocab_size=size, special_tokens=SPECIAL + inner, initial_alphabet=letters, show_progress=False, min_frequency=2
     )
     core.train_from_iterator(texts, trainer)
-    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return _wrap(core)
+    final = Tokenizer(models.WordPiece(vocab=core.get_vocab(), unk_token="[UNK]"))
+    final.normalizer, final.pre_tokenizer = core.normalizer, core.pre_tokenizer
+    final.add_special_tokens(SPECIAL)
+    final.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return _wrap(final)
 
 
 def load_tokenizer(path) -> PreTrainedTokenizerFast:

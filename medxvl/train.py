@@ -149,7 +149,8 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFr
         generator.set_state(state["generator"])
         torch.set_rng_state(state["global"])
         done, best = state["epoch"], state["best"]
-        log = pd.read_json(folder / "log.jsonl", lines=True).query("epoch < @done").to_dict("records")
+        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        log = [row for row in map(json.loads, lines) if row["epoch"] < done]
     else:
         for stale in folder.glob("epoch-*.safetensors"):  # of other settings
             stale.unlink()

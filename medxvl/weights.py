@@ -37,14 +37,14 @@ def save(model: XVL, path: Path, kind: str, settings: str, score: float) -> None
         "preset": json.dumps(asdict(model.preset)),
     }
     partial = path.with_name(path.name + ".partial")
-    save_file(state, partial, metadata=about)
+    save_file(state, partial, metadata={"medxvl": json.dumps(about, sort_keys=True)})  # one key: several come in hash order
     partial.replace(path)
 
 
 def about(path: Path) -> dict:
     """What a weights file says of itself."""
     with safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
+        return json.loads((file.metadata() or {}).get("medxvl", "{}"))
 
 
 def load(preset, vocabulary: int, path: Path, device="cpu") -> XVL:

@@ -15,11 +15,12 @@ DEMO = presets.load("demo")
 def prepared(folder, n=12, name="mimic_cxr", images=True):
     """A prepared dataset in which image k is all grey level k."""
     folder.mkdir(parents=True)
-    index = pd.DataFrame({"study_id": [f"{k:03d}" for k in range(n)], "patient_id": "007", "image_id": [f"i{k}" for k in range(n)],
-                          "split": ["test" if k % 3 == 2 else "train" for k in range(n)], "view": "AP", "findings": "", "impression": "NA"})  # fmt: skip
+    index = pd.DataFrame({"study_id": [f"{k:03d}" for k in range(n)], "image_id": [f"i{k}" for k in range(n)]})
+    index["split"] = ["test" if k % 3 == 2 else "train" for k in range(n)]
     index = index.assign(
-        **{c: "" for c in data.CHEXPERT_14} | {"Edema": [("1", "0", "-1", "")[k % 4] for k in range(n)]}
+        patient_id="007", view="AP", findings="", impression="NA", **dict.fromkeys(data.CHEXPERT_14, "")
     )
+    index["Edema"] = [("1", "0", "-1", "")[k % 4] for k in range(n)]
     index.to_csv(folder / "index.csv", index=False)
     (folder / "rejects.csv").write_text("record,reason\na.jpg,truncated\n")
     if images:

@@ -41,7 +41,8 @@ DOUBT = re.compile(r"possible|cannot be excluded|question of|may ")
 
 def make(out, *options):
     done = subprocess.run(
-        [sys.executable, "-m", "data_prep", "phantom", "--out", out, "--studies", str(STUDIES), "--seed", str(SEED), "--size", "69", *options],
+        [sys.executable, "-m", "data_prep", "phantom", "--out", out, "--studies", str(STUDIES), "--seed", str(SEED),
+         "--size", "69", *options],
         env=os.environ | {"PYTHONPATH": str(paths.ROOT)}, cwd=paths.ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
