@@ -36,6 +36,7 @@ rule phantom:
         "data/phantom.json",
     params:
         settings=[PRESET.studies, PRESET.phantom_seed, str(data.phantom_raw(PRESET))],
+        code=graph.data_code(),
     threads: workflow.cores
     shell:
         "{sys.executable:q} -P -m medxvl.prepare phantom {ARGUMENTS} --workers {threads}"
@@ -52,6 +53,7 @@ for role, source in SOURCES.items():
             f"data/{role}.json",
         params:
             source=[source.name, str(source.raw), str(source.folder)],
+            code=graph.data_code(),
             role=role,
         threads: workflow.cores
         shell:

@@ -7,7 +7,8 @@ import importlib
 from pathlib import Path
 
 # Each name is a module of this package with NEEDS (what --raw must point to), MARKS (files that tell the dataset
-# apart), SETTINGS (name -> default) and read(raw, settings, limit) -> raw.Table.
+# apart), SETTINGS (name -> default), TABLES (patterns of files to watch besides the tables in the raw folder itself) and
+# read(raw, settings, limit) -> raw.Table.
 DATASETS = ("mimic_cxr", "openi", "covid_cxr", "chexpert_test")
 
 

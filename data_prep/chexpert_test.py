@@ -18,6 +18,7 @@ READERS = {
     "decision": ("example_models/decisions/*/*.csv", "_decisions", (0, 1)),
     "model": ("example_models/predictions/*/*.csv", "_predictions", None),
 }
+TABLES = tuple(pattern for pattern, _, _ in READERS.values())
 
 
 def read(raw: Path, settings: dict, limit: int | None = None) -> Table:

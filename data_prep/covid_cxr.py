@@ -8,6 +8,7 @@ from .raw import CHEXPERT_14, Table, read_csv, short_hash, split_list
 
 NEEDS = "COVID-19 image collection: metadata.csv and images/; brixia_public-annotations.csv is optional"
 MARKS = (("metadata.csv", "images"),)
+TABLES = ()
 SETTINGS = {"views": "AP,PA,AP Supine"}
 UNLABELLED = ("", "todo", "unknown")
 BRIXIA = {f"S-{z}": f"brixia_{z.lower()}" for z in ("A", "B", "C", "D", "E", "F", "Global")}

@@ -12,6 +12,7 @@ from .reports import decode, sections
 
 NEEDS = "MIMIC-CXR-JPG: files/, mimic-cxr-2.0.0-{metadata,split,chexpert}.csv[.gz]; mimic-cxr-reports[.zip] in or by it"
 MARKS = (("mimic-cxr-2*-metadata.csv*",),)
+TABLES = ("mimic-cxr-reports.zip", "../mimic-cxr-reports.zip")  # reports as 227,835 files are too many to be watched
 SETTINGS = {"views": "AP", "reports": ""}  # reports: folder or zip of the reports, when they lie elsewhere
 SPLITS = {"train": "train", "validate": "valid", "test": "test"}
 MAX_REPORT_BYTES = 1_000_000

@@ -19,6 +19,7 @@ from .reports import clean, decode
 
 NEEDS = "Open-I: NLMCXR_reports.tgz as downloaded, or ecgen-radiology/*.xml unpacked; PNG images beside it are optional"
 MARKS = (("*reports*.tgz",), ("ecgen-radiology",), ("*.xml",))
+TABLES = ("*reports*.tgz", "ecgen-radiology/*.xml", "*.xml")
 SETTINGS: dict = {}
 MAX_XML_BYTES = 5_000_000
 
@@ -45,7 +46,8 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
 
     columns = ["study_id", "findings", "impression", "_images", "_record"]
     rows = pd.DataFrame(sorted(records, key=lambda r: r["_record"]), columns=columns)
-    table = Table(rows, raw_version=f"{count:,} reports", absent_is_fault=False, rejects=rejects, faults=len(rejects))
+    table = Table(rows, raw_version=f"{count:,} reports", absent_is_fault=False, rejects=rejects)
+    table.faults = [reason for _, reason in rejects]
     table.attrition = [
         {"step": "report files", "rows": count, "dropped": 0, "why": ""},
         {

@@ -22,6 +22,8 @@ import numpy as np
 import pandas as pd
 from tqdm.std import tqdm
 
+from medxvl import prompts
+
 from .phantom_findings import DRAW, draw_frontal
 from .phantom_image import Finding, draw_lateral
 from .phantom_report import write_report
@@ -46,6 +48,12 @@ VARIANTS = {
 # Simulated readers: sensitivity and specificity before their own spread; the five that make the ground truth agree more.
 BENCHMARK_READERS = {"bc4": (0.74, 0.93), "bc6": (0.84, 0.86), "bc8": (0.66, 0.96)}
 TRUTH_READERS = {f"bc{k}_gt": (0.92, 0.97) for k in (1, 2, 3, 5, 7)}
+
+
+def code_hash() -> str:
+    """12 hex digits over the code that draws and describes: a phantom of other code is not the same phantom."""
+    files = [*sorted(Path(__file__).parent.glob("phantom*.py")), Path(prompts.__file__)]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
 
 
 def sample_findings(rng: np.random.Generator, disease: bool = False) -> list[Finding]:
@@ -225,10 +233,11 @@ def write_raw(raw: Path, studies: int, seed: int, workers: int = 1, progress: bo
     `studies` counts the MIMIC-like studies; the unseen-disease set has an eighth as many images, at least 40. The same seed
     gives the same bytes whatever the number of workers. Raises ValueError when `raw` holds anything else.
     """
-    raw, mark = Path(raw), {"studies": studies, "seed": seed}
-    if (raw / "PHANTOM.json").is_file() and json.loads((raw / "PHANTOM.json").read_text()) == mark:
+    raw, mark = Path(raw), {"studies": studies, "seed": seed, "code": code_hash()}
+    found = json.loads((raw / "PHANTOM.json").read_text()) if (raw / "PHANTOM.json").is_file() else {}
+    if found == mark:
         return raw
-    if raw.exists() and any(raw.iterdir()):
+    if raw.exists() and any(raw.iterdir()) and found | {"code": mark["code"]} != mark:  # older code: ours to replace
         raise ValueError(
             f"{raw}: expected an empty folder or the phantom {mark}, found something else; choose another folder"
         )
@@ -255,6 +264,6 @@ def write_raw(raw: Path, studies: int, seed: int, workers: int = 1, progress: bo
     for folder in ("mimic_cxr", "covid_cxr", "chexpert_test", "."):
         (partial_raw / folder / "PHANTOM.json").write_text(json.dumps(mark) + "\n")
     if raw.exists():
-        raw.rmdir()
+        shutil.rmtree(raw)
     os.replace(partial_raw, raw)
     return raw

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,12 +26,14 @@ import medxvl
 from . import DataError, dataset, fault
 from .decoding import decoded
 from .images import ABSENT
-from .raw import CHEXPERT_14, PHANTOM_MARK, Table, check_folder, progress_bar, short_list
+from .raw import CHEXPERT_14, PHANTOM_MARK, Table, check_folder, fingerprint_raw, progress_bar, short_list
 
 FIRST_COLUMNS = ["study_id", "patient_id", "image_id", "split", "view", "findings", "impression", *CHEXPERT_14]
 SETTINGS = {"max_reject_share": 0.05}  # of every dataset; one rejected record alone never stops a run
 WORK_FILES = ("jobs.json", "jobs.new", "pixels.u8", "done.u8", "card.json.new")
 FILES = ("index.csv", "images.h5", "readers.csv", "rejects.csv", "card.json")  # card.json last: it makes a folder whole
+CODE = ("prepared", "images", "decoding", "raw", "reports")  # and the dataset's own module
+CHANGES = ("raw_tables", "raw_entries", "code")  # of the card: when only these differ, the folder is prepared anew
 MARK_SECONDS = 1.0
 
 
@@ -47,9 +50,11 @@ def prepare(
 ) -> Path:
     """Bring the raw folder `raw` of dataset `name` into the prepared form in folder `out`, and return `out`.
 
-    Images are squares of `size` px. Returns at once when `out` is there with the same settings; goes on where a killed
-    run stopped. The same raw data gives the same bytes whatever the number of `workers` (processes). `limit` keeps the
-    first records by study_id. `settings`: those of the dataset's module and `max_reject_share`.
+    Images are squares of `size` px. Returns at once when `out` is there with the same settings; when the raw tables or
+    this package's code have changed since, `out` is replaced (changed image files alone are not noticed); when the raw
+    data are gone, it is used as it is. Goes on where a killed run stopped. The same raw data gives the same bytes
+    whatever the number of `workers` (processes). `limit` keeps the first records by study_id. `settings`: those of the
+    dataset's module and `max_reject_share`.
     Raises DataError for faults of the dataset as a whole, and when `out` holds anything else.
     """
     reader = dataset(name)
@@ -71,11 +76,19 @@ def prepare(
         "limit": limit,
         "settings": settings,
     }
+    try:
+        if raw.exists():
+            wanted |= fingerprint_raw(raw, reader.TABLES, settings.get("reports", ""), out)
+            wanted["code"] = fingerprint_code(name)
+    except OSError as problem:
+        raise fault("raw data that can be read", f"{problem}", "mend that, or correct the path") from None
     if is_complete(out, wanted):
         if progress:
             print(f"already prepared with these settings: {out} (delete it to prepare it anew)", flush=True)
         return out
     check_folder(raw, name)
+    if (out / "card.json").is_file():
+        print(f"preparing anew {out}: {_changes(out, wanted)}", flush=True)
     partial = out.with_name(out.name + ".partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +113,10 @@ def prepare(
 
 
 def is_complete(folder: Path, wanted: dict, other_is_error: bool = True) -> bool:
-    """True when `folder` holds a whole dataset made with `wanted`; DataError when it holds one made otherwise."""
+    """True when `folder` holds a whole dataset made with `wanted`; DataError when it holds one made otherwise.
+
+    One with the same settings from earlier raw tables or by earlier code is not complete, and no error.
+    """
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         differ = {key: card.get(key) for key, value in wanted.items() if card.get(key) != value}
@@ -113,14 +129,37 @@ def is_complete(folder: Path, wanted: dict, other_is_error: bool = True) -> bool
     whole = (folder / "index.csv").is_file() and (not card["images"] or (folder / "images.h5").is_file())
     if whole and not differ:
         return True
-    if not other_is_error:
+    if not other_is_error or (differ and set(differ) <= set(CHANGES)):
         return False
-    found = "; ".join(f"{key} {value!r} instead of {wanted[key]!r}" for key, value in differ.items())
+    found = "; ".join(
+        f"{key} {value!r} instead of {wanted[key]!r}" for key, value in differ.items() if key not in CHANGES
+    )
     raise fault(
         f"no dataset, or the same one, in {folder}",
         f"one with {found}" if differ else "one whose files are gone",
         "delete that folder or choose another",
     )
+
+
+def fingerprint_code(name: str) -> str:
+    """12 hex digits of the code that reads dataset `name` and writes its prepared form."""
+    code = [(Path(__file__).with_name(f"{module}.py")).read_bytes() for module in (*CODE, name)]
+    return hashlib.sha256(json.dumps([hashlib.sha256(text).hexdigest() for text in code]).encode()).hexdigest()[:12]
+
+
+def _changes(folder: Path, wanted: dict) -> str:
+    """What of CHANGES differs from what the card says, in words."""
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    if not set(CHANGES) <= set(card):
+        return "it was made by an earlier version of data_prep"
+    old, new = card["raw_tables"], wanted["raw_tables"]
+    tables = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    told = [f"{short_list(tables)} changed in {wanted['raw']}"] if tables else []
+    if card["raw_entries"] != wanted["raw_entries"]:
+        told.append(f"{wanted['raw_entries']} files and folders in {wanted['raw']} instead of {card['raw_entries']}")
+    if card["code"] != wanted["code"]:
+        told.append("data_prep's code changed")
+    return "; ".join(told)
 
 
 def _complete(name: str, defaults: dict, given: dict) -> dict:
@@ -141,7 +180,10 @@ def _check_target(out: Path, raw: Path, partial: Path) -> None:
     """Refuse a folder with anything of somebody else in it; the raw folder itself may lie in `out`."""
     if out.exists() and not out.is_dir():
         raise fault("a folder to write to", f"a file at {out}", "choose another name")
-    allowed = set(FILES) if (partial / "card.json").is_file() else set()  # killed while the files were being moved in
+    # Killed while the files were being moved in, or prepared anew: there only FILES are replaced, the rest may stay.
+    allowed = set(FILES) if (partial / "card.json").is_file() else set()
+    if (out / "card.json").is_file():
+        allowed |= {p.name for p in out.iterdir()}
     if raw.is_relative_to(out):
         allowed.add(raw.relative_to(out).parts[0])
     for folder, own in ((out, allowed), (partial, {*FILES, *WORK_FILES})):
@@ -189,7 +231,9 @@ def _write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, p
     has_images = "_image" in table.rows
     if has_images:
         images = list(table.rows["_image"])
-        _start_or_go_on(partial, len(images) * size * size, [size, wanted["raw"], table.raw_version, *images])
+        _start_or_go_on(
+            partial, len(images) * size * size, [size, wanted["raw"], wanted["code"], table.raw_version, *images]
+        )
         failed = _decode(table, raw, partial, size, share, workers, progress)
         reason = pd.Series(failed, dtype=object).reindex(range(len(table.rows))).fillna("")
         table.rows["_row"] = np.arange(len(table.rows))  # where its pixels lie in the flat file
@@ -220,15 +264,15 @@ def _nothing_left(table: Table, raw: Path) -> DataError:
 
 def _check_share(table: Table, used: int, share: float, partial: Path) -> None:
     """Raise DataError when too many records are at fault; a single one never is too many."""
-    if table.faults <= 1 or table.faults <= share * (table.faults + used):
+    faults = len(table.faults)
+    if faults <= 1 or faults <= share * (faults + used):
         return
     _write_rejects(table, partial)
-    part = table.faults / (table.faults + used)
-    reasons = pd.Series([reason for _, reason in table.rejects if not reason.startswith("not selected")]).value_counts()
-    most = ", ".join(f"{reason!r} ({n:,})" for reason, n in reasons.head(3).items())
+    part = faults / (faults + used)
+    most = ", ".join(f"{reason!r} ({n:,})" for reason, n in Counter(table.faults).most_common(3))
     raise fault(
         f"at most {share:.1%} of the records at fault",
-        f"{table.faults:,} of {table.faults + used:,} ({part:.1%}): {most}",
+        f"{faults:,} of {faults + used:,} ({part:.1%}): {most}",
         f"see {partial / 'rejects.csv'} and mend the data, or allow it with --set max_reject_share="
         f"{min(1, math.ceil(part * 100) / 100)}",
     )
@@ -265,7 +309,7 @@ def _decode(
     total, images = len(table.rows), list(table.rows["_image"])
     if progress and len(todo) < total:
         print(f"going on: {total - len(todo):,} of {total:,} images are decoded already", flush=True)
-    failed, fresh, marked, faults = {}, [], time.monotonic(), table.faults
+    failed, fresh, marked, faults = {}, [], time.monotonic(), len(table.faults)
     with (
         open(partial / "pixels.u8", "r+b", buffering=0) as pixels,
         open(partial / "done.u8", "r+b", buffering=0) as done,
@@ -282,7 +326,7 @@ def _decode(
             if grey is None:
                 failed[row] = reason
                 faults += reason != ABSENT or table.absent_is_fault
-                if faults > 1 and faults > share * (total + table.faults):
+                if faults > 1 and faults > share * (total + len(table.faults)):
                     break  # the rest cannot make it good: no need to read 100,000 files of a wrong folder
             else:
                 if os.pwrite(pixels.fileno(), grey.data, row * size * size) != grey.size:
@@ -362,9 +406,15 @@ def _publish(partial: Path, out: Path) -> None:
     for name in WORK_FILES:
         (partial / name).unlink(missing_ok=True)
     if out.is_dir() and any(out.iterdir()):
+        if (out / "card.json").is_file():  # the old one, never taken for whole from here on until the new one is there
+            old = json.loads((out / "card.json").read_text(encoding="utf-8")) | {"code": ""}
+            (partial / "card.json.new").write_text(json.dumps(old), encoding="utf-8")
+            os.replace(partial / "card.json.new", out / "card.json")
         for name in FILES:
             if (partial / name).exists():
                 os.replace(partial / name, out / name)
+            else:
+                (out / name).unlink(missing_ok=True)
         partial.rmdir()
     else:
         os.replace(partial, out)  # replaces an empty folder too

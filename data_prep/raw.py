@@ -1,6 +1,7 @@
 """What the dataset modules share: the table they return, and how tables and folders are read and checked."""
 
 import hashlib
+import json
 import os
 import sys
 import zlib
@@ -39,7 +40,7 @@ class Table:
     attrition: list[dict] = field(default_factory=list)  # step, rows left, dropped, why
     notes: list[str] = field(default_factory=list)
     extra: dict[str, pd.DataFrame] = field(default_factory=dict)  # file name -> table written beside the index
-    faults: int = 0  # rejected records that count towards max_reject_share
+    faults: list[str] = field(default_factory=list)  # reasons of the rejects that count towards max_reject_share
 
     def start(self, step: str) -> None:
         """Open the attrition table with all rows there are."""
@@ -53,7 +54,7 @@ class Table:
         ]
         self.rejects += zip(self.rows["_record"][gone].astype(str), reasons, strict=True)
         self.rows = self.rows[~gone]
-        self.faults += int(gone.sum()) * is_fault
+        self.faults += list(reasons) if is_fault else []
         counts = reasons.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
         why = "; ".join(f"{text}: {n:,}" for text, n in counts.head(4).items()) + ("; ..." if len(counts) > 4 else "")
         self.attrition.append({"step": step, "rows": len(self.rows), "dropped": int(gone.sum()), "why": why})
@@ -134,6 +135,44 @@ def short_list(names, most: int = 5) -> str:
 def short_hash(path: Path) -> str:
     """First 12 hex digits of a small file's SHA-256: the version of a table that has none."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def fingerprint_raw(raw: Path, patterns: tuple[str, ...], reports: str, out: Path) -> dict:
+    """What tells whether the raw data changed, cheap and without times: each table's SHA-256, entries of the folder.
+
+    Covers tables in the raw folder itself, files of `patterns` (one digest a pattern) and `reports` when it is a file;
+    images and hidden files are not looked at. What lies in `raw` but was prepared, as `out`, is not counted.
+    """
+    if raw.is_file():
+        return {"raw_tables": {raw.name: _digest([raw], raw.parent)}, "raw_entries": 1}
+    own = {os.path.relpath(out.resolve(), raw.resolve()).split(os.sep)[0]} - {".."}
+    own |= {f"{name}.partial" for name in own}
+    entries = [
+        p for p in raw.iterdir() if not p.name.startswith(".") and p.name not in own and not (p / "card.json").is_file()
+    ]
+    tables = {p.name: [p] for p in entries if p.name.lower().endswith((".csv", ".csv.gz", ".json")) and p.is_file()}
+    for pattern in patterns:  # the parent as it is written: where the raw folder is a link, not that of its target
+        home = raw.parent if pattern.startswith("../") else raw
+        tables[pattern] = [p for p in home.glob(pattern.removeprefix("../")) if p.is_file()]
+    if reports:
+        tables["reports"] = [p for p in [Path(reports).expanduser()] if p.is_file()]
+    return {
+        "raw_tables": {name: _digest(tables[name], raw) for name in sorted(tables) if tables[name]},
+        "raw_entries": len(entries),
+    }
+
+
+def _digest(files: list[Path], home: Path) -> str:
+    """12 hex digits of names, sizes and contents; a file that cannot be read is the reader's to complain about."""
+    lines = []
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                told = [os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+        except OSError:
+            told = ["cannot be read"]
+        lines.append([path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name, *told])
+    return hashlib.sha256(json.dumps(sorted(lines)).encode()).hexdigest()[:12]
 
 
 def progress_bar(*args, **options) -> tqdm:

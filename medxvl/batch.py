@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,9 @@ def run(plan: Namespace) -> int:
     records.forget_running(folder)
     for path in stale(folder):
         path.unlink()
+    for name in plan.notebooks if plan.force else []:
+        if graph.notebook(name).trains:  # else a finished training would be read back
+            shutil.rmtree(folder / "checkpoints" / name[3:], ignore_errors=True)
     say(
         f"preset {preset.name}{f' ({plan.overrides})' if plan.overrides else ''}: {len(wanted)} "
         f"notebook{'s' * (len(wanted) > 1)}, {plan.cores} core{'s' * (plan.cores > 1)}, run {os.environ['MEDXVL_RUN']}"

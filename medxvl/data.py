@@ -15,6 +15,8 @@ ROLES = {
     "unseen_disease": ("covid_cxr", "radiographs with and without a disease that is absent from the training data"),
     "readers": ("chexpert_test", "readings of radiologists, and predictions of other models, on one test set"),
 }
+# The datasets that a role can be given.
+ACCEPTS = {"main": ("mimic_cxr", "openi"), "unseen_disease": ("covid_cxr",), "readers": ("chexpert_test",)}
 NAMES = ("mimic_cxr", "openi", "covid_cxr", "chexpert_test")  # readers that a role can name; `phantom` is the default
 
 
@@ -45,6 +47,8 @@ def parse(data: str) -> dict[str, tuple[str, str]]:
             raise ValueError(f"unknown role {role!r}: expected one of {', '.join(ROLES)}")
         if name not in (*NAMES, "phantom"):
             raise ValueError(f"unknown dataset {name!r} for role {role}: expected phantom or one of {', '.join(NAMES)}")
+        if name not in (*ACCEPTS[role], "phantom"):
+            raise ValueError(f"dataset {name!r} does not fit role {role}: expected phantom or {', '.join(ACCEPTS[role])}")
         if name != "phantom" and not path:
             raise ValueError(f"data {item!r}: expected a path, {role}={name}:PATH")
         if name == "phantom" and path:
@@ -65,8 +69,11 @@ def sources(preset, data: str = "") -> dict[str, Source]:
         name = default if synthetic else name
         if (raw / "card.json").is_file():
             folder = raw  # prepared already
+            found_name = json.loads((raw / "card.json").read_text(encoding="utf-8")).get("name")
+            if found_name != name:
+                raise ValueError(f"data {role}={name}:{path}: expected prepared {name}, found prepared {found_name}")
         else:
-            key = json.dumps([name, str(raw), preset.store_size, preset.views])
+            key = json.dumps([name, str(raw), preset.store_size, preset.views, preset.reports])
             label = f"phantom-{name}" if synthetic else name
             folder = paths.PREPARED / f"{label}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
         found[role] = Source(role, name, raw, folder, synthetic)
@@ -83,7 +90,9 @@ def prepare(source: Source, preset, workers: int = 1, progress: bool = True) -> 
         from data_prep import phantom
 
         phantom.write_raw(source.raw.parent, preset.studies, preset.phantom_seed, workers, progress)
-    settings = {"views": preset.views} if source.name == "mimic_cxr" else {}
+    settings = {"max_reject_share": preset.max_reject_share}
+    if source.name == "mimic_cxr":
+        settings |= {"views": preset.views} | ({"reports": preset.reports} if preset.reports else {})
     return data_prep.prepare(
         source.name,
         source.raw,

@@ -25,7 +25,7 @@ def build_text_encoder(preset, vocabulary: int) -> BertModel:
     return encoder
 
 
-def start_as_pooling(module: nn.Module, gain: float = 2.0) -> None:
+def start_as_pooling(module: nn.Module, gain: float = 1.0) -> None:
     """Make attention begin as a mean over the tokens: queries and keys near zero, values and outputs rotations.
 
     A BERT from random weights passes hardly anything of the words on to `[CLS]`, and unlearning that takes longer than the
@@ -53,7 +53,8 @@ class FusionEncoder(nn.Module):
             vocab_size=vocabulary, hidden_size=preset.text_width, encoder_hidden_size=preset.vision_width,
             intermediate_size=preset.fusion_hidden, num_hidden_layers=preset.fusion_layers,
             num_attention_heads=preset.text_heads, hidden_dropout_prob=preset.dropout,
-            attention_probs_dropout_prob=preset.dropout, is_decoder=True,  # "decoder" is what gives a layer cross-attention
+            attention_probs_dropout_prob=preset.dropout, bos_token_id=None, eos_token_id=None,
+            is_decoder=True,  # this is what gives a layer cross-attention
         )  # fmt: skip
         self.encoder = BlipTextEncoder(config)
         self.mlm_head = BlipTextOnlyMLMHead(config)

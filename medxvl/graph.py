@@ -51,7 +51,7 @@ NOTEBOOKS = (
     Notebook(
         "23_xvl_unseen_disease",
         needs=("21_xvl_pretrain",),
-        roles=("unseen_disease",),
+        roles=("main", "unseen_disease"),
         groups=("run", "data", "model", "pretrain", "evaluate"),
     ),
     Notebook("90_results_vs_paper", needs=("22_xvl_zero_shot", "23_xvl_unseen_disease"), files=(paths.PAPER_VALUES,)),
@@ -141,6 +141,13 @@ def code_hash(name: str) -> str:
     for path in sorted(seen):
         digest.update(path.relative_to(paths.ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
+
+
+@cache
+def data_code() -> str:
+    """12 hex digits over the code that makes and prepares data."""
+    files = [*sorted((paths.ROOT / "data_prep").glob("*.py")), paths.ROOT / "medxvl" / "prompts.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 @cache

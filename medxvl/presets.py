@@ -19,6 +19,8 @@ _TABLE = (
     ("phantom_seed", "data", 7, 7, 7, "seed of the phantom", "our choice"),
     ("store_size", "data", 69, 69, 512, "px, longer side shrunk to this, zero-padded to a square", "released code"),
     ("views", "data", "AP", "AP", "AP", "views kept, comma-separated, one image a study", "MedViLL, data preparation"),
+    ("max_reject_share", "data", 0.05, 0.05, 0.05, "share of faulty records above which preparing stops", "our choice"),
+    ("reports", "data", "", "", "", "MIMIC-CXR's reports (folder or zip), where they do not lie with the images", "our choice"),
     ("resize", "model", 69, 69, 240, "px before the centre crop at evaluation", "released code"),
     ("image_size", "model", 64, 64, 224, "px seen by the vision encoder", "released code"),
     ("channels", "model", 1, 1, 3, "channels of the encoder's input (grey is repeated)", "ImageNet and iBOT weights"),
@@ -124,6 +126,10 @@ _TABLE = (
     ("bootstrap", "evaluate", 200, 1000, 1000, "resamples of a confidence interval", "released code"),
 )
 
+_LEAST = {"epochs": 1, "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
+          "supervised_epochs": 1, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
+_CHOICES = {"device": ("cpu", "cuda", "auto"), "vision_stem": ("patch", "conv")}
+
 Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
 Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."
 
@@ -138,6 +144,10 @@ def load(name: str, overrides: str = "") -> "Preset":
     values = {row[0]: row[2 + NAMES.index(name)] for row in _TABLE}
     for key, text in parse_overrides(overrides).items():
         values[key] = _cast(key, text, type(values[key]))
+        if isinstance(values[key], int | float) and values[key] < _LEAST.get(key, 0):
+            raise ValueError(f"setting {key}={text}: expected at least {_LEAST.get(key, 0)}")
+        if key in _CHOICES and values[key] not in _CHOICES[key]:
+            raise ValueError(f"setting {key}={text!r}: expected one of {', '.join(_CHOICES[key])}")
     return Preset(name=name, **values)
 
 

@@ -33,6 +33,9 @@ class Corpus:
         self.rows, self.sentences = rows[kept], [reports[k] for k in kept]
         self.dataset, self.tokenizer, self.preset = dataset, tokenizer, preset
 
+        if split == "train" and not kept:
+            raise ValueError(f"{dataset.label}: expected training studies with a report, found none of {len(rows)}")
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -141,7 +144,7 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFr
     generator = torch.Generator().manual_seed(preset.seed)
     schedule = [(stage, epoch) for stage in stages(preset) for epoch in range(stage.first, stage.first + stage.epochs)]
 
-    state = _load_last(folder / "last.pt", settings)
+    state = _load_last(folder, settings)
     done, log, best = 0, [], {}
     if state:
         model.load_state_dict(state["model"])
@@ -242,12 +245,13 @@ def _save_last(folder, model, optimizer, generator, epoch, best, settings, log) 
     os.replace(partial, folder / "last.pt")
 
 
-def _load_last(path: Path, settings: str) -> dict | None:
-    """State to go on from, or None when there is none for these settings and data."""
-    if not path.is_file():
+def _load_last(folder: Path, settings: str) -> dict | None:
+    """State to go on from; None when there is none for these settings, data and code, or a kept file of it is lost."""
+    if not (folder / "last.pt").is_file():
         return None
-    state = torch.load(path, weights_only=True)
-    return state if state["settings"] == settings else None
+    state = torch.load(folder / "last.pt", weights_only=True)
+    whole = all((folder / name).is_file() for name in (*state["best"], "log.jsonl"))
+    return state if whole and state["settings"] == settings else None
 
 
 def _write(path: Path, content: str) -> None:

@@ -88,6 +88,9 @@ def augmented_view(images: Tensor, preset, generator: torch.Generator) -> Tensor
     One affine resampling for the whole batch. (B, S, S) uint8 -> (B, 1, s, s).
     """
     x, n, s = normalise(images), len(images), preset.image_size
+    enough = round(preset.resize / preset.crop_scale**0.5)  # px at which the smallest crop still fills the view
+    if x.shape[-1] > enough:  # the resampling below has no low-pass filter of its own
+        x = F.interpolate(x, size=(enough, enough), mode="bilinear", antialias=True, align_corners=False)
 
     def draw(low, high):
         return torch.rand(n, generator=generator) * (high - low) + low

@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from . import presets, text
 from .xvl import XVL
 
-KINDS = ("random", "pre-trained", "fine-tuned")
+_SHAPES_WEIGHTS = ("text", "vision", "fusion", "xvl", "train")
 
 
 def fingerprint_of(preset, dataset) -> str:
-    """12 hex digits over everything that shapes a pre-training: model and training settings, seed, threads and data."""
+    """12 hex digits over all that shapes a pre-training: model and training settings, seed, threads, data and code."""
     values = presets.group(preset, "model", "pretrain") | {"seed": preset.seed, "threads": preset.threads}
-    text = json.dumps([values, dataset.fingerprint], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    code = [(Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in _SHAPES_WEIGHTS]
+    return hashlib.sha256(json.dumps([values, dataset.fingerprint, code], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def save(model: XVL, path: Path, kind: str, settings: str, score: float) -> None:
@@ -74,20 +74,20 @@ def load(preset, vocabulary: int, path: Path, device="cpu") -> XVL:
     return model.to(device).eval()
 
 
-def load_best(preset, folder: Path, device="cpu"):
+def load_best(preset, folder: Path, dataset, device="cpu"):
     """The kept checkpoints of a pre-training, best first, its tokenizer, and a short text that identifies them.
 
-    Raises FileNotFoundError when notebook 21 has not run, ValueError when it ran with other settings.
+    `dataset` is the one they were trained on. Raises FileNotFoundError when notebook 21 has not run, ValueError when it ran
+    with other settings, data or code.
     """
     listed = folder / "best.json"
     if not listed.is_file():
         raise FileNotFoundError(f"{listed}: expected pre-trained weights; make them with ./run_all.sh {preset.name} 21")
     files = [folder / name for name in json.loads(listed.read_text(encoding="utf-8"))]
-    wanted, found = presets.group(preset, "model", "pretrain"), json.loads(about(files[0])["preset"])
-    other = [key for key in wanted if found.get(key) != wanted[key]]
-    if other:
+    if about(files[0]).get("settings") != fingerprint_of(preset, dataset):
         raise ValueError(
-            f"{folder}: trained with other settings ({', '.join(other)}); repeat ./run_all.sh {preset.name} 21"
+            f"{folder}: trained with other settings, data or code than {preset.name} has now; "
+            f"repeat ./run_all.sh {preset.name} 21"
         )
     tokenizer = text.load_tokenizer(folder / "tokenizer.json")
     models = [load(preset, len(tokenizer), path, device) for path in files]

@@ -133,3 +133,11 @@ def test_what_is_missing_is_said(tmp_path):
     labels_only = data.open(prepared(tmp_path / "x", images=False))
     with pytest.raises(FileNotFoundError, match="expected images, found reports or labels only"):
         labels_only.images([0])
+
+
+def test_a_dataset_must_fit_its_role(tmp_path):
+    with pytest.raises(ValueError, match="does not fit role unseen_disease: expected phantom or covid_cxr"):
+        data.parse("unseen_disease=chexpert_test:/a")
+    (tmp_path / "card.json").write_text('{"name": "mimic_cxr"}')
+    with pytest.raises(ValueError, match="expected prepared covid_cxr, found prepared mimic_cxr"):
+        data.sources(DEMO, f"unseen_disease=covid_cxr:{tmp_path}")

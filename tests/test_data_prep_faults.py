@@ -140,6 +140,23 @@ def test_too_many_faults_stop_the_run_unless_allowed(tmp_path):
         prepare("covid_cxr", raw, tmp_path / "none")
 
 
+def test_the_message_of_too_many_faults_lists_faults_only(tmp_path):
+    raw = covid_tree(tmp_path / "raw", 10)
+    for k in (1, 2):
+        (raw / "images" / f"{k}.png").write_bytes(b"")
+    (raw / "images" / "0.png").unlink()
+    (raw / "images" / "stray.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"found 2 of 9 \(22.2%\): 'empty file \(0 bytes\)' \(2\); see"):
+        prepare("covid_cxr", raw, tmp_path / "out")
+    rejects = (tmp_path / "out.partial" / "rejects.csv").read_text()
+    assert "file not in metadata.csv" in rejects and "file not in the folder" in rejects
+    (tmp_path / "xml").mkdir()
+    for k, text in enumerate([GOOD.format("CXR1", "Clear."), GOOD.format("CXR2", "XXXX."), "<r", "<r"]):
+        (tmp_path / "xml" / f"{k}.xml").write_text(text)
+    with pytest.raises(DataError, match=r"found 2 of 3 \(66.7%\): 'not well-formed XML[^']*' \(2\); see"):
+        prepare("openi", tmp_path / "xml", tmp_path / "openi")
+
+
 # ---------------------------------------------------------------- Open-I archives
 
 GOOD = '<r><uId id="{0}"/><AbstractText Label="IMPRESSION">{1}</AbstractText></r>'

@@ -1,14 +1,17 @@
 """The prepared bytes are the same whatever happens on the way: other numbers of workers, a kill, two runs at once."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_prep_trees import ROOT, contents, covid_tree, encoded, picture, prepare
+from data_prep_trees import ROOT, contents, covid_tree, encoded, mimic_tree, picture, prepare
 
 import data_prep
 from data_prep import prepared
@@ -29,10 +32,121 @@ def test_a_finished_folder_is_returned_at_once(tmp_path):
     raw = covid_tree(tmp_path / "raw")
     prepare("covid_cxr", raw, tmp_path / "out")
     before = (tmp_path / "out" / "card.json").stat().st_mtime_ns
-    (raw / "metadata.csv").unlink()  # not even looked at
+    (raw / "images" / "1.png").unlink()  # images are not even looked at
+    prepare("covid_cxr", raw, tmp_path / "out")
+    shutil.rmtree(raw)  # what is prepared needs its raw data no more
     prepare("covid_cxr", raw, tmp_path / "out")
     assert (tmp_path / "out" / "card.json").stat().st_mtime_ns == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "raw"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def drop_last_row(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+@pytest.mark.parametrize("place", ["raw", "out/raw"])
+def test_changed_raw_tables_are_prepared_anew(tmp_path, capsys, place):
+    raw, out = covid_tree(tmp_path / place), tmp_path / "out"
+    assert len(prepare("covid_cxr", raw, out)[0]) == 4
+    (out / "notes.txt").write_text("mine")
+    drop_last_row(raw / "metadata.csv")
+    index, card, _ = prepare("covid_cxr", raw, out)
+    assert len(index) == card["images"] == 3
+    told = capsys.readouterr().out
+    assert told.count("\n") == 1 and "preparing anew" in told and "metadata.csv changed in" in told
+    assert (out / "notes.txt").read_text() == "mine" and not (tmp_path / "out.partial").exists()
+    (raw / "brixia_public-annotations.csv").write_text("filename,S-Global\n0.png,3\n")
+    assert "brixia_global" in prepare("covid_cxr", raw, out)[0]
+    (raw / "LICENSE").write_text("CC0")
+    (raw / ".DS_Store").write_text("")
+    prepare("covid_cxr", raw, out)
+    assert "4 files and folders in" in capsys.readouterr().out
+    prepare("covid_cxr", raw, out)
+    assert not capsys.readouterr().out
+    with pytest.raises(data_prep.DataError, match="found one with size 32 instead of 64; delete"):
+        prepare("covid_cxr", raw, out, size=64)
+
+
+def test_changed_reader_files_and_reports_are_prepared_anew(tmp_path, capsys):
+    raw, out = mimic_tree(tmp_path / "raw", zipped=True), tmp_path / "out"
+    (tmp_path / "else").mkdir()
+    (raw / "mimic-cxr-reports.zip").rename(tmp_path / "mimic-cxr-reports.zip")  # beside the images
+    for archive, settings in (("mimic-cxr-reports.zip", {}), ("else/r.zip", {"reports": str(tmp_path / "else/r.zip")})):
+        if settings:
+            (tmp_path / "mimic-cxr-reports.zip").rename(tmp_path / archive)
+            out = tmp_path / "other"
+        prepare("mimic_cxr", raw, out, settings=settings)
+        with zipfile.ZipFile(tmp_path / archive, "a") as file:
+            file.writestr(f"files/{out.name}.txt", "")
+        capsys.readouterr()
+        prepare("mimic_cxr", raw, out, settings=settings)
+        assert ("reports changed" if settings else "mimic-cxr-reports.zip changed") in capsys.readouterr().out
+    readers = tmp_path / "readers"
+    (readers / "labeler").mkdir(parents=True)
+    row = ",".join(["Study", *prepared.CHEXPERT_14]) + "\npatient1/study1" + ",0" * 14 + "\n"
+    for path in ("groundtruth.csv", "labeler/one_labels.csv"):
+        (readers / path).write_text(row)
+    prepare("chexpert_test", readers, tmp_path / "read")
+    (readers / "labeler" / "two_labels.csv").write_text(row)
+    prepare("chexpert_test", readers, tmp_path / "read")
+    assert "labeler/*.csv changed" in capsys.readouterr().out
+    assert "two" in (tmp_path / "read" / "readers.csv").read_text()
+
+
+def test_a_folder_made_by_other_code_is_prepared_anew(tmp_path, capsys, monkeypatch):
+    raw, out = covid_tree(tmp_path / "raw"), tmp_path / "out"
+    read, modules = Path.read_bytes, ("prepared", "images", "decoding", "raw", "reports", "covid_cxr")
+    code = {prepared.fingerprint_code("covid_cxr"), prepared.fingerprint_code("openi")}
+    for module in modules:
+        changed = Path(prepared.__file__).with_name(f"{module}.py")
+        monkeypatch.setattr(Path, "read_bytes", lambda path, p=changed: read(path) + b"#" * (path == p))
+        code.add(prepared.fingerprint_code("covid_cxr"))
+        monkeypatch.undo()
+    assert len(code) == len(modules) + 2
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "fingerprint_code", lambda name: "0" * 12)
+        prepare("covid_cxr", raw, out)
+    (out / "readers.csv").write_text("of the other code")
+    prepare("covid_cxr", raw, out)
+    assert "data_prep's code changed" in capsys.readouterr().out
+    prepare("covid_cxr", raw, tmp_path / "alone")
+    assert contents(out) == contents(tmp_path / "alone")
+    card = json.loads((out / "card.json").read_text())
+    (out / "card.json").write_text(json.dumps({k: v for k, v in card.items() if k not in prepared.CHANGES}))
+    prepare("covid_cxr", raw, out)
+    assert "an earlier version" in capsys.readouterr().out
+    assert contents(out) == contents(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("moves", [1, 2, 3])
+def test_a_kill_while_a_folder_is_replaced(tmp_path, monkeypatch, moves):
+    raw, out, replace, moved = covid_tree(tmp_path / "raw"), tmp_path / "out", os.replace, []
+    prepare("covid_cxr", raw, out)
+    before = (raw / "metadata.csv").read_text()
+    drop_last_row(raw / "metadata.csv")
+
+    def die(source, target):
+        if Path(target).parent == out:
+            moved.append(target)
+            if len(moved) > moves:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(prepared.os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("covid_cxr", raw, out)
+    monkeypatch.undo()
+    (raw / "metadata.csv").write_text(before)  # as it was for the old card: half-replaced files are not taken for it
+    index, card, _ = prepare("covid_cxr", raw, out)
+    assert len(index) == card["images"] == 4 and not (tmp_path / "out.partial").exists()
+
+
+def test_a_prepared_folder_in_the_raw_one_is_not_counted(tmp_path, capsys):
+    raw = covid_tree(tmp_path / "raw")
+    for out in (raw / "out", raw / "deep" / "er"):
+        prepare("covid_cxr", raw, out)
+        prepare("covid_cxr", raw, out)
+        assert not capsys.readouterr().out
 
 
 def test_raw_inside_the_prepared_folder(tmp_path):

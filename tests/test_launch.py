@@ -97,7 +97,7 @@ def test_graph():
         assert set(row.roles) <= set(data.ROLES)
         assert all(presets.group(presets.load("demo"), group) for group in row.groups), "a group without settings"
     assert [name[:2] for name in graph.with_needs(["90_results_vs_paper"])] == ["21", "22", "23", "90"]
-    assert graph.roles(["23_xvl_unseen_disease"]) == ["unseen_disease"]
+    assert graph.roles(["23_xvl_unseen_disease"]) == ["main", "unseen_disease"]
 
 
 def test_only_the_roles_in_use_need_data(tmp_path, monkeypatch):

@@ -112,6 +112,15 @@ def test_it_is_not_drawn_twice_and_never_over_something_else(made, tmp_path):
     assert digests(raw) == before
 
 
+def test_a_phantom_of_older_code_is_drawn_anew(tmp_path, monkeypatch):
+    raw = phantom.write_raw(tmp_path / "raw", 20, SEED, 1, False)
+    fresh = digests(raw)
+    mark = json.loads((raw / "PHANTOM.json").read_text())
+    (raw / "PHANTOM.json").write_text(json.dumps(mark | {"code": "older"}))
+    (raw / "mimic_cxr" / "IMAGE_FILENAMES").write_text("")
+    assert digests(phantom.write_raw(raw, 20, SEED, 1, False)) == fresh
+
+
 # --- read by the readers of real data -------------------------------------------------------------------------------
 def test_read_as_mimic_cxr(made):
     index = pd.read_csv(made / "index.csv", keep_default_na=False)

@@ -70,3 +70,9 @@ def test_nothing_is_needed_to_read_them():
     code = "import sys; from medxvl import presets, data, graph; print(sorted({'numpy', 'torch', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-S", "-c", code], cwd=paths.ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("override", ["checkpoints=0", "batch_size=0", "epochs=-1", "device=gpu", "momentum=-0.1"])
+def test_values_out_of_range_are_refused_at_once(override):
+    with pytest.raises(ValueError, match="expected"):
+        presets.load("demo", override)

@@ -64,7 +64,7 @@ def test_start_says_what_runs_where(run, capsys):
         (("9_no", "smoke"), "unknown notebook"),
         ((NAME, "smok"), "unknown preset"),
         ((NAME, "smoke", "sed=1"), "unknown setting"),
-        ((NAME, "smoke", "device=gpu"), "cpu, cuda or auto"),
+        ((NAME, "smoke", "device=gpu"), "cpu, cuda, auto"),
         ((NAME, "smoke", "", "man=openi:/x"), "unknown role"),
     ],
 )

@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_names_the_studies(tmp_path, monkeypatch):
 
 
 def test_too_few_reports(tmp_path):
-    with pytest.raises(ValueError, match="at least 6 training studies with a report, found 0"):
+    with pytest.raises(ValueError, match="expected training studies with a report, found none"):
         fit(tmp_path, data=Fake(reports=[". "] * 26))
 
 

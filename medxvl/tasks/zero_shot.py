@@ -88,13 +88,13 @@ def evaluate(labels, scores, patients, findings, *, task, dataset, model, contro
     """
     wanted = {"auroc": metrics.auroc, "f1_max": metrics.f1_max}
     if valid is not None:
-        threshold = np.nan_to_num(metrics.f1_threshold(*valid), nan=np.inf)
-        decided = (scores >= threshold).astype(float)
+        threshold = metrics.f1_threshold(*valid)  # NaN where the validation split has no positive: no value there
+        decided, judged = (scores >= np.nan_to_num(threshold)).astype(float), np.where(np.isnan(threshold), np.nan, labels)
         wanted |= {"f1_valid": metrics.f1, "mcc": metrics.mcc}
     rows = []
     for name, metric in wanted.items():
-        given = decided if name in ("f1_valid", "mcc") else scores
-        value, samples = metric(labels, given), metrics.bootstrap(metric, labels, given, patients, n_resamples, seed)
+        truth, given = (judged, decided) if name in ("f1_valid", "mcc") else (labels, scores)
+        value, samples = metric(truth, given), metrics.bootstrap(metric, truth, given, patients, n_resamples, seed)
         groups = [(f, [k]) for k, f in enumerate(findings)] + [
             (m, [findings.index(f) for f in members]) for m, members in means
         ]
@@ -102,7 +102,8 @@ def evaluate(labels, scores, patients, findings, *, task, dataset, model, contro
             low, high = metrics.interval(samples[:, members].mean(1))
             rows.append({"paper": "xvl", "task": task, "dataset": dataset, "split": split, "subset": subset, "model": model,
                          "metric": name, "value": float(value[members].mean()), "ci_low": float(low), "ci_high": float(high),
-                         "n": len(labels), "control": control, "checkpoint": checkpoint})  # fmt: skip
+                         "n": int((~np.isnan(truth[:, members])).any(1).sum()), "control": control,
+                         "checkpoint": checkpoint})  # fmt: skip
     return rows
 
 
