@@ -51,7 +51,7 @@ _TABLE = (
     ("max_words", "model", 120, 120, 120, "words of a report that are read", "released code"),
     ("max_tokens", "model", 24, 24, 512, "tokens of a report that are read", "BERT's position table"),
     ("projection", "model", 32, 64, 256, "width of the joint space", "released code"),
-    ("epochs", "pretrain", 1, 16, 5, "passes over the training studies, published objective", "released code"),
+    ("epochs", "pretrain", 1, 12, 5, "passes over the training studies, published objective", "released code"),
     (
         "contrast_epochs",
         "pretrain",
