@@ -14,6 +14,9 @@ from . import metrics, text, vision, weights
 from .xvl import XVL, Batch
 
 
+IN_MEMORY = 2**30  # bytes of pixels of a split that are kept in memory
+
+
 def vocabulary(dataset, preset, folder: Path):
     """The tokenizer of the training reports, learned once and kept in `folder`/tokenizer.json."""
     parts = report_sentences(dataset, dataset.rows("train"), preset)
@@ -32,6 +35,7 @@ class Corpus:
         kept = [k for k, parts in enumerate(reports) if parts]
         self.rows, self.sentences = rows[kept], [reports[k] for k in kept]
         self.dataset, self.tokenizer, self.preset = dataset, tokenizer, preset
+        self._pixels = None
 
         if split == "train" and not kept:
             raise ValueError(f"{dataset.label}: expected training studies with a report, found none of {len(rows)}")
@@ -49,7 +53,11 @@ class Corpus:
         return [text.join([p[j] for j in rng.permutation(len(p))[:n]]) for p, n in zip(parts, counts, strict=True)]
 
     def images(self, picked) -> torch.Tensor:
-        """(n, S, S) uint8."""
+        """(n, S, S) uint8; a small set is read into memory once, a large one batch by batch from disk."""
+        if self._pixels is None and len(self) * self.dataset.card["size"] ** 2 <= IN_MEMORY:
+            self._pixels = torch.from_numpy(self.dataset.images(self.rows))
+        if self._pixels is not None:
+            return self._pixels[torch.as_tensor(picked)]
         return torch.from_numpy(self.dataset.images(self.rows[picked]))
 
     def pairs(self, picked, rng: np.random.Generator, generator: torch.Generator) -> tuple[torch.Tensor, ...]:

@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 class Fake:
     """What `fit` uses of a prepared dataset."""
 
-    label, fingerprint = "fake", "0" * 12
+    label, fingerprint, card = "fake", "0" * 12, {"size": 40}
 
     def __init__(self, images=None, reports=None, n=26):
         rng = np.random.default_rng(5)
@@ -283,3 +283,12 @@ def test_the_fingerprint_follows_what_shapes_a_training(change):
     other = Fake()
     other.fingerprint = "1" * 12
     assert weights.fingerprint_of(TINY, Fake()) != weights.fingerprint_of(TINY, other)
+
+
+def test_pixels_from_memory_and_from_disk_are_the_same(monkeypatch):
+    data = Fake()
+    corpus = train.Corpus(data, "train", None, TINY)
+    kept = corpus.images(np.array([3, 0, 3]))
+    monkeypatch.setattr(train, "IN_MEMORY", 0)
+    read = train.Corpus(data, "train", None, TINY).images(np.array([3, 0, 3]))
+    assert torch.equal(kept, read) and torch.equal(kept, torch.from_numpy(data.pixels[data.rows("train")[[3, 0, 3]]]))
