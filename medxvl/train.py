@@ -13,7 +13,6 @@ import torch
 from . import metrics, text, vision, weights
 from .xvl import XVL, Batch
 
-
 IN_MEMORY = 2**30  # bytes of pixels of a split that are kept in memory
 
 
