@@ -91,7 +91,7 @@ set_up() {
   log=$env/medxvl-install.log
   { rm -f "$env/.medxvl-installed" && : >"$log"; } 2>/dev/null || die "the environment $env cannot be written to. Activate one of your own, or none (then $root/.venv is made)."
   say "installing $(grep -c == "$root/requirements.txt") packages (log: $log)"
-  pip_install -r "$root/requirements.txt"
+  pip_install --no-compile -r "$root/requirements.txt" # each module is compiled when it is first used: a minute less
   pip_install --no-deps --no-build-isolation --editable "$root"
   stamp_of "$env/bin/python" >"$env/.medxvl-installed.partial" && mv "$env/.medxvl-installed.partial" "$env/.medxvl-installed"
   say "set up" # the stamp came last: a set-up that was cut off is never taken for a whole one

@@ -52,7 +52,8 @@ def run(plan: Namespace) -> int:
     records.forget_running(folder)
     results = collect.results(folder)
     collect.manifest(folder, preset, plan.overrides, plan.data)
-    index = html.build(preset.name)
+    older = outdated(plan, folder, wanted)
+    index = html.build(preset.name, older)
     rows, bad = summary(folder, wanted)
     print("\n" + records.table(rows, ["notebook", "time", "peak memory", "status"]))
     if code and not stopped and not any("FAILED" in row[-1] for row in rows):
@@ -63,6 +64,11 @@ def run(plan: Namespace) -> int:
         print(
             "\n".join((folder / "logs" / "snakemake.log").read_text(encoding="utf-8").splitlines()[-15:]),
             file=sys.stderr,
+        )
+    if older:
+        print(
+            f"\nnote: {', '.join(older)} {'was' if len(older) == 1 else 'were'} made with other settings, data or code "
+            "than this run and not selected now: the same command without notebook numbers brings all up to date"
         )
     print(f"\nresults   {shown(results)}\npages     {shown(index)}")
     if bad:
@@ -242,6 +248,20 @@ def summary(folder: Path, wanted: list[str]) -> tuple[list[list[str]], bool]:
             missing[name] = True
         rows.append([name, time_taken, memory, status])
     return rows, bool(missing)
+
+
+def outdated(plan: Namespace, folder: Path, wanted: list[str]) -> list[str]:
+    """Notebooks of earlier runs, not among `wanted`, that this plan's settings, data or code would make anew."""
+    done = [name for name in graph.NAMES if name not in wanted and (folder / "notebooks" / f"{name}.ipynb").exists()]
+    if not done:
+        return []
+    with tempfile.TemporaryDirectory() as scratch:
+        asked = Namespace(**vars(plan) | {"notebooks": done})
+        try:
+            would = planned([*snakemake(asked, folder, Path(scratch) / "run.json", []), "--dry-run"])
+        except OSError:
+            return []  # not worth failing a finished run
+    return [name for name in done if f"notebook_{name}" in would]
 
 
 def dry_run(plan: Namespace, folder: Path, wanted: list[str]) -> int:

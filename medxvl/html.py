@@ -63,8 +63,11 @@ PAGE = """<!DOCTYPE html>
 SHOWN = ("task", "dataset", "subset", "model", "metric", "value", "ci_low", "ci_high", "n", "control")
 
 
-def build(preset: str) -> Path:
-    """Write the pages of runs/<preset> that are older than their notebook, and the index; its path."""
+def build(preset: str, outdated=()) -> Path:
+    """Write the pages of runs/<preset> that are older than their notebook, and the index; its path.
+
+    The index marks the notebooks `outdated`: those the latest run would have made anew, had it been asked to.
+    """
     folder = paths.RUNS / preset
     target = folder / "html"
     target.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,7 @@ def build(preset: str) -> Path:
         if page.stem not in [name for name, _ in pages]:
             page.unlink()
     index = target / "index.html"
-    records.write_text(index, _index(folder, preset, pages, done))
+    records.write_text(index, _index(folder, preset, pages, done, outdated))
     return index
 
 
@@ -118,19 +121,17 @@ def _notebook_page(source: Path, name: str, preset: str, around: list) -> str:
     )
 
 
-def _index(folder: Path, preset: str, pages: list, done: dict) -> str:
+def _index(folder: Path, preset: str, pages: list, done: dict, outdated=()) -> str:
     body = [f"<h1>medxvl: results of the preset <code>{html.escape(preset)}</code></h1>"]
     body.append("<p>MedViLL and Medical X-VL, notebook by notebook. Each page is a notebook as it was run.</p>")
-    if any(record.get("synthetic") for record in _data(folder)):
-        body.append(
-            "<p><strong>Synthetic phantom data: the numbers say that the method works, not how well it reads "
-            "radiographs.</strong> Data sets marked <code>phantom:</code> are synthetic.</p>"
-        )
+    body += _banner([record for record in _data(folder) if record])
     rows = []
     for name, source in pages:
         record = done.get(name, {})
         status = record.get("status", "")
         said = f"failed: {record.get('error', '')}" if ".failed" in source.name else status
+        if name in outdated:
+            said = "older than the latest run's settings, data or code"
         rows.append(
             [
                 f'<a href="{name}.html">{name}</a>',
@@ -160,6 +161,24 @@ def _index(folder: Path, preset: str, pages: list, done: dict) -> str:
             'machine: <a href="../manifest.json">manifest.json</a>.</p>' + _table(SHOWN, lines)
         )
     return PAGE.format(title=f"medxvl: {preset}", style=STYLE, body="\n".join(body), footer="Made by medxvl.")
+
+
+def _banner(data_used: list[dict]) -> list[str]:
+    """What of the data is synthetic, in words; nothing when none is."""
+    synthetic, real = ([d for d in data_used if bool(d.get("synthetic")) is kind] for kind in (True, False))
+    if not synthetic:
+        return []
+    says = "the numbers say that the method works, not how well it reads radiographs"
+    if not real:
+        told = f"<strong>Synthetic phantom data: {says}.</strong>"
+    else:
+        of, other = (
+            ", ".join(f"{d['role'].replace('_', ' ')} ({d['label']})" for d in part) for part in (synthetic, real)
+        )
+        told = (
+            f"<strong>Synthetic phantom: {html.escape(of)}; there {says}.</strong> Not synthetic: {html.escape(other)}."
+        )
+    return [f"<p>{told} Data sets marked <code>phantom:</code> are synthetic.</p>"]
 
 
 def _data(folder: Path) -> list[dict]:

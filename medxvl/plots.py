@@ -27,6 +27,9 @@ _OTHERS = [(VERMILION, "-.", "s"), (GREEN, "--", "^"), (ORANGE, "-", "D"), (SKY,
 _READERS = [("^", VERMILION), ("D", BLACK), ("s", PURPLE), ("v", GREEN), ("P", ORANGE)]
 
 
+HEADS = "ITM: matching head, ITA: cosine of image and sentence"
+
+
 def _look(model, others):
     """Colour, dash and marker of a model; `others` numbers the models that have no fixed look."""
     return _MODELS.get(model) or _OTHERS[others.index(model) % len(_OTHERS)]
@@ -139,7 +142,8 @@ def roc_readers(predictions, reader_points, model_curves=None, dataset="", findi
             ax.set_xlabel("1 \N{MINUS SIGN} specificity")
     fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
     simulated = "simulated readers; " if style.is_synthetic(dataset) else ""
-    style.note(fig, dataset, f"{simulated}numbers in the panels: AUROC{'; ' if note else ''}{note}")
+    heads = f"; {HEADS}" if any(name.startswith("X-VL (") for name in handles) else ""
+    style.note(fig, dataset, f"{simulated}numbers in the panels: AUROC{heads}{'; ' if note else ''}{note}")
     return fig
 
 
@@ -164,7 +168,10 @@ def _counted(finding, points, predictions):
 
 @styled
 def roc_unseen(predictions, rows=None, dataset="", finding="COVID-19"):
-    """ROC curves of the unseen disease, our model and its controls; `rows`: result rows, for the intervals."""
+    """ROC curves of the unseen disease, our model and its controls; `rows`: result rows, for the intervals.
+
+    Where the predictions have a column `trained_on` that differs from `dataset`, the figure says so.
+    """
     part = predictions[predictions.finding == finding]
     drawn = curves(part)
     if drawn.empty:
@@ -183,7 +190,8 @@ def roc_unseen(predictions, rows=None, dataset="", finding="COVID-19"):
            title=f"{finding}, never seen in training\n{counted}")
     title = "AUROC (95 % CI, resampling patients)"
     fig.legend(loc="outside lower left", title=title, alignment="left", handlelength=2.6)
-    style.note(fig, dataset)
+    trained = [t for t in predictions.get("trained_on", pd.Series(dtype=str)).unique() if t != dataset]
+    style.note(fig, dataset, "; ".join([HEADS, *(f"trained on {t}" for t in trained)]))
     return fig
 
 
@@ -234,7 +242,8 @@ def forest(rows, metric="auroc", dataset=None):
     words = {"auroc": "AUROC", "f1_max": "maximum F1 (optimistic)", "mcc": "Matthews correlation"}
     ax.set_xlabel(f"{words.get(metric, metric)}, 95 % CI from resampling patients")
     fig.legend(loc="outside lower center", ncols=3)
-    style.note(fig, dataset, "zero-shot detection; n in studies" if set(rows.task) == {"zero_shot"} else "n in studies")
+    told = ["zero-shot detection", HEADS] if set(rows.task) == {"zero_shot"} else []
+    style.note(fig, dataset, "; ".join([*told, "n in studies"]))
     return fig
 
 

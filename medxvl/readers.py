@@ -102,19 +102,22 @@ def result_rows(folder, findings=EIGHT, n_resamples=1000, seed=0):
     means = [(subset, [findings.index(f) for f in members]) for subset, members in _means(findings)]
     rows = []
     for name in POINT_METRICS:
-        metric, values, samples = getattr(metrics, name), [], []
+        metric, values, samples, read = getattr(metrics, name), [], [], []
         for table in tables.values():
             y, called = _masked(truth, table, findings)
             values.append(metric(y, called))
+            read.append(~np.isnan(y))
             samples.append(metrics.bootstrap(metric, y, called, truth.patient_id, n_resamples, seed))
         value, sample = np.mean(values, axis=0), np.mean(samples, axis=0)  # over readers, resample by resample
         value = np.concatenate([value, [value[members].mean() for _, members in means]])
         sample = np.column_stack([sample, *(sample[:, members].mean(1) for _, members in means)])
         low, high = metrics.interval(sample)
+        counted = np.any(read, axis=0)  # (studies, findings): by at least one reader
+        n = [*counted.sum(0), *(counted[:, members].any(1).sum() for _, members in means)]
         for k, subset in enumerate([*findings, *(subset for subset, _ in means)]):
             rows.append({"paper": "xvl", "task": "readers", "dataset": label, "split": "test", "subset": subset,
                          "model": f"{len(tables)} {kind} (mean)", "metric": name, "value": float(value[k]),
-                         "ci_low": float(low[k]), "ci_high": float(high[k]), "n": len(truth), "control": "reader"})
+                         "ci_low": float(low[k]), "ci_high": float(high[k]), "n": int(n[k]), "control": "reader"})
     return rows
 
 

@@ -157,6 +157,15 @@ def test_our_curve_beside_readers_only_on_like_data(run_folder, label, drawn):
     assert ("X-VL (ITM)" in words(figures.figure("xvl-roc-readers"))) == drawn
 
 
+def test_the_unseen_disease_on_real_data_says_what_the_model_was_trained_on(run_folder):
+    for table, columns in (("predictions/unseen_disease", {"trained_on": "phantom:mimic_cxr"}),
+                           ("rows/23_xvl_unseen_disease", {"dataset": "covid_cxr"})):
+        path = run_folder / f"{table}.csv"
+        pd.read_csv(path).assign(**columns).to_csv(path, index=False)
+    said = words(figures.figure("xvl-covid"))
+    assert "trained on phantom:mimic_cxr" in said and "data: covid_cxr" in said
+
+
 def test_missing_inputs_name_the_notebook(run_folder):
     (run_folder / "predictions" / "unseen_disease.csv").unlink()
     with pytest.raises(figures.MissingInput, match="23_xvl_unseen_disease"):

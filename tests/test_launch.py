@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from medxvl import batch, data, graph, launch, notebook, paths, presets, records
+from medxvl import batch, data, graph, html, launch, notebook, paths, presets, records
 
 PARAMETERS = 'preset = "demo"\noverrides = ""\ndata = ""'
 
@@ -289,6 +289,15 @@ def test_what_makes_a_notebook_run_again(project):
     assert table == {"01": "done", "02": "up to date", "03": "done", "04": "up to date"}, "results gone; code changed"
 
 
+def test_what_a_partial_run_leaves_behind_is_marked(project):
+    _, done = project.run("04", "--set", "bootstrap=60")
+    assert "note: 01_good was made with other settings" in done.stdout, done.stdout + done.stderr
+    page = (project.folder / "html" / "index.html").read_text()
+    assert page.count("older than the latest run") == 1
+    _, done = project.run("--set", "bootstrap=60")
+    assert "note:" not in done.stdout and "older than" not in (project.folder / "html" / "index.html").read_text()
+
+
 def test_two_runs_at_once_are_refused(project, monkeypatch):
     with batch.take_lock(project.folder):
         _, done = project.run("04")
@@ -301,6 +310,16 @@ def test_mistyped_parameter_is_an_error(project, monkeypatch):
     notebook.check_parameters(path, {"preset": "smoke"})
     with pytest.raises(ValueError, match="no parameter prest: its parameters cell sets preset, overrides, data"):
         notebook.check_parameters(path, {"prest": "smoke"})
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "told"),
+    [((True, True), "Synthetic phantom data"), ((True, False), "Not synthetic: two (b)"), ((False, False), "")],
+)
+def test_the_index_says_which_data_are_synthetic(synthetic, told):
+    used = [{"role": r, "label": n, "synthetic": s} for r, n, s in zip(("one", "two"), "ab", synthetic, strict=True)]
+    said = " ".join(html._banner(used))
+    assert told in said and bool(said) == bool(told) and ("one (a)" in said) == (synthetic == (True, False))
 
 
 def test_a_failed_notebook_loses_its_rows(tmp_path):

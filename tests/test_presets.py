@@ -50,6 +50,7 @@ def test_overrides_take_the_type_of_the_setting():
         ("demo", "learning_rate=fast", "a number"),
         ("demo", "epochs", "expected name=value"),
         ("demo", "name=x", "unknown setting 'name'"),
+        ("demo", "views=AP,XX", "views='AP,XX': expected one or more of AP, PA"),
     ],
 )
 def test_what_is_wrong_is_said(name, overrides, told):

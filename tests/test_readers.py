@@ -99,6 +99,14 @@ def test_a_missing_decision_is_left_out(small):
     table = pd.read_csv(small / "readers.csv")
     gone = (table.reader == "r2") & (table.finding == "Edema") & (table.study_id == "p0/s1")
     table.assign(value=table.value.mask(gone)).to_csv(small / "readers.csv", index=False)
+    n = {(r["subset"], r["metric"]): r["n"] for r in readers.result_rows(small, n_resamples=10)}
+    assert n["Edema", "f1"] == 5, "the other reader has decided it"
+    gone = (table.finding == "Edema") & (table.study_id == "p0/s1") & (table.kind == "benchmark")
+    (small / "both").mkdir()
+    (small / "both" / "index.csv").write_bytes((small / "index.csv").read_bytes())
+    table.assign(value=table.value.mask(gone)).to_csv(small / "both" / "readers.csv", index=False)
+    n = {(r["subset"], r["metric"]): r["n"] for r in readers.result_rows(small / "both", n_resamples=10)}
+    assert n["Edema", "f1"] == 4, "no reader has decided it"
     point = readers.operating_points(small).set_index(["finding", "reader"]).loc[("Edema", "r2")]
     assert point.n == 4 and point.sensitivity == 1
 

@@ -10,7 +10,7 @@ import torch
 
 from medxvl import metrics, prompts, text, vision
 
-PAIRS = 2048  # image-sentence pairs a call of the fusion encoder
+PAIRS = 1024  # image-sentence pairs a call of the fusion encoder
 
 
 @torch.no_grad()
@@ -33,12 +33,13 @@ def score(model, tokenizer, images: torch.Tensor, described: dict[str, tuple[str
     ids, mask = (t.to(device) for t in text.encode(tokenizer, sentences, preset.max_tokens))
     states, f_text = model.online.encode_text(ids, mask)
 
-    n, m = len(tokens), len(sentences)
-    pairs = torch.cartesian_prod(torch.arange(n, device=device), torch.arange(m, device=device))
-    logits = torch.cat(
-        [model.match_logits(states[j], mask[j], tokens[i])[:, 1] for i, j in (p.unbind(1) for p in pairs.split(PAIRS))]
-    )
-    logits, cosines = logits.view(n, m).cpu(), (f_image @ f_text.t()).cpu()
+    # A sentence at a time against many images: no padding, and the image tokens are used where they lie.
+    logits = torch.empty(len(tokens), len(sentences), device=device)
+    for j, length in enumerate(mask.sum(1).tolist()):
+        for i in torch.arange(len(tokens), device=device).split(PAIRS):
+            words, present = (t[j, :length].expand(len(i), *t[j, :length].shape) for t in (states, mask))
+            logits[i, j] = model.match_logits(words, present, tokens[i])[:, 1]
+    logits, cosines = logits.cpu(), (f_image @ f_text.t()).cpu()
 
     itm, ita, at = [], [], 0
     for positives in described.values():
@@ -62,12 +63,12 @@ def labels_of(dataset, rows, findings) -> np.ndarray:
     return np.where(table < 0, np.nan, table)
 
 
-def shuffled(rows: np.ndarray, seed: int) -> np.ndarray:
-    """The rows in another order, no picture at its own place: the control that shows whether the picture matters."""
-    order = np.random.default_rng([seed, 77]).permutation(len(rows))
-    partner = np.empty(len(rows), dtype=int)
+def shuffled(n: int, seed: int) -> np.ndarray:
+    """(n,) whose picture each study gets instead of its own: the control that shows whether the picture matters."""
+    order = np.random.default_rng([seed, 77]).permutation(n)
+    partner = np.empty(n, dtype=int)
     partner[order] = np.roll(order, 1)
-    return rows[partner]
+    return partner
 
 
 def predictions(dataset, rows, findings, labels, scores, model: str) -> pd.DataFrame:
