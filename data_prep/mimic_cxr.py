@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from medxvl.reports import decode, sections
+
 from . import fault
 from .raw import CHEXPERT_14, Table, parse_labels, progress_bar, read_csv, short_list, split_list
-from .reports import decode, sections
 
 NEEDS = "MIMIC-CXR-JPG: files/, mimic-cxr-2.0.0-{metadata,split,chexpert}.csv[.gz]; mimic-cxr-reports[.zip] in or by it"
 MARKS = (("mimic-cxr-2*-metadata.csv*",),)

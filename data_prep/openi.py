@@ -13,9 +13,10 @@ import pandas as pd
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from medxvl.reports import clean, decode
+
 from . import fault
 from .raw import CHEXPERT_14, Table, short_list
-from .reports import clean, decode
 
 NEEDS = "Open-I: NLMCXR_reports.tgz as downloaded, or ecgen-radiology/*.xml unpacked; PNG images beside it are optional"
 MARKS = (("*reports*.tgz",), ("ecgen-radiology",), ("*.xml",))

@@ -12,8 +12,9 @@ from data_prep_trees import covid_tree, encoded, mimic_tree, picture, prepare
 from PIL import Image
 
 import data_prep
-from data_prep import images, openi, reports
+from data_prep import images, openi
 from data_prep.raw import CHEXPERT_14
+from medxvl import reports
 
 # ---------------------------------------------------------------- pictures
 

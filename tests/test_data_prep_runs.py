@@ -83,7 +83,7 @@ def test_changed_reader_files_and_reports_are_prepared_anew(tmp_path, capsys):
         assert ("reports changed" if settings else "mimic-cxr-reports.zip changed") in capsys.readouterr().out
     readers = tmp_path / "readers"
     (readers / "labeler").mkdir(parents=True)
-    row = ",".join(["Study", *prepared.CHEXPERT_14]) + "\npatient1/study1" + ",0" * 14 + "\n"
+    row = ",".join(["Study", *CHEXPERT_14]) + "\npatient1/study1" + ",0" * 14 + "\n"
     for path in ("groundtruth.csv", "labeler/one_labels.csv"):
         (readers / path).write_text(row)
     prepare("chexpert_test", readers, tmp_path / "read")
@@ -95,10 +95,10 @@ def test_changed_reader_files_and_reports_are_prepared_anew(tmp_path, capsys):
 
 def test_a_folder_made_by_other_code_is_prepared_anew(tmp_path, capsys, monkeypatch):
     raw, out = covid_tree(tmp_path / "raw"), tmp_path / "out"
-    read, modules = Path.read_bytes, ("prepared", "images", "decoding", "raw", "reports", "covid_cxr")
+    read, modules = Path.read_bytes, ("prepared", "images", "decoding", "raw", "../medxvl/reports", "covid_cxr")
     code = {prepared.fingerprint_code("covid_cxr"), prepared.fingerprint_code("openi")}
     for module in modules:
-        changed = Path(prepared.__file__).with_name(f"{module}.py")
+        changed = prepared.PACKAGE / f"{module}.py"
         monkeypatch.setattr(Path, "read_bytes", lambda path, p=changed: read(path) + b"#" * (path == p))
         code.add(prepared.fingerprint_code("covid_cxr"))
         monkeypatch.undo()
