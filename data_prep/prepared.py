@@ -1,4 +1,4 @@
-"""Raw folder in, prepared folder out: whole or not at all, made once, resumed after a kill, replaced when its source changed.
+"""Raw folder in, prepared folder out: whole or not at all, made once, replaced when its source changed.
 
 Work happens in `<out>.partial` (see writing.py). The finished folder appears by renaming; card.json comes last.
 """

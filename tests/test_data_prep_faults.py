@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from data_prep_trees import ROOT, covid_tree, encoded, mimic_tree, picture, prepare
 
-from data_prep import DataError, images, prepared
+from data_prep import DataError, images, writing
 from data_prep.__main__ import main
+from data_prep.raw import CHEXPERT_14
 
 
 def huge_png() -> bytes:
@@ -222,7 +223,7 @@ def test_truncated_archive_stops_with_a_message(tmp_path, shared):
 
 def test_reader_files_that_lack_studies_or_hold_odd_values(tmp_path):
     names = [f"CheXpert-v1.0/test/patient{k}/study1" for k in range(4)]
-    columns = prepared.CHEXPERT_14
+    columns = CHEXPERT_14
     raw = tmp_path / "raw"
     for folder in (
         "radiologists/groundtruth",
@@ -295,7 +296,7 @@ def test_settings_and_tables_that_leave_nothing(tmp_path):
         (mimic, "mimic_cxr", mimic / "mimic-cxr-2.0.0-metadata.csv"),
         (readers, "chexpert_test", readers / "groundtruth.csv"),
     ):
-        header = table.read_text().split("\n")[0] if table.exists() else ",".join(["Study", *prepared.CHEXPERT_14])
+        header = table.read_text().split("\n")[0] if table.exists() else ",".join(["Study", *CHEXPERT_14])
         table.write_text(header + "\n")
         with pytest.raises(DataError, match="none is left"):
             prepare(name, raw, tmp_path / "out")
@@ -338,7 +339,7 @@ def test_another_dataset_in_the_target(tmp_path):
 def test_full_disk_is_one_message_and_the_run_can_go_on(tmp_path, monkeypatch):
     raw = covid_tree(tmp_path / "raw")
     free = namedtuple("usage", "total used free")(10, 10, 0)
-    monkeypatch.setattr(prepared.shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: free)
     with pytest.raises(DataError, match="GB of free disk; found 0.0 GB"):
         prepare("covid_cxr", raw, tmp_path / "out")
     monkeypatch.undo()
@@ -346,7 +347,7 @@ def test_full_disk_is_one_message_and_the_run_can_go_on(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(prepared.os, "pwrite", full)
+    monkeypatch.setattr(writing.os, "pwrite", full)
     with pytest.raises(DataError, match="enough free disk"):
         prepare("covid_cxr", raw, tmp_path / "out")
     monkeypatch.undo()

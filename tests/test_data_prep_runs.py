@@ -15,6 +15,7 @@ from data_prep_trees import ROOT, contents, covid_tree, encoded, mimic_tree, pic
 
 import data_prep
 from data_prep import prepared
+from data_prep.raw import CHEXPERT_14
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path):
@@ -95,7 +96,10 @@ def test_changed_reader_files_and_reports_are_prepared_anew(tmp_path, capsys):
 
 def test_a_folder_made_by_other_code_is_prepared_anew(tmp_path, capsys, monkeypatch):
     raw, out = covid_tree(tmp_path / "raw"), tmp_path / "out"
-    read, modules = Path.read_bytes, ("prepared", "images", "decoding", "raw", "../medxvl/reports", "covid_cxr")
+    read, modules = (
+        Path.read_bytes,
+        ("prepared", "writing", "card", "images", "decoding", "raw", "../medxvl/reports", "covid_cxr"),
+    )
     code = {prepared.fingerprint_code("covid_cxr"), prepared.fingerprint_code("openi")}
     for module in modules:
         changed = prepared.PACKAGE / f"{module}.py"
@@ -164,8 +168,8 @@ def test_raw_inside_the_prepared_folder(tmp_path):
 def start_and_kill(raw: Path, out: Path, workers: int) -> None:
     """Start a preparation in a process of its own and kill it as soon as some images are marked as done."""
     code = f"""if True:
-        from data_prep import prepared
-        prepared.MARK_SECONDS = 0
+        from data_prep import prepared, writing
+        writing.MARK_SECONDS = 0
         prepared.prepare("covid_cxr", {str(raw)!r}, {str(out)!r}, size=64, workers={workers}, progress=False)"""
     run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"DATA_PREP_TEST": str(out)})
     done, deadline = out.with_name("out.partial") / "done.u8", time.monotonic() + 30
