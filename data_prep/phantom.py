@@ -27,7 +27,7 @@ from medxvl import prompts
 from .phantom_findings import DRAW, draw_frontal
 from .phantom_image import Finding, draw_lateral
 from .phantom_report import write_report
-from .prepared import CHEXPERT_14
+from .raw import CHEXPERT_14
 
 DETECTED = (
     "Atelectasis",

@@ -66,27 +66,55 @@ class Canvas:
     def __init__(self, height: int, width: int, pose: np.ndarray):
         self.shape = (height, width)
         self.pose = pose
-        v, u = np.mgrid[0:height, 0:width].astype(np.float32)
         inverse = np.linalg.inv(pose[:, :2]).astype(np.float32)
-        du, dv = u - pose[0, 2], v - pose[1, 2]
+        du = np.arange(width, dtype=np.float32) - pose[0, 2]
+        dv = np.arange(height, dtype=np.float32)[:, None] - pose[1, 2]
         self.x = inverse[0, 0] * du + inverse[0, 1] * dv
         self.y = inverse[1, 0] * du + inverse[1, 1] * dv
         self.pixel = float(np.sqrt(abs(np.linalg.det(pose[:, :2]))))  # pixels a body unit
 
     def lines(self, curves, thickness, blur: float = 0.0) -> np.ndarray:
         """Poly-lines (each (n, 2) in body coordinates) of `thickness` body units, 0..1."""
-        image = np.zeros(self.shape, np.uint8)
-        points = [np.int32(np.round(8 * (np.asarray(c) @ self.pose[:, :2].T + self.pose[:, 2]))) for c in curves]
-        cv2.polylines(image, points, False, 255, max(1, round(thickness * self.pixel)), cv2.LINE_AA, 3)
-        image = image.astype(np.float32) / 255
-        return smooth(image, blur * self.pixel) if blur else image
+        drawn = np.zeros(self.shape, np.uint8)
+        points = np.int32(np.round(8 * (np.concatenate(curves) @ self.pose[:, :2].T + self.pose[:, 2])))
+        ends = np.cumsum([len(c) for c in curves])[:-1]
+        width = max(1, round(thickness * self.pixel))
+        cv2.polylines(drawn, np.split(points, ends), False, 255, width, cv2.LINE_AA, 3)
+        margin = width + 6 + 5 * blur * self.pixel  # beyond the reach of the blur
+        part = self._part(points.min(0) / 8 - margin, points.max(0) / 8 + margin)
+        image = np.zeros(self.shape, np.float32)
+        line = drawn[part].astype(np.float32)
+        line /= 255
+        image[part] = smooth(line, blur * self.pixel) if blur and line.size else line
+        return image
+
+    def _part(self, low, high) -> tuple[slice, slice]:
+        """The part of the grid between two corners (u, v in pixels): only this much needs computing."""
+        u0, v0 = (max(0, int(p)) for p in low)
+        u1, v1 = (max(0, int(p) + 2) for p in high)
+        return slice(v0, v1), slice(u0, u1)
 
     def blob(self, x: float, y: float, rx: float, ry: float, angle: float = 0.0, power: float = 2.0) -> np.ndarray:
         """Soft ellipse; `power` above 2 makes it flatter inside and steeper at its rim."""
-        dx, dy = self.x - x, self.y - y
-        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        a, b = (cos * dx + sin * dy) / np.float32(rx), (cos * dy - sin * dx) / np.float32(ry)
-        return np.exp(-0.7 * (a * a + b * b) ** np.float32(power / 2))
+        reach = 43 ** (1 / power) * max(rx, ry)  # further out it is below 1e-13
+        corners = [[x - reach, y - reach], [x + reach, y - reach], [x - reach, y + reach], [x + reach, y + reach]]
+        pixels = np.array(corners) @ self.pose[:, :2].T + self.pose[:, 2]
+        part = self._part(pixels.min(0), pixels.max(0))
+        a, b = self.x[part] - x, self.y[part] - y
+        if angle:
+            cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+            a, b = cos * a + sin * b, cos * b - sin * a
+        a /= np.float32(rx)
+        b /= np.float32(ry)
+        a *= a
+        b *= b
+        a += b
+        if power != 2:
+            a **= np.float32(power / 2)
+        a *= -0.7
+        image = np.zeros(self.shape, a.dtype)
+        image[part] = np.exp(a, out=a)
+        return image
 
 
 def smooth(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -95,7 +123,11 @@ def smooth(image: np.ndarray, sigma: float) -> np.ndarray:
 
 def step(distance: np.ndarray, width: float = 0.015) -> np.ndarray:
     """0 to 1 across an edge `width` body units wide."""
-    return 1 / (1 + np.exp(np.clip(-distance / np.float32(width), -30, 30)))
+    out = distance / np.float32(-width)
+    np.minimum(out, 30, out=out)
+    np.exp(out, out=out)
+    out += 1
+    return np.divide(1, out, out=out)
 
 
 def texture(rng: np.random.Generator, shape, grain: float) -> np.ndarray:
@@ -120,33 +152,46 @@ class Chest:
             self.dome[SIDES[f.side]] -= 0.09 + 0.07 * f.extent
             shift = 0.03 * (1 + f.extent) * SIDES[f.side]
         self.centre = np.float32(a["centre"] + shift)
+        # Images that several structures need, computed once.
+        self.off = canvas.x - self.centre
+        self.wall_image = self.wall(canvas.y)
+        self.diaphragms = {s: self._diaphragm(s) for s in (-1, 1)}
         self.heart_image = self.heart()
-        self.lung = {s: self._lung(s) * (1 - 0.85 * self.heart_image) for s in (-1, 1)}
+        free = 1 - 0.85 * self.heart_image
+        self.lung = {s: self._lung(s) * free for s in (-1, 1)}
         self.lungs = self.lung[-1] + self.lung[1]
 
     def out(self, side: int) -> np.ndarray:
         """Distance from the midline towards `side`."""
-        return side * (self.canvas.x - self.centre)
+        return self.off if side == 1 else -self.off
 
     def wall(self, y) -> np.ndarray:
         """Half-width of the rib cage at height y."""
         a = self.anatomy
-        t = np.clip((y - a["apex"]) / (0.75 - a["apex"]), 0, 1)
-        return np.float32(a["chest"]) * np.clip(1 - (1 - t) ** 2.6, 0, 1) ** np.float32(0.55)
+        t = np.minimum(np.maximum((y - a["apex"]) / (0.75 - a["apex"]), 0), 1)
+        t = np.minimum(np.maximum(1 - (1 - t) ** 2.6, 0), 1)
+        return np.float32(a["chest"]) * t ** np.float32(0.55)
 
     def diaphragm(self, side: int) -> np.ndarray:
+        return self.diaphragms[side]
+
+    def _diaphragm(self, side: int) -> np.ndarray:
         a = self.anatomy
         return self.dome[side] + np.float32(0.9) * ((self.out(side) - 0.46 * a["chest"]) / 1.15) ** 2 / a["chest"]
 
     def _lung(self, side: int) -> np.ndarray:
         c, a, out = self.canvas, self.anatomy, self.out(side)
         wide = self.by_name.get("Enlarged Cardiomediastinum")
-        middle = a["mediastinum"] * 0.8 + (0.05 + 0.04 * wide.extent if wide else 0) * np.exp(
-            -(((c.y + 0.35) / 0.3) ** 2)
-        )
-        knob = 0.05 * np.exp(-(((c.y + 0.38) / 0.10) ** 2)) * (side == 1)
-        inside = step(out - middle - knob)
-        return step(self.wall(c.y) - out) * inside * step(self.diaphragm(side) - c.y)
+        inside = a["mediastinum"] * 0.8
+        if wide:
+            inside = inside + (0.05 + 0.04 * wide.extent) * np.exp(-(((c.y + 0.35) / 0.3) ** 2))
+        inside = out - inside
+        if side == 1:  # aortic knob
+            inside -= 0.05 * np.exp(-(((c.y + 0.38) / 0.10) ** 2))
+        lung = step(self.wall_image - out)
+        lung *= step(inside)
+        lung *= step(self.diaphragm(side) - c.y)
+        return lung
 
     def heart(self) -> np.ndarray:
         a, big = self.anatomy, self.by_name.get("Cardiomegaly")
@@ -160,25 +205,28 @@ class Chest:
     def ribs(self) -> tuple[np.ndarray, list]:
         """Posterior ribs as curves from the spine outward; returned too, for fractures."""
         a, curves = self.anatomy, []
+        t = np.linspace(0.05, 1, 24)
+        rise, fall = 0.16 * np.sin(np.pi * np.minimum(t * 0.9, 0.5)), 0.30 * np.clip(t - 0.45, 0, 1) ** 2
+        heights = [a["apex"] + 0.06 + k * a["rib_gap"] for k in range(9)]
+        reach = [float(self.wall(np.float32(y + 0.12))) * 1.01 for y in heights]
         for side in (-1, 1):
             for k in range(9):
-                y0 = a["apex"] + 0.06 + k * a["rib_gap"]
-                t = np.linspace(0.05, 1, 24)
-                reach = float(self.wall(np.float32(y0 + 0.12))) * 1.01
-                y = (
-                    y0
-                    - 0.16 * np.sin(np.pi * np.minimum(t * 0.9, 0.5))
-                    + 0.30 * np.clip(t - 0.45, 0, 1) ** 2 * (1 + k / 9)
-                )
-                curves.append(np.column_stack([self.centre + side * t * reach, y + 0.08]))
+                y = heights[k] - rise + fall * (1 + k / 9)
+                curves.append(np.array([self.centre + side * t * reach[k], y + 0.08]).T)
         return self.canvas.lines(curves, 0.032, blur=0.009), curves
 
     def attenuation(self) -> np.ndarray:
         """Attenuation without findings other than those that change the anatomy itself."""
         c, a = self.canvas, self.anatomy
-        torso = a["shoulder"] * np.clip(0.30 + 1.6 * np.clip(c.y + 1.05, 0, None) ** 0.8, 0.30, 1.0) * (1 - 0.06 * c.y)
+        torso = np.maximum(c.y + 1.05, 0)
+        torso **= 0.8
+        torso *= 1.6
+        torso += 0.30
+        np.clip(torso, 0.30, 1.0, out=torso)
+        torso *= a["shoulder"]
+        torso *= 1 - 0.06 * c.y
         body = step(torso - np.abs(c.x - 0.5 * self.centre), 0.02)
-        depth = np.sqrt(np.clip(1.05 - (c.x / 1.15) ** 2, 0.05, None))
+        depth = np.sqrt(np.maximum(1.05 - (c.x / 1.15) ** 2, 0.05))
         out = body * (0.55 + 0.50 * depth + a["fat"] * 0.6)
         out -= self.lungs * (0.70 - a["fat"] * 0.25)
         below = sum(step(c.y - self.diaphragm(s)) * step(self.out(s), 0.03) for s in (-1, 1))
@@ -186,10 +234,11 @@ class Chest:
         if a["bubble"]:
             out -= 0.20 * c.blob(self.centre + 0.30, self.dome[1] + 0.14, 0.13, 0.07, power=4)
         out += 0.10 * self.heart_image * body
-        out += 0.11 * np.exp(-(((c.x - self.centre) / 0.085) ** 2)) * (1 + 0.22 * np.sin(c.y * 42)) * body
-        out -= 0.16 * np.exp(-(((c.x - self.centre) / 0.045) ** 2)) * step(-0.30 - c.y, 0.05)  # trachea
+        out += 0.11 * np.exp(-((self.off / 0.085) ** 2)) * (1 + 0.22 * np.sin(c.y * 42)) * body
+        out -= 0.16 * np.exp(-((self.off / 0.045) ** 2)) * step(-0.30 - c.y, 0.05)  # trachea
         for s in (-1, 1):
-            out += a["breast"] * c.blob(self.centre + s * 0.42, 0.28, 0.30, 0.24, power=4)
+            if a["breast"]:
+                out += a["breast"] * c.blob(self.centre + s * 0.42, 0.28, 0.30, 0.24, power=4)
             out += a["vessels"] * 1.1 * c.blob(self.centre + s * 0.19, -0.06, 0.09, 0.13)
         self.rib_image, self.rib_curves = self.ribs()
         out += a["ribs"] * self.rib_image * body
@@ -218,39 +267,54 @@ class Chest:
 
     def vessels(self) -> np.ndarray:
         """Branching lung markings, denser near the hila."""
-        rng, curves = self.rng, []
+        rng, curves, t = self.rng, [], np.linspace(0, 1, 8)
         for side in (-1, 1):
             for angle in rng.uniform(-1.25, 1.25, 9):
                 length = rng.uniform(0.25, 0.6)
-                t = np.linspace(0, 1, 8)
                 bend = rng.normal(0, 0.08)
                 x = 0.17 + t * length * np.cos(angle)
                 y = -0.05 + t * length * np.sin(angle) * 1.25 + bend * t**2
-                curves.append(np.column_stack([self.centre + side * x, y]))
+                curves.append(np.array([self.centre + side * x, y]).T)
         return self.canvas.lines(curves, 0.014, blur=0.006)
 
 
 def expose(attenuation: np.ndarray, rng: np.random.Generator, marker: bool = True) -> np.ndarray:
     """Attenuation to 8-bit grey: exposure, contrast curve, scatter, noise, collimation and a burned-in marker."""
     h, w = attenuation.shape
-    v, u = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j].astype(np.float32)
+    v, u = _across(h)[:, None], _across(w)
     tilt = rng.normal(0, 0.07) * u + rng.normal(0, 0.07) * v
-    scatter = smooth(attenuation, 0.08 * w) * rng.uniform(0.0, 0.25)
-    image = attenuation * rng.uniform(0.88, 1.12) + tilt - scatter
+    scatter = smooth(attenuation, 0.08 * w)
+    scatter *= rng.uniform(0.0, 0.25)
+    image = attenuation * rng.uniform(0.88, 1.12)
+    image += tilt
+    image -= scatter
     low, high = np.percentile(image[::4, ::4], (2, 99))
-    image = np.clip((image - low) / (high - low + 1e-6), 0, None)
-    image = image ** rng.uniform(0.8, 1.35) * rng.uniform(0.78, 1.02) + rng.uniform(-0.03, 0.12)
-    image += rng.normal(0, 1, (h, w)).astype(np.float32) * rng.uniform(0.008, 0.03)
+    image = image - low  # in float64 from here on
+    image /= high - low + 1e-6
+    np.maximum(image, 0, out=image)
+    image **= rng.uniform(0.8, 1.35)
+    image *= rng.uniform(0.78, 1.02)
+    image += rng.uniform(-0.03, 0.12)
+    noise = rng.standard_normal((h, w)).astype(np.float32)
+    noise *= rng.uniform(0.008, 0.03)
+    image += noise
     image = smooth(image, rng.uniform(0.3, 1.0))
     if rng.random() < 0.25:  # collimator blades
         edge = rng.uniform(0.0, 0.07, 4)
         image[: int(edge[0] * h)] = image[h - int(edge[1] * h) :] = 0.02
         image[:, : int(edge[2] * w)] = image[:, w - int(edge[3] * w) :] = 0.02
-    grey = np.uint8(np.clip(image, 0, 1) * 255)
+    np.clip(image, 0, 1, out=image)
+    image *= 255
+    grey = image.astype(np.uint8)
     if marker and rng.random() < 0.7:  # the side marker lies on the patient's left
         spot = (int(w * rng.uniform(0.86, 0.92)), int(h * rng.uniform(0.08, 0.2)))
         cv2.putText(grey, "L", spot, cv2.FONT_HERSHEY_SIMPLEX, h / 420, int(rng.integers(200, 255)), 1, cv2.LINE_AA)
     return grey
+
+
+def _across(count: int) -> np.ndarray:
+    """Positions of `count` pixels from -1 to 1."""
+    return (np.arange(count) * (2 / (count - 1)) - 1).astype(np.float32)
 
 
 def draw_lateral(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
