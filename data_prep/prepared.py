@@ -17,7 +17,11 @@ from .writing import FILES, WORK_FILES, write
 
 SETTINGS = {"max_reject_share": 0.05}  # of every dataset; one rejected record alone never stops a run
 PACKAGE = Path(__file__).parent  # data_prep; medxvl lies beside it
-CODE = ("prepared", "writing", "card", "images", "decoding", "raw", "../medxvl/reports")  # and the dataset's own module
+# Files that make the bytes of every dataset, besides its own module and what that names in CODE.
+CODE = (
+    "prepared.py", "writing.py", "card.py", "overlap.py", "raw.py", "images.py", "decoding.py",
+    "archives.py", "dicom*.py", "../medxvl/reports.py",
+)  # fmt: skip
 CHANGES = ("raw_tables", "raw_entries", "code")  # of the card: when only these differ, the folder is prepared anew
 
 
@@ -60,9 +64,10 @@ def prepare(
         "limit": limit,
         "settings": settings,
     }
+    given = {setting: settings[setting] for setting in getattr(reader, "PATHS", ("reports",)) if setting in settings}
     try:
         if raw.exists():
-            wanted |= fingerprint_raw(raw, reader.TABLES, settings.get("reports", ""), out)
+            wanted |= fingerprint_raw(raw, reader.TABLES, given, out)
             wanted["code"] = fingerprint_code(name)
     except OSError as problem:
         raise fault("raw data that can be read", f"{problem}", "mend that, or correct the path") from None
@@ -127,8 +132,11 @@ def is_complete(folder: Path, wanted: dict, other_is_error: bool = True) -> bool
 
 def fingerprint_code(name: str) -> str:
     """12 hex digits of the code that reads dataset `name` and writes its prepared form."""
-    code = [(PACKAGE / f"{module}.py").read_bytes() for module in (*CODE, name)]
-    return hashlib.sha256(json.dumps([hashlib.sha256(text).hexdigest() for text in code]).encode()).hexdigest()[:12]
+    patterns = (*CODE, f"{name}.py", *getattr(dataset(name), "CODE", ()))
+    folders = [(PACKAGE.parent / "medxvl" if p.startswith("../") else PACKAGE, p.split("/")[-1]) for p in patterns]
+    files = sorted({path for folder, pattern in folders for path in folder.glob(pattern)})
+    code = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files]
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:12]
 
 
 def _changes(folder: Path, wanted: dict) -> str:
@@ -154,10 +162,18 @@ def _complete(name: str, defaults: dict, given: dict) -> dict:
     settings = dict(defaults)
     for key, value in given.items():
         try:
-            settings[key] = type(defaults[key])(value)
+            settings[key] = _as_bool(value) if isinstance(defaults[key], bool) else type(defaults[key])(value)
         except ValueError:
-            raise fault(f"a number for {key}", repr(value), "correct --set NAME=VALUE") from None
+            kind = "yes or no" if isinstance(defaults[key], bool) else "a number"
+            raise fault(f"{kind} for {key}", repr(value), "correct --set NAME=VALUE") from None
     return settings
+
+
+def _as_bool(value) -> bool:
+    words = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+    if str(value).lower() not in words:
+        raise ValueError
+    return words[str(value).lower()]
 
 
 def _check_target(out: Path, raw: Path, partial: Path) -> None:

@@ -22,11 +22,13 @@ from . import DataError, fault
 from .card import describe
 from .decoding import decoded
 from .images import ABSENT
+from .overlap import difference_hash
 from .raw import CHEXPERT_14, Table, progress_bar
 
 FIRST_COLUMNS = ["study_id", "patient_id", "image_id", "split", "view", "findings", "impression", *CHEXPERT_14]
 WORK_FILES = ("jobs.json", "jobs.new", "pixels.u8", "done.u8", "card.json.new")
-FILES = ("index.csv", "images.h5", "readers.csv", "rejects.csv", "card.json")  # card.json last: it makes a folder whole
+EXTRA_FILES = ("readers.csv", "questions.csv", "boxes.csv")  # names that Table.extra may use
+FILES = ("index.csv", "images.h5", *EXTRA_FILES, "rejects.csv", "card.json")  # card.json last: it makes a folder whole
 MARK_SECONDS = 1.0
 
 
@@ -42,7 +44,9 @@ def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, pr
     if has_images:
         images = list(table.rows["_image"])
         _start_or_go_on(
-            partial, len(images) * size * size, [size, wanted["raw"], wanted["code"], table.raw_version, *images]
+            partial,
+            len(images) * size * size,
+            [size, wanted["raw"], wanted["code"], table.raw_version, str(table.root or ""), *images],
         )
         failed = _decode(table, raw, partial, size, share, workers, progress)
         reason = pd.Series(failed, dtype=object).reindex(range(len(table.rows))).fillna("")
@@ -57,12 +61,12 @@ def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, pr
     index = index[FIRST_COLUMNS + [c for c in index if c not in FIRST_COLUMNS]]
     index.to_csv(partial / "index.csv", index=False, lineterminator="\n")
     for name, extra in table.extra.items():
+        if name not in EXTRA_FILES:
+            raise ValueError(f"{name} is not in EXTRA_FILES: a replaced folder would keep the old one")
         extra.to_csv(partial / name, index=False, lineterminator="\n")
     _write_rejects(table, partial)
-    digests = _write_images(partial, table.rows["_row"].to_numpy(), size, progress) if has_images else None
-    card = describe(table, index, digests, raw, wanted)
-    of_index = hashlib.sha256((partial / "index.csv").read_bytes()).hexdigest()
-    card["fingerprint"] = {"index": of_index, "pixels": digests[-1] if digests else None}
+    pixels = _write_images(partial, table.rows["_row"].to_numpy(), size, progress) if has_images else None
+    card = describe(table, index, pixels, raw, partial, wanted)
     (partial / "card.json.new").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial / "card.json.new", partial / "card.json")
 
@@ -132,7 +136,7 @@ def _decode(
                 os.pwrite(done.fileno(), b"\1", row)
             fresh.clear()
 
-        for row, grey, reason in decoded(raw, images, todo, size, workers):
+        for row, grey, reason in (table.decode or decoded)(table.root or raw, images, todo, size, workers):
             if grey is None:
                 failed[row] = reason
                 faults += reason != ABSENT or table.absent_is_fault
@@ -150,9 +154,10 @@ def _decode(
     return failed
 
 
-def _write_images(partial: Path, rows: np.ndarray, size: int, progress: bool) -> list[str]:
-    """images.h5 from the flat file; returns the SHA-256 of each image and, last, of all pixels in order."""
+def _write_images(partial: Path, rows: np.ndarray, size: int, progress: bool) -> dict:
+    """images.h5 from the flat file; returns SHA-256 of all pixels in order, and SHA-256 and difference hash of each."""
     every, digests, length = hashlib.sha256(), [], size * size
+    hashes = np.zeros((len(rows), 4), np.uint64)
     with (
         h5py.File(partial / "images.h5", "w") as h5,
         open(partial / "pixels.u8", "rb") as pixels,
@@ -164,4 +169,5 @@ def _write_images(partial: Path, rows: np.ndarray, size: int, progress: bool) ->
             data.id.write_direct_chunk((k, 0, 0), block)
             every.update(block)
             digests.append(hashlib.sha256(block).hexdigest())
-    return [*digests, every.hexdigest()]
+            hashes[k] = difference_hash(np.frombuffer(block, np.uint8).reshape(size, size))
+    return {"all": every.hexdigest(), "each": digests, "hashes": hashes}

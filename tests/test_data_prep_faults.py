@@ -360,7 +360,7 @@ def test_full_disk_is_one_message_and_the_run_can_go_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (["nih"], "mimic_cxr, openi, covid_cxr, chexpert_test"),
+        (["mimic"], "mimic_cxr, openi, covid_cxr, chexpert_test"),
         (["covid_cxr"], "expected --raw and --out; found neither"),
         (
             ["covid_cxr", "--raw", "RAW", "--out", "OUT", "--set", "view=AP"],

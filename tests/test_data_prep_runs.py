@@ -96,17 +96,15 @@ def test_changed_reader_files_and_reports_are_prepared_anew(tmp_path, capsys):
 
 def test_a_folder_made_by_other_code_is_prepared_anew(tmp_path, capsys, monkeypatch):
     raw, out = covid_tree(tmp_path / "raw"), tmp_path / "out"
-    read, modules = (
-        Path.read_bytes,
-        ("prepared", "writing", "card", "images", "decoding", "raw", "../medxvl/reports", "covid_cxr"),
-    )
-    code = {prepared.fingerprint_code("covid_cxr"), prepared.fingerprint_code("openi")}
-    for module in modules:
-        changed = prepared.PACKAGE / f"{module}.py"
+    read, code = Path.read_bytes, {prepared.fingerprint_code("covid_cxr"), prepared.fingerprint_code("openi")}
+    modules = ("prepared", "writing", "card", "overlap", "images", "decoding", "archives", "raw", "covid_cxr")
+    files = [prepared.PACKAGE / f"{module}.py" for module in modules]
+    files.append(prepared.PACKAGE.parent / "medxvl" / "reports.py")
+    for changed in files:
         monkeypatch.setattr(Path, "read_bytes", lambda path, p=changed: read(path) + b"#" * (path == p))
         code.add(prepared.fingerprint_code("covid_cxr"))
         monkeypatch.undo()
-    assert len(code) == len(modules) + 2
+    assert len(code) == len(files) + 2
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "fingerprint_code", lambda name: "0" * 12)
         prepare("covid_cxr", raw, out)
@@ -120,6 +118,16 @@ def test_a_folder_made_by_other_code_is_prepared_anew(tmp_path, capsys, monkeypa
     prepare("covid_cxr", raw, out)
     assert "an earlier version" in capsys.readouterr().out
     assert contents(out) == contents(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("name", data_prep.DATASETS)
+def test_the_code_of_a_dataset_covers_what_its_module_uses(name):
+    module = data_prep.dataset(name)
+    text = Path(module.__file__).read_text()
+    for other in getattr(module, "CODE", ()):
+        assert any(Path(module.__file__).parent.glob(other)) or other.startswith("../"), f"{other} names no file"
+    if "label_from_text" in text or "medxvl.labels" in text or "mimic_labels" in text:
+        assert "../medxvl/labels*.py" in module.CODE
 
 
 @pytest.mark.parametrize("moves", [1, 2, 3])
