@@ -18,8 +18,8 @@ MOST_EXAMPLES = 20
 
 def describe(table: Table, index: pd.DataFrame, pixels: dict | None, raw: Path, folder: Path, wanted: dict) -> dict:
     """The card of the files in `folder`; `pixels`: what writing._write_images returned, None without images."""
-    mark = raw / PHANTOM_MARK
-    phantom = json.loads(mark.read_text()) if raw.is_dir() and mark.is_file() else None
+    mark = (raw if raw.is_dir() else raw.parent) / PHANTOM_MARK
+    phantom = json.loads(mark.read_text()) if mark.is_file() else None
     overlap, examples = _overlap(index, pixels, folder)
     for what, number in overlap.items():
         if number:

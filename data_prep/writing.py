@@ -22,6 +22,7 @@ from . import DataError, fault
 from .card import describe
 from .decoding import decoded
 from .images import ABSENT
+from .linked import digest_linked, link_images
 from .overlap import difference_hash
 from .raw import CHEXPERT_14, Table, progress_bar
 
@@ -41,7 +42,8 @@ def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, pr
     if not len(table.rows):
         raise _nothing_left(table, raw)
     has_images = "_image" in table.rows
-    if has_images:
+    linked = digest_linked(table, size, progress) if table.linked else None
+    if has_images and not linked:
         images = list(table.rows["_image"])
         _start_or_go_on(
             partial,
@@ -63,9 +65,18 @@ def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, pr
     for name, extra in table.extra.items():
         if name not in EXTRA_FILES:
             raise ValueError(f"{name} is not in EXTRA_FILES: a replaced folder would keep the old one")
+        key = "image_id" if "image_id" in extra else "study_id"
+        used = extra[key].isin(set(index[key]))
+        if not used.all():
+            table.notes.append(f"{name}: {(~used).sum():,} of {len(extra):,} rows left out, their {key} is not used")
+            table.extra[name] = extra = extra[used]
         extra.to_csv(partial / name, index=False, lineterminator="\n")
     _write_rejects(table, partial)
-    pixels = _write_images(partial, table.rows["_row"].to_numpy(), size, progress) if has_images else None
+    pixels = linked
+    if linked:
+        link_images(table, partial)
+    elif has_images:
+        pixels = _write_images(partial, table.rows["_row"].to_numpy(), size, progress)
     card = describe(table, index, pixels, raw, partial, wanted)
     (partial / "card.json.new").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial / "card.json.new", partial / "card.json")
