@@ -14,6 +14,11 @@ SIDES = {"right": -1, "left": 1}  # the patient's right lung is on the left of t
 ZONE_Y = {"upper": -0.42, "mid": -0.08, "lower": 0.24}
 
 
+def pick(rng: np.random.Generator, items):
+    """One of `items`: the same draw as rng.choice, without turning them into an array."""
+    return items[int(rng.integers(len(items)))]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One planted finding. `side` right, left or both; `zone` upper, mid or lower; `extent` 0 small to 2 large."""
@@ -88,6 +93,11 @@ class Canvas:
         image[part] = smooth(line, blur * self.pixel) if blur and line.size else line
         return image
 
+    def window(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
+        """The part of the grid that holds a rectangle of body coordinates."""
+        pixels = np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]]) @ self.pose[:, :2].T + self.pose[:, 2]
+        return self._part(pixels.min(0), pixels.max(0))
+
     def _part(self, low, high) -> tuple[slice, slice]:
         """The part of the grid between two corners (u, v in pixels): only this much needs computing."""
         u0, v0 = (max(0, int(p)) for p in low)
@@ -97,9 +107,7 @@ class Canvas:
     def blob(self, x: float, y: float, rx: float, ry: float, angle: float = 0.0, power: float = 2.0) -> np.ndarray:
         """Soft ellipse; `power` above 2 makes it flatter inside and steeper at its rim."""
         reach = 43 ** (1 / power) * max(rx, ry)  # further out it is below 1e-13
-        corners = [[x - reach, y - reach], [x + reach, y - reach], [x - reach, y + reach], [x + reach, y + reach]]
-        pixels = np.array(corners) @ self.pose[:, :2].T + self.pose[:, 2]
-        part = self._part(pixels.min(0), pixels.max(0))
+        part = self.window(x - reach, y - reach, x + reach, y + reach)
         a, b = self.x[part] - x, self.y[part] - y
         if angle:
             cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
