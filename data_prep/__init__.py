@@ -15,11 +15,12 @@ from pathlib import Path
 # and, where it applies,
 #   HELP      setting -> what it does, one line
 #   PATHS     settings that are paths of files or folders to watch too (default: reports)
-#   CODE      files besides the module that its bytes depend on, e.g. "../medxvl/labels*.py" where it calls label_reports
+#   CODE      files besides the module that its bytes depend on, e.g. "../medxvl/label*.py" where it calls label_reports
 #   EXPECTED  {"source": ..., "counts": {what: number}}: published counts, shown beside those found; `what` is studies,
 #             images, train, valid, test, or a name that read() counts in Table.found
 DATASETS = (
-    "mimic_cxr", "openi", "covid_cxr", "chexpert_test", "nih", "vqa_rad",
+    "mimic_cxr", "openi", "covid_cxr", "chexpert_test", "nih", "vqa_rad", "covidx",
+    "table", "medvill_jsonl", "cxr_h5",
 )  # fmt: skip
 
 

@@ -38,14 +38,15 @@ def only_table(raw: Path) -> Path:
     return raw
 
 
-def load(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+def load(path: Path, keep_empty: bool = False) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """(all cells as text, blanks around them stripped, missing = ""; rows that cannot be read, with the reason).
 
     The index counts the rows from 1, below the header. What separates the cells is seen from the first line: comma, tab,
-    semicolon or bar. UTF-8, UTF-16 with its mark, else Latin-1.
+    semicolon or bar. UTF-8, UTF-16 with its mark, else Latin-1. Rows without any text (Excel leaves them) are no rows
+    unless `keep_empty`.
     """
     try:
-        cells, rejects = _parquet(path) if path.name.lower().endswith(PARQUET) else _text(path)
+        cells, rejects = _parquet(path) if path.name.lower().endswith(PARQUET) else _text(path, keep_empty)
     except DataError:
         raise
     except (OSError, EOFError, ValueError, MemoryError, zlib.error, csv.Error, StopIteration) as problem:
@@ -58,20 +59,20 @@ def load(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     return cells, rejects
 
 
-def _text(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+def _text(path: Path, keep_empty: bool) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     try:
-        return _rows(path, "utf-8-sig")
+        return _rows(path, "utf-8-sig", keep_empty)
     except UnicodeDecodeError:
         with _open(path) as file:
             marked = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
-        return _rows(path, "utf-16" if marked else "latin-1")
+        return _rows(path, "utf-16" if marked else "latin-1", keep_empty)
 
 
 def _open(path: Path) -> io.BufferedIOBase:
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
 
 
-def _rows(path: Path, encoding: str) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+def _rows(path: Path, encoding: str, keep_empty: bool) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     csv.field_size_limit(MAX_CELL)
     with _open(path) as packed, io.TextIOWrapper(packed, encoding, newline="") as file:
         first = file.readline(MAX_CELL)
@@ -81,7 +82,8 @@ def _rows(path: Path, encoding: str) -> tuple[pd.DataFrame, list[tuple[str, str]
         while header and not header[-1]:  # Excel leaves empty columns at the end
             header.pop()
         kept, numbers, rejects = [], [], []
-        for number, row in enumerate((row for row in lines if any(cell.strip() for cell in row)), 1):
+        filled = (row for row in lines if any(cell.strip() for cell in row) or (keep_empty and row))
+        for number, row in enumerate(filled, 1):
             if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
                 rejects.append((f"row {number}", f"{len(row)} cells, the header has {len(header)}"))
             else:

@@ -215,7 +215,8 @@ def fingerprint_raw(raw: Path, patterns: tuple[str, ...], given: dict[str, str],
     named = {name: _digest(files, raw) for name, files in named.items() if files}
     if raw.is_file():
         if raw.suffix.lower() in (".h5", ".hdf5"):  # pixels, like image files: too much to be read on every call
-            return {"raw_tables": {raw.name: f"{raw.stat().st_size} bytes"} | named, "raw_entries": 1}
+            beside = {path.name: _digest([path], raw.parent) for path in sorted(raw.parent.glob("*.csv*"))}
+            return {"raw_tables": {raw.name: f"{raw.stat().st_size} bytes"} | beside | named, "raw_entries": 1}
         return {"raw_tables": {raw.name: _digest([raw], raw.parent)} | named, "raw_entries": 1}
     own = {os.path.relpath(out.resolve(), raw.resolve()).split(os.sep)[0]} - {".."}
     own |= {f"{name}.partial" for name in own}

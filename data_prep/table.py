@@ -35,7 +35,7 @@ HELP = {
     "labels": "auto, columns, text (found by rules in the text) or none",
 }
 TABLES = ("*.tsv", "*.parquet")
-CODE = ("anytable.py", "../medxvl/labels*.py")
+CODE = ("anytable.py", "../medxvl/label*.py")
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLITS |= dict.fromkeys(("valid", "validate", "validation", "val", "dev"), "valid")
 NO_LABEL = ("nan", "na", "n/a", "none", "null", "<na>")
