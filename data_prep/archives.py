@@ -22,7 +22,7 @@ def members(path: Path, suffix: str) -> tuple[list[str], list[tuple[str, str]]]:
     try:
         with tarfile.open(path) as archive:
             for member in progress_bar(archive, desc=path.name, unit="member", leave=False, disable=None):
-                reason = "" if member.isdir() else unusable(member, suffix)
+                reason = unusable(member, suffix)
                 if reason:
                     bad.append((member.name, reason))
                 elif not member.isdir():
@@ -33,12 +33,14 @@ def members(path: Path, suffix: str) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def unusable(member: tarfile.TarInfo, suffix: str) -> str:
-    """Why this member of an archive is not read, "" when it can be."""
+    """Why this member of an archive is not read, "" for a plain file with `suffix` and for a folder."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
         return "archive member climbs out of its folder"
     if member.issym() or member.islnk():
         return "archive member is a link"
+    if member.isdir():
+        return ""
     if not member.isfile() or name.suffix.lower() != suffix:
         return "not an XML file" if suffix == ".xml" else f"not a {suffix} file"
     return ""

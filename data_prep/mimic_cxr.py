@@ -12,9 +12,8 @@ from .mimic_reports import ARCHIVE, add_reports
 from .raw import Table, choice, draw_split, read_csv, split_list
 
 NEEDS = (
-    "MIMIC-CXR, JPG: files/ and mimic-cxr-2.0.0-{metadata,split,chexpert}.csv[.gz], release 2.0.0 or 2.1.0; or Dataset/ "
-    "with these tables beside; or DICOM: files/ and cxr-record-list.csv[.gz], the tables of JPG beside if possible. "
-    "Reports: mimic-cxr-reports[.zip] in or by it"
+    "MIMIC-CXR 2.0.0 or 2.1.0: files/ or Dataset/ with .jpg or .dcm; mimic-cxr-2.0.0-{metadata,split,chexpert}.csv[.gz] "
+    "(DICOM: or cxr-record-list.csv[.gz]); mimic-cxr-reports[.zip] in or by it"
 )
 MARKS = (("mimic-cxr-2*-metadata.csv*",), ("cxr-record-list.csv*",))
 # Reports as 227,835 files are too many to be watched.
@@ -27,7 +26,7 @@ HELP = {
     "labels": "table: CheXpert's, else NegBio's, else from the reports; or one of chexpert, negbio, reports",
     "test_labels": "radiologist's labels of release 2.1.0: columns (radiologist_*), replace (in the test split) or ignore",
 }
-CODE = ("mimic_layout.py", "mimic_labels.py", "mimic_reports.py", "../medxvl/labels*.py")
+CODE = ("mimic_layout.py", "mimic_labels.py", "mimic_reports.py", "../medxvl/label*.py")
 EXPECTED = {
     "source": "MedViLL, section 4.1 and release: AP view, one image a study, official split",
     "counts": {"studies": 91_685, "train": 89_395, "valid": 759, "test": 1_531},
