@@ -75,6 +75,5 @@ def _add_radiologist(table: Table, raw: Path, use: str) -> None:
         table.notes.append(f"{told}: columns radiologist_*; the 14 label columns are not touched")
         return
     test = here & (table.rows["split"] == "test")
-    table.rows = table.rows.copy()
-    table.rows.loc[test, list(values)] = found.loc[test]
+    table.rows = table.rows.assign(**{c: table.rows[c].mask(test, found[c]) for c in values})
     table.notes.append(f"{told}: they replace the labels of {int(test.sum()):,} studies of the test split")
