@@ -49,9 +49,8 @@ def load(path: Path, keep_empty: bool = False) -> tuple[pd.DataFrame, list[tuple
         cells, rejects = _parquet(path) if path.name.lower().endswith(PARQUET) else _text(path, keep_empty)
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, MemoryError, zlib.error, csv.Error, StopIteration) as problem:
-        found = f"{type(problem).__name__}: {problem}".strip(": ")
-        found = "an empty file" if isinstance(problem, StopIteration) else found
+    except (OSError, EOFError, ValueError, MemoryError, zlib.error, csv.Error) as problem:
+        found = f"{type(problem).__name__}: {problem}"
         raise fault(f"a whole table in {path}", found, "mend that, or save it again as CSV (UTF-8)") from None
     twice = cells.columns[cells.columns.duplicated()]
     if len(twice):
@@ -78,9 +77,11 @@ def _rows(path: Path, encoding: str, keep_empty: bool) -> tuple[pd.DataFrame, li
         first = file.readline(MAX_CELL)
         separator = max(",\t;|", key=first.count) if first.strip() else ","
         lines = csv.reader(_again(first, file), delimiter=separator, strict=True)
-        header = [name.strip() for name in next(lines)]
+        header = [name.strip() for name in next(lines, [])]
         while header and not header[-1]:  # Excel leaves empty columns at the end
             header.pop()
+        if not header:
+            raise ValueError("no header line (an empty file?)")
         kept, numbers, rejects = [], [], []
         filled = (row for row in lines if any(cell.strip() for cell in row) or (keep_empty and row))
         for number, row in enumerate(filled, 1):
