@@ -21,6 +21,7 @@ COLUMNS = [
     "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
 ]  # fmt: skip
 POSITIVE, UNCERTAIN, NEGATIVE = 1, -1, 0
+LONGEST = 2000  # letters of a sentence
 _STRENGTH = {NEGATIVE: 1, UNCERTAIN: 2, POSITIVE: 3}
 _VALUE = np.array([np.nan, 0.0, -1.0, 1.0])  # of each strength
 _FINDING_OF = {f"f{COLUMNS.index(name)}": name for name in rules.FINDINGS}
@@ -28,11 +29,13 @@ _NOUN = re.compile(r"\b(?:" + "|".join(f"(?P<f{COLUMNS.index(n)}>{p})" for n, p 
 _ORGAN = re.compile(rf"\b(?:(?P<mediastinum>{rules.MEDIASTINUM})|(?P<heart>{rules.HEART}))")
 _STATE = re.compile(rf"(?<![a-z])(?:(?P<normal>{rules.NORMAL})|(?P<enlarged>{rules.ENLARGED}))")
 _CUE_OF = {f"c{i}": name for i, name in enumerate(rules.CUES)}
-_CUE = re.compile("|".join(rf"(?<![a-z])(?P<c{i}>{p})" for i, p in enumerate(rules.CUES.values())))
-_SENTENCE_END = re.compile(
-    r"(?<!\bdr)(?<!\bmr)(?<!\bvs)(?<!\bapprox)(?<!\b[a-z])[.?!]+(?=\s|$|[a-z]{2})|(?<=\s)\d{1,2}[.)]\s|\n\s*\n|\n\s*[-*•]\s"
+_CUE = re.compile(
+    r"(?:(?<![a-z])|(?![a-z]))(?:" + "|".join(f"(?P<c{i}>{p})" for i, p in enumerate(rules.CUES.values())) + ")"
 )
-_VERB = re.compile(r"\b(?:is|are|was|were|has|have|had|appears?|remains?|demonstrates?|shows?|there)\b")
+_SENTENCE_END = re.compile(
+    r"(?<!\bdr)(?<!\bmr)(?<!\bvs)(?<!\bapprox)(?<!\b[a-z])[.?!]+(?=\s|$|[a-z]{2})|;|(?<=\s)\d{1,2}[.)]\s|\n\s*\n|\n\s*[-*•]\s"
+)
+_VERB = re.compile(r"\b(?:is|are|was|were|has|have|had|appears|remains|demonstrates|shows|there)\b")
 _SUGGEST = re.compile(r"\b(?:suggest\w*|indicat\w+|that|to)\b")
 _NEW_CLAUSE = re.compile(
     r"(?:,|\band\b|\bwith\b)\s+(?:(?:a|an|the|there)\s+)?(?:stable|unchanged|mild\w*|moderate\w*|small|minimal\w*|left|right|"
@@ -40,6 +43,7 @@ _NEW_CLAUSE = re.compile(
 )
 _OR = re.compile(r"\b(?:or|nor)\b")
 _AND = re.compile(r"\b(?:and|or)\b")
+_ALTERNATIVE = re.compile(r",?\s(?:[a-z-]+\s){0,2}or\s(?:[a-z-]+\s){0,3}")
 _VERSUS_AFTER = re.compile(r"(?:[\s/]+[a-z-]+){0,4}?,?\s+(?:versus|vs)\b")
 _VERSUS_BEFORE = re.compile(r"\b(?:versus|vs\.?)\s+(?:[a-z-]+\s+){0,4}$")
 
@@ -102,13 +106,17 @@ def _lower(text: str) -> str:
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:
+    """(start, end) of each sentence; one without an end is cut at LONGEST, so that time stays linear in the text."""
     start = 0
     for match in _SENTENCE_END.finditer(text):
-        if match.start() > start:
-            yield start, match.start()
+        yield from _pieces(start, match.start())
         start = match.end()
-    if start < len(text):
-        yield start, len(text)
+    yield from _pieces(start, len(text))
+
+
+def _pieces(start: int, end: int) -> Iterator[tuple[int, int]]:
+    for first in range(start, end, LONGEST):
+        yield first, min(first + LONGEST, end)
 
 
 def _statements(sentence: str) -> list[tuple[int, int, str, int]]:
@@ -120,28 +128,38 @@ def _statements(sentence: str) -> list[tuple[int, int, str, int]]:
         return []
     cues = [(m.start(), m.end(), _CUE_OF[m.lastgroup]) for m in _CUE.finditer(sentence)]
     found = [(start, end, name, _value(sentence, start, end, cues)) for start, end, name in nouns]
+    found = _alternatives(sentence, found)
     for start, end, name, state in organs:
-        value = NEGATIVE if state == "normal" else _value(sentence, start, end, cues)
+        value = NEGATIVE if state is None else _value(sentence, state, end, cues)
         found.append((start, end, name, value))
     return [statement for statement in found if statement[3] is not None]
 
 
-def _organs(sentence: str) -> Iterator[tuple[int, int, str, str]]:
-    """(start, end, finding, normal | enlarged) of heart and mediastinum wherever the sentence says how they are."""
+def _alternatives(sentence: str, found: list[tuple]) -> list[tuple[int, int, str, int | None]]:
+    """Of "scarring or atelectasis" neither is certain."""
+    for i in range(len(found) - 1):
+        (start, end, name, value), (start2, end2, name2, value2) = found[i : i + 2]
+        if value == value2 == POSITIVE and name != name2 and _ALTERNATIVE.fullmatch(sentence, end, start2):
+            found[i], found[i + 1] = (start, end, name, UNCERTAIN), (start2, end2, name2, UNCERTAIN)
+    return found
+
+
+def _organs(sentence: str) -> Iterator[tuple[int, int, str, int | None]]:
+    """(start, end, finding, where "enlarged" begins or None for normal) of heart and mediastinum whose state is told."""
     organs = list(_ORGAN.finditer(sentence))
     states = list(_STATE.finditer(sentence)) if organs else []
     for organ in organs:
         state = _state(sentence, organ, states)
         if state is None:
             continue
-        kind = "normal" if state.lastgroup == "normal" or state[0].startswith(("non", "un")) else "enlarged"
         start, end = min(organ.start(), state.start()), max(organ.end(), state.end())
+        enlarged = state.start() if state.lastgroup == "enlarged" else None
         if organ.lastgroup == "heart":
-            yield start, end, "Cardiomegaly", kind
+            yield start, end, "Cardiomegaly", enlarged
             continue
-        yield start, end, "Enlarged Cardiomediastinum", kind
-        if organ[0].startswith("cardio") and kind == "enlarged":  # a larger silhouette is first of all a larger heart
-            yield start, end, "Cardiomegaly", kind
+        yield start, end, "Enlarged Cardiomediastinum", enlarged
+        if organ[0].startswith("cardio") and enlarged is not None:  # a larger silhouette is first of all a larger heart
+            yield start, end, "Cardiomegaly", enlarged
 
 
 def _state(sentence: str, organ: re.Match, states: list[re.Match]) -> re.Match | None:
@@ -160,18 +178,18 @@ def _state(sentence: str, organ: re.Match, states: list[re.Match]) -> re.Match |
 
 def _value(sentence: str, start: int, end: int, cues: list[tuple[int, int, str]]) -> int | None:
     """What the sentence says of the finding at start:end; None when it speaks of the past."""
-    before = [cue for cue in cues if cue[0] < start or (cue[0] < end and cue[2] == "negation")]
+    before = [cue for cue in cues if cue[0] < start]
     after = [cue for cue in cues if cue[0] >= end]
-    return _after(sentence, end, after) if (value := _before(sentence, start, end, before)) == POSITIVE else value
+    return _after(sentence, end, after) if (value := _before(sentence, start, before)) == POSITIVE else value
 
 
-def _before(sentence: str, start: int, end: int, cues: list[tuple[int, int, str]]) -> int | None:
+def _before(sentence: str, start: int, cues: list[tuple[int, int, str]]) -> int | None:
     doubt = False
     reach = start
     for cue_start, cue_end, kind in reversed(cues):
         if kind == "end":
             break
-        if kind not in ("negation", "doubt", "past") or not _reaches(sentence, cue_end, start, kind):
+        if kind not in ("negation", "doubt", "list of doubts", "past") or not _reaches(sentence, cue_end, start, kind):
             continue
         if doubt and re.search(r",|\band\b", sentence[cue_end:reach]):
             break
@@ -192,7 +210,7 @@ def _reaches(sentence: str, cue_end: int, start: int, kind: str) -> bool:
         return True
     if _VERB.search(gap) and not _SUGGEST.search(gap):
         return False
-    if kind != "negation" and "," in gap and not _OR.search(gap):
+    if kind in ("doubt", "past") and "," in gap and not _OR.search(sentence, cue_end):
         return False
     new = _NEW_CLAUSE.search(gap)
     return not (new and not _OR.search(sentence, cue_end + new.end()))
