@@ -5,6 +5,7 @@ where it stopped and ends in the same bytes.
 """
 
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -35,7 +36,7 @@ MARK_SECONDS = 1.0
 
 def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, progress: bool) -> None:
     """Fill `partial` with everything, card.json last."""
-    size, share = wanted["size"], wanted["settings"]["max_reject_share"]
+    size, share, full = wanted["size"], wanted["settings"]["max_reject_share"], wanted["settings"]["decode"] == "full"
     for name in FILES:  # of an earlier run that did not end, maybe with other settings
         (partial / name).unlink(missing_ok=True)
     table.rows = table.rows.reset_index(drop=True)
@@ -48,9 +49,9 @@ def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, pr
         _start_or_go_on(
             partial,
             len(images) * size * size,
-            [size, wanted["raw"], wanted["code"], table.raw_version, str(table.root or ""), *images],
+            [size, full, wanted["raw"], wanted["code"], table.raw_version, str(table.root or ""), *images],
         )
-        failed = _decode(table, raw, partial, size, share, workers, progress)
+        failed = _decode(table, raw, partial, size, full, share, workers, progress)
         reason = pd.Series(failed, dtype=object).reindex(range(len(table.rows))).fillna("")
         table.rows["_row"] = np.arange(len(table.rows))  # where its pixels lie in the flat file
         table.drop(reason == ABSENT, "image file is there", ABSENT, table.absent_is_fault)
@@ -127,11 +128,15 @@ def _start_or_go_on(partial: Path, length: int, jobs: list) -> None:
 
 
 def _decode(
-    table: Table, raw: Path, partial: Path, size: int, share: float, workers: int, progress: bool
+    table: Table, raw: Path, partial: Path, size: int, full: bool, share: float, workers: int, progress: bool
 ) -> dict[int, str]:
     """Decode what is not marked as done; returns row -> reason of those that failed (a later run tries them anew)."""
     todo = np.flatnonzero(np.fromfile(partial / "done.u8", np.uint8) == 0)
-    total, images = len(table.rows), list(table.rows["_image"])
+    total, images, read = (
+        len(table.rows),
+        list(table.rows["_image"]),
+        table.decode or functools.partial(decoded, full=full),
+    )
     if progress and len(todo) < total:
         print(f"going on: {total - len(todo):,} of {total:,} images are decoded already", flush=True)
     failed, fresh, marked, faults = {}, [], time.monotonic(), len(table.faults)
@@ -147,7 +152,7 @@ def _decode(
                 os.pwrite(done.fileno(), b"\1", row)
             fresh.clear()
 
-        for row, grey, reason in (table.decode or decoded)(table.root or raw, images, todo, size, workers):
+        for row, grey, reason in read(table.root or raw, images, todo, size, workers):
             if grey is None:
                 failed[row] = reason
                 faults += reason != ABSENT or table.absent_is_fault
