@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import fault
-from .raw import CHEXPERT_14, Table, find_files, plain, read_csv, short_hash, short_list
+from .raw import CHEXPERT_14, Table, find_files, one_line, read_csv, short_hash, short_list
 
 NEEDS = "COVIDx: train_COVIDx*.txt and/or test_COVIDx*.txt (patient filename class source), images in train/, test/"
 MARKS = (("*COVIDx*.txt",), ("train*.txt", "train"), ("test*.txt", "test"))
@@ -96,7 +96,7 @@ def _parsed(path: Path, split: str):
             if fields is None:
                 yield name, f"{len(line.split())} fields, expected patient, filename, class, source"
                 continue
-            patient, file_name, finding, source = plain(pd.Series(fields, dtype=object))
+            patient, file_name, finding, source = map(one_line, fields)
             yield (
                 f"{name} {file_name}",
                 {

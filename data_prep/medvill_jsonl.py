@@ -12,7 +12,7 @@ import pandas as pd
 from medxvl.reports import clean
 
 from . import fault
-from .raw import CHEXPERT_14, Table, plain, short_hash, split_by_hash
+from .raw import CHEXPERT_14, Table, one_line, short_hash, split_by_hash
 
 NEEDS = 'MedViLL records: Train.jsonl, Valid.jsonl, Test.jsonl (or one file) of {"id", "label", "text", "img"} lines'
 MARKS = (("*.jsonl",),)
@@ -111,16 +111,18 @@ def _record(line: bytes, split: str) -> dict | str:
     img = found.get("img") or ""
     if not isinstance(img, str) or not isinstance(labels, str | None):
         return "img or label is no text"
-    cells = plain(pd.Series([found["id"], img.rpartition("/")[2], labels], dtype=object))
+    if img.encode(errors="replace").decode() != img:
+        return "img is no valid text"
+    name = "" if found["id"] is None else one_line(found["id"])
     return {
-        "study_id": cells[0],
-        "patient_id": cells[0],
-        "image_id": cells[1] or cells[0],
+        "study_id": name,
+        "patient_id": name,
+        "image_id": one_line(img.rpartition("/")[2]) or name,
         "split": split,
         "view": "",
         "findings": "",
-        "impression": plain(pd.Series([clean(found["text"])]))[0],
-        "_label": cells[2],
+        "impression": one_line(clean(found["text"])),
+        "_label": one_line(labels or ""),
         "_image": img.removeprefix("./"),
     }
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable
@@ -21,6 +22,7 @@ CHEXPERT_14 = [
     "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
 ]  # fmt: skip
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".json")
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 PHANTOM_MARK = "PHANTOM.json"  # lies in every raw tree that is synthetic
 
 
@@ -141,8 +143,12 @@ def parse_labels(text: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
 
 def plain(column: pd.Series) -> pd.Series:
     """Cells of any kind as one line of valid UTF-8, control characters as blanks; missing = ""."""
-    text = column.astype(object).where(column.notna(), "").map(lambda cell: str(cell).encode(errors="replace").decode())
-    return text.str.replace(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", regex=True).str.strip()
+    return column.astype(object).where(column.notna(), "").map(one_line)
+
+
+def one_line(cell) -> str:
+    """As `plain`, of one cell that is not missing."""
+    return _BREAKS.sub(" ", str(cell).encode(errors="replace").decode()).strip()
 
 
 def split_by_hash(ids: pd.Series) -> pd.Series:
