@@ -285,7 +285,8 @@ def kidney_stone(abdomen: Abdomen, f: Finding) -> np.ndarray:
         ]
         return 0.55 * c.lines(arms, 0.050, blur=0.008)
     radius = (0.028, 0.038, 0.050)[f.extent]
-    spots = [(rng.uniform(-0.04, 0.05), rng.uniform(-0.10, 0.10)) for _ in range(1 + f.extent)]
+    rows = np.linspace(-0.10, 0.10, 2 + f.extent)[:-1] + rng.uniform(0.0, 0.03)  # apart, so that they can be counted
+    spots = [(rng.uniform(-0.04, 0.05), float(dy)) for dy in rows]
     return sum(0.60 * c.blob(x + dx, y + dy, radius, radius * 0.85, 0, 6) for dx, dy in spots)
 
 

@@ -286,8 +286,11 @@ class Chest:
         return self.canvas.lines(curves, 0.014, blur=0.006)
 
 
-def expose(attenuation: np.ndarray, rng: np.random.Generator, marker: bool = True) -> np.ndarray:
-    """Attenuation to 8-bit grey: exposure, contrast curve, scatter, noise, collimation and a burned-in marker."""
+def expose(attenuation: np.ndarray, rng: np.random.Generator, top: int = 255) -> np.ndarray:
+    """Attenuation to grey levels up to `top` (uint8, above 255 uint16).
+
+    Exposure, contrast curve, scatter, noise, collimation and a burned-in marker.
+    """
     h, w = attenuation.shape
     v, u = _across(h)[:, None], _across(w)
     tilt = rng.normal(0, 0.07) * u + rng.normal(0, 0.07) * v
@@ -312,11 +315,15 @@ def expose(attenuation: np.ndarray, rng: np.random.Generator, marker: bool = Tru
         image[: int(edge[0] * h)] = image[h - int(edge[1] * h) :] = 0.02
         image[:, : int(edge[2] * w)] = image[:, w - int(edge[3] * w) :] = 0.02
     np.clip(image, 0, 1, out=image)
-    image *= 255
-    grey = image.astype(np.uint8)
-    if marker and rng.random() < 0.7:  # the side marker lies on the patient's left
+    image *= top
+    grey = image.astype(np.uint8 if top == 255 else np.uint16)
+    if rng.random() < 0.7:  # the side marker lies on the patient's left
         spot = (int(w * rng.uniform(0.86, 0.92)), int(h * rng.uniform(0.08, 0.2)))
-        cv2.putText(grey, "L", spot, cv2.FONT_HERSHEY_SIMPLEX, h / 420, int(rng.integers(200, 255)), 1, cv2.LINE_AA)
+        bright = int(rng.integers(200, 255))
+        letter = grey if top == 255 else np.zeros((h, w), np.uint8)
+        cv2.putText(letter, "L", spot, cv2.FONT_HERSHEY_SIMPLEX, h / 420, bright, 1, cv2.LINE_AA)
+        if top > 255:
+            np.maximum(grey, letter.astype(np.uint16) * (top // 255), out=grey)
     return grey
 
 
@@ -325,7 +332,7 @@ def _across(count: int) -> np.ndarray:
     return (np.arange(count) * (2 / (count - 1)) - 1).astype(np.float32)
 
 
-def draw_lateral(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def draw_lateral(rng: np.random.Generator, height: int, width: int, top: int = 255) -> np.ndarray:
     """A plain side view: such images exist in every collection and have to be left out on purpose."""
     c = Canvas(height, width, sample_pose(rng, height, width))
     body = step(0.78 - np.abs(c.x), 0.03) * step(c.y + 1.0, 0.05)
@@ -336,4 +343,4 @@ def draw_lateral(rng: np.random.Generator, height: int, width: int) -> np.ndarra
         np.column_stack([np.linspace(0.5, -0.5, 12), y0 + np.linspace(0, 0.35, 12)])
         for y0 in np.arange(-0.7, 0.4, 0.17)
     ]
-    return expose(out + 0.07 * c.lines(ribs, 0.03, blur=0.01), rng)
+    return expose(out + 0.07 * c.lines(ribs, 0.03, blur=0.01), rng, top)

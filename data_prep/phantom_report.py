@@ -5,14 +5,22 @@ No sentence equals a prompt of zero-shot scoring (`medxvl.prompts`).
 
 import numpy as np
 
-from medxvl.prompts import PROMPTS, UNSEEN_PROMPTS, negative_prompt
+from medxvl import prompts
 
 from .phantom_image import Finding, pick
 
-# No training sentence may be a prompt of zero-shot scoring.
-FORBIDDEN = {
-    p.strip(" .") for group in (PROMPTS, UNSEEN_PROMPTS) for f, ps in group.items() for p in (*ps, negative_prompt(f))
-}
+
+def all_prompts() -> set[str]:
+    """Every sentence of zero-shot scoring, without full stop: no training sentence may be one."""
+    groups = [v for name, v in vars(prompts).items() if name.isupper() and isinstance(v, dict)]
+    told = {finding: told for group in groups for finding, told in group.items()}
+    said = {prompts.negative_prompt(finding) for finding in told}
+    for sentences in (s for group in groups for s in group.values()):
+        said |= {sentences} if isinstance(sentences, str) else set(sentences)
+    return {s.strip(" .") for s in said}
+
+
+FORBIDDEN = all_prompts()
 
 # Severity words by kind of finding, small to large (index = extent).
 GRADE = {
@@ -152,6 +160,20 @@ def negate(absent: list[str], rng: np.random.Generator, count: int) -> tuple[lis
 
 def write_report(findings: list[Finding], view: str, rng: np.random.Generator) -> tuple[str, dict[str, int]]:
     """Report text in MIMIC-CXR's form and its mention labels {finding: 1, 0 or -1}; what is not named has no label."""
+    parts, labels = write_parts(findings, rng)
+    text = (
+        " " * 33 + "FINAL REPORT\n"
+        f" EXAMINATION:  CHEST ({'PORTABLE AP' if view == 'AP' else 'PA AND LAT'})\n\n"
+        f" INDICATION:  {parts['indication']}\n\n"
+        f" COMPARISON:  {parts['comparison']}\n\n"
+        f" FINDINGS:\n\n {parts['findings']}\n\n"
+        f" IMPRESSION:\n\n {parts['impression']}\n"
+    )
+    return text, labels
+
+
+def write_parts(findings: list[Finding], rng: np.random.Generator) -> tuple[dict[str, str], dict[str, int]]:
+    """The text of indication, comparison, findings and impression, and the mention labels."""
     labels, positive = {}, []
     for f in findings:
         doubt = f.name in NAMES and rng.random() < 0.05
@@ -176,16 +198,11 @@ def write_report(findings: list[Finding], view: str, rng: np.random.Generator) -
 
     age = "___ year old " + pick(rng, ("man", "woman"))
     prior = "Chest radiograph ___" if rng.random() < 0.5 else "None"
-    text = (
-        " " * 33 + "FINAL REPORT\n"
-        f" EXAMINATION:  CHEST ({'PORTABLE AP' if view == 'AP' else 'PA AND LAT'})\n\n"
-        f" INDICATION:  {age} with {pick(rng, REASONS)}\n\n"
-        f" COMPARISON:  {prior}.\n\n"
-        f" FINDINGS:\n\n {_prose(body)}\n\n"
-        f" IMPRESSION:\n\n {_prose(impression)}\n"
-    )
-    return text, labels
+    return {
+        "indication": f"{age} with {pick(rng, REASONS)}", "comparison": f"{prior}.", "findings": prose(body),
+        "impression": prose(impression),
+    }, labels  # fmt: skip
 
 
-def _prose(sentences: list[str]) -> str:
+def prose(sentences: list[str]) -> str:
     return " ".join(s[0].upper() + s[1:] + "." for s in sentences)
