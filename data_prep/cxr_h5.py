@@ -125,8 +125,8 @@ def _look(path: Path, name: str) -> tuple[float, tuple, bool]:
             rows = np.unique(np.linspace(0, len(data) - 1, SAMPLE).astype(int))
             some = [np.asarray(data[int(row)], dtype=np.float64) for row in rows]
             some = [image[np.isfinite(image)] for image in some]
-            low = min((float(i.min()) for i in some if i.size), default=0.0)
-            high = max((float(i.max()) for i in some if i.size), default=0.0)
+            ends = [(i.min(), i.max()) for i in some if i.size] or [(0, 0)]
+            low, high = np.median(ends, axis=0)  # of most images: a single odd one is rejected later
             unit = high <= 1 and data.dtype.kind in "fb"
             return (0.0 if low < 0 or high > 255 else 255.0 if unit else 1.0), data.shape, False
     except OSError as problem:
