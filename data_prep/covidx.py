@@ -135,7 +135,7 @@ def _add_severity(table: Table, raw: Path) -> None:
         return
     text = read_csv(path, ["filename", *SEVERITY]).drop_duplicates("filename").set_index("filename")
     scores = text.rename(columns=SEVERITY).apply(pd.to_numeric, errors="coerce")
-    bad = scores.isna().any(axis=1)
+    bad = (scores.isna() & (text.rename(columns=SEVERITY) != "")).any(axis=1)
     table.rejects += [(f"{path.name} {name}", "a score is no number: left empty") for name in scores.index[bad]]
     strange = len(set(scores.index) - set(table.rows["image_id"]))
     if strange:
