@@ -53,10 +53,11 @@ def own_size(raw: Path) -> int:
 
 
 def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
-    """One row a row of the CSV, in the order of the HDF5 file (not sorted: row i of the index is its row i).
+    """One row a row of the CSV; h5_row is its row in the HDF5 file, counted from 0.
 
     Ids come from columns of that name, else from MIMIC-CXR's or CheXpert's paths, else they are the path or the row's
-    number. uint8 squares of the wanted size, all used, are linked; others are copied: values 0..1 or 0..255 (by a look at
+    number. uint8 squares of the wanted size, all used, are linked, and the index keeps their order; others are sorted and
+    copied: values 0..1 or 0..255 (by a look at
     64 images) become 0..255, anything else is scaled from minimum to maximum, image by image.
     """
     pixels, path = _files(raw, settings)
@@ -81,13 +82,12 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     )
     _add_labels(table, cells, settings["labels"])
     add_split(table, cells, columns.get("split"))
-    if limit is not None:
-        late = np.arange(len(table.rows)) >= limit
-        table.drop(late, f"first {limit}", f"not selected: after the first {limit}", False)
     table.root = pixels
     table.decode = partial(_decoded, name=settings["dataset"], scale=scale)
-    if straight and not settings["copy"] and len(table.rows) == shape[0]:
+    if straight and not settings["copy"] and limit is None and len(table.rows) == shape[0]:
         table.linked = (pixels, settings["dataset"])
+    else:
+        table.keep_first(limit)
     table.notes.append(f"pixels: {shape[0]:,} x {shape[1]} x {shape[2]}, {_in_words(scale)}")
     return table
 
@@ -171,7 +171,7 @@ def _ids(cells: pd.DataFrame, columns: dict) -> pd.DataFrame:
             rows[role] = given.where((given != "") | (role == "view"), rows[role])
     if "path" in columns:
         rows["_record"] = number + " " + path
-    return rows.assign(_image=[str(k - 1) for k in cells.index])
+    return rows.assign(h5_row=[k - 1 for k in cells.index], _image=[str(k - 1) for k in cells.index])
 
 
 def _add_labels(table: Table, cells: pd.DataFrame, how: str) -> None:

@@ -16,13 +16,14 @@ BLOCK = 64  # images read at once
 def digest_linked(table: Table, size: int, progress: bool) -> dict | None:
     """What writing._write_images returns, for the rows of `table.linked`; None when they cannot be used as they are.
 
-    That is: another size, or an image that is constant and has to be left out.
+    That is: another size, or an image that is constant and has to be left out. The rows are then sorted, as usual.
     """
     path, name = table.linked
     every, digests = hashlib.sha256(), []
     with h5py.File(path, "r") as file:
         data = file[name]
         if data.shape[1] != size:
+            table.keep_first(None)
             table.notes.append(f"{data.shape[1]} px images resized to {size} px (--size {data.shape[1]} needs no copy)")
             return None
         hashes = np.zeros((len(data), 4), np.uint64)
@@ -30,6 +31,7 @@ def digest_linked(table: Table, size: int, progress: bool) -> dict | None:
             for first in range(0, len(data), BLOCK):
                 for k, image in enumerate(data[first : first + BLOCK], first):
                     if image.min() == image.max():
+                        table.keep_first(None)
                         return None
                     every.update(image)
                     digests.append(hashlib.sha256(image).hexdigest())

@@ -31,7 +31,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
 
     `text` is the impression (the release does not tell sections apart). Findings named are 1, the others empty: the
     release lists positives only. `img` begins in the folder of its file; text only when no line has one. A line that
-    repeats an id with the same image is rejected.
+    repeats an image (or an id, without images) is rejected.
     """
     paths = [raw] if raw.is_file() else sorted(raw.glob("*.jsonl"))
     records, rejects = [], []
@@ -52,9 +52,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     table.root = raw.parent if raw.is_file() else raw
     table.drop((rows["study_id"] == "").to_numpy(), "record has an id", "no id")
     has_images = settings["images"] and (table.rows["_image"] != "").any()
-    table.drop(
-        (table.rows["study_id"] + "\0" + table.rows["_image"]).duplicated(), "id is used once", "id named before"
-    )
+    table.drop_repeated("image_id")
     if has_images:
         table.drop(table.rows["_image"] == "", "record names an image", "no img, other lines have one")
     else:
@@ -117,7 +115,7 @@ def _record(line: bytes, split: str) -> dict | str:
     return {
         "study_id": name,
         "patient_id": name,
-        "image_id": one_line(img.rpartition("/")[2]) or name,
+        "image_id": one_line(img.removeprefix("./")) or name,
         "split": split,
         "view": "",
         "findings": "",

@@ -50,7 +50,9 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     _count(table, questions)
 
     table.rows = _images(questions)
-    table.attrition.append({"step": "images of these questions", "rows": len(table.rows), "dropped": 0, "why": ""})
+    step = {"step": "images of these questions", "rows": len(table.rows), "dropped": 0}
+    gained = len(table.rows) - len(questions)  # less than none: from here on a row is an image
+    table.attrition.append(step | {"gained": gained, "why": f"one row an image, of {len(questions):,} questions"})
     both = int(((table.rows["train_questions"] > 0) & (table.rows["test_questions"] > 0)).sum())
     if both:
         table.notes.append(

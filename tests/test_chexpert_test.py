@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from data_prep_trees import encoded, picture, prepare
+from data_prep_trees import assert_checked, encoded, picture, prepare
 
 from data_prep import DataError
 from data_prep.raw import CHEXPERT_14
@@ -28,6 +28,7 @@ def test_with_images(tmp_path, home):
     index, card, rejects = prepare("chexpert_test", tree(tmp_path / "raw", home=home), tmp_path / "out")
     assert card["images"] == 4 and set(index["split"]) == {"test"} and set(index["view"]) == {"FRONTAL"}
     assert index["image_id"][0] == "patient64740/study1/view1_frontal" and not rejects
+    assert_checked(tmp_path / "out")
 
 
 def test_labels_alone(tmp_path):

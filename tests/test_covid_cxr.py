@@ -5,7 +5,7 @@ import json
 import h5py
 import pandas as pd
 import pytest
-from data_prep_trees import covid_tree, prepare
+from data_prep_trees import assert_checked, covid_tree, prepare
 
 from data_prep import DataError
 
@@ -37,6 +37,7 @@ def test_boxes(tmp_path):
     assert list(boxes) == ["image_id", "finding", "x0", "y0", "x1", "y1", "width", "height"]
     assert len(rejects) == 9 and all(reason.startswith("no box: ") for reason in rejects.values())
     assert "10 of 12 boxes of lung_bbox_coco.json are not used" in card["notes"]
+    assert_checked(tmp_path / "out")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": 1}', '{"images": [], "annotations": []}', '{"images": [1]}'])

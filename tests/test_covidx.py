@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from data_prep_trees import encoded, picture, prepare
+from data_prep_trees import assert_checked, encoded, picture, prepare
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +57,7 @@ def test_two_lists(tmp_path):
         "cohen-x", "odd name", "pneumonia", "0", "cohen",
     )  # fmt: skip
     assert card["prevalence"]["covid"]["positive"] == 12 and card["images"] == 26
+    assert_checked(tmp_path / "out")
 
 
 def test_severity(tmp_path):

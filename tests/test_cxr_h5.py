@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from data_prep_trees import contents, prepare
+from data_prep_trees import assert_checked, contents, prepare
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -64,12 +64,15 @@ def test_the_two_may_be_moved_together(tmp_path):
     assert np.array_equal(stored(tmp_path / "there" / "out"), pixels)
 
 
-def test_copy_has_the_same_fingerprint(tmp_path):
+def test_a_copy_is_sorted(tmp_path):
     raw, pixels = pair(tmp_path / "raw")
-    _, linked, _ = prepare("cxr_h5", raw, tmp_path / "linked")
-    _, copied, _ = prepare("cxr_h5", raw, tmp_path / "copied", settings={"copy": "yes"})
-    assert not is_link(tmp_path / "copied") and np.array_equal(stored(tmp_path / "copied"), pixels)
-    assert linked["fingerprint"] == copied["fingerprint"]
+    linked, _, _ = prepare("cxr_h5", raw, tmp_path / "linked")
+    copied, _, _ = prepare("cxr_h5", raw, tmp_path / "copied", settings={"copy": "yes"})
+    assert not is_link(tmp_path / "copied") and np.array_equal(stored(tmp_path / "copied"), pixels[::-1])
+    assert linked["h5_row"].tolist() == copied["h5_row"].tolist()[::-1] == [str(k) for k in range(12)]
+    assert copied.equals(linked.sort_values("study_id", ignore_index=True))
+    for name in ("linked", "copied"):
+        assert_checked(tmp_path / name)
     prepare("cxr_h5", raw / "cxr.h5", tmp_path / "again")
     assert contents(tmp_path / "again")["index.csv"] == contents(tmp_path / "linked")["index.csv"]
 
@@ -78,6 +81,7 @@ def test_another_size_is_resized_and_noted(tmp_path):
     raw, pixels = pair(tmp_path / "raw")
     _, card, _ = prepare("cxr_h5", raw, tmp_path / "out", size=16)
     assert stored(tmp_path / "out").shape == (12, 16, 16)
+    assert_checked(tmp_path / "out")
     assert any("--size 32 needs no copy" in note for note in card["notes"])
     assert cxr_h5.own_size(raw) == cxr_h5.own_size(raw / "cxr.h5") == 32
 
@@ -97,7 +101,7 @@ def test_other_numbers_become_grey_levels(tmp_path, make, words):
     pixels[:, 0, 0], pixels[:, 0, 1] = 0, 255
     raw, _ = pair(tmp_path / "raw", make(pixels))
     _, card, _ = prepare("cxr_h5", raw, tmp_path / "out")
-    assert np.abs(stored(tmp_path / "out").astype(int) - pixels).max() == 0 and not is_link(tmp_path / "out")
+    assert np.array_equal(stored(tmp_path / "out"), pixels[::-1]) and not is_link(tmp_path / "out")
     assert any(note.startswith("pixels: 6 x 32 x 32") and words in note for note in card["notes"])
 
 
@@ -148,7 +152,8 @@ def test_a_constant_image_in_a_file_usable_otherwise(tmp_path):
     raw, _ = pair(tmp_path / "raw", pixels)
     _, card, rejects = prepare("cxr_h5", raw, tmp_path / "out")
     assert list(rejects.values()) == ["constant image (every pixel is 0)"]
-    assert np.array_equal(stored(tmp_path / "out"), np.delete(pixels, 3, 0)) and not is_link(tmp_path / "out")
+    assert np.array_equal(stored(tmp_path / "out"), np.delete(pixels, 3, 0)[::-1]) and not is_link(tmp_path / "out")
+    assert_checked(tmp_path / "out")
 
 
 def test_chexpert_paths_and_labels(tmp_path):
@@ -166,7 +171,7 @@ def test_chexpert_paths_and_labels(tmp_path):
 def test_limit_copies_the_first(tmp_path):
     raw, pixels = pair(tmp_path / "raw")
     index, _, rejects = prepare("cxr_h5", raw, tmp_path / "out", limit=5)
-    assert np.array_equal(stored(tmp_path / "out"), pixels[:5]) and len(rejects) == 7
+    assert np.array_equal(stored(tmp_path / "out"), pixels[:6:-1]) and len(rejects) == 7
 
 
 def test_faults_of_the_dataset(tmp_path):

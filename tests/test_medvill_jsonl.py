@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from data_prep_trees import encoded, mimic_tree, picture, prepare
+from data_prep_trees import assert_checked, encoded, mimic_tree, picture, prepare
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,7 +81,8 @@ def test_release_layout(tmp_path):
     assert index["study_id"].tolist() == list("01234567") and card["images"] == 8 and not rejects
     assert index["split"].tolist() == ["train"] * 5 + ["valid", "test", "test"]
     assert index["Edema"].tolist() == ["1"] * 5 + ["", "", "1"] and index["Fracture"].tolist() == [""] * 7 + ["1"]
-    assert index["impression"][3] == "Report 3." and index["image_id"][6] == "6.png"
+    assert index["impression"][3] == "Report 3." and index["image_id"][6] == "images/6.png"
+    assert_checked(tmp_path / "out")
 
 
 def test_one_file_and_text_only(tmp_path):
@@ -112,8 +113,9 @@ def test_faults_of_lines(tmp_path):
     assert reasons == {
         22: "not an object: list", 23: "no label, text", 24: "label 'Gout' is none of the 14 CheXpert findings",
         25: "no text", 26: "path leaves the raw folder", 27: "path leaves the raw folder", 28: "file not in the folder",
-        29: "no img, other lines have one", 30: "id named before", 31: "no id",
-        32: "id is no text or number, or text is no text", 34: "line of more than 1,000,000 bytes", 36: "img is no valid text", 38: "not UTF-8",
+        29: "no img, other lines have one", 30: "image_id named before: first row used", 31: "no id",
+        32: "id is no text or number, or text is no text",
+        34: "line of more than 1,000,000 bytes", 36: "img is no valid text", 38: "not UTF-8",
     }  # fmt: skip
     assert len(index) == 21 and index.set_index("study_id").loc["29", "impression"] == "a b ?"
 
@@ -178,7 +180,10 @@ def test_real_records(shared, tmp_path):
     path = shared / "data" / "openi" / "chexpert_labels_train.jsonl"
     index, card, rejects = prepare("medvill_jsonl", path, tmp_path / "out")
     source = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(index) + len(rejects) == len(source) and set(rejects.values()) <= {"no text", "id named before"}
+    assert len(index) + len(rejects) == len(source) and set(rejects.values()) <= {
+        "no text",
+        "image_id named before: first row used",
+    }
     assert set(index["split"]) == {"train"} and card["images"] == 0
     used = {r["id"]: r for r in source}
     for name in CHEXPERT_14:

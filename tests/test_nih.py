@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from data_prep_trees import encoded, picture, prepare
+from data_prep_trees import assert_checked, encoded, picture, prepare
 
 from data_prep import DataError, nih
 
@@ -53,6 +53,7 @@ def test_labels_and_split(tmp_path):
     assert (last["patient_id"], last["split"], last["view"]) == ("00000040", "test", "AP")
     assert first["original_width"] == "2682" and first["original_height"] == "2749"
     assert set(index["split"]) == {"train", "valid", "test"} and not rejects and card["images"] == 40
+    assert_checked(tmp_path / "out")
     assert card["prevalence"]["nih_mass"] == {"positive": 1, "negative": 39, "uncertain": 0, "empty": 0}
 
 

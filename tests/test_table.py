@@ -7,7 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
-from data_prep_trees import encoded, picture, prepare
+from data_prep_trees import assert_checked, encoded, picture, prepare
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +43,7 @@ def test_images_and_text(tmp_path):
     assert (index.groupby("patient_id")["split"].nunique() == 1).all() and index["split"].nunique() > 1
     assert any(note.startswith("labels: found by rules") for note in card["notes"])
     assert not any(str(tmp_path) in text for text in index.to_numpy().ravel())
+    assert_checked(tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "txt", "semicolon", "utf-16", "latin-1", "bom", "parquet"])

@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 import pytest
-from data_prep_trees import encoded, picture, prepare
+from data_prep_trees import assert_checked, encoded, picture, prepare
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,6 +89,7 @@ def test_images_and_odd_answers(tmp_path):
         "HEAD",
     ]
     assert rejects == {"VQA_RAD Image Folder/synpic9.jpg": "image of no question that is used"}
+    assert_checked(tmp_path / "out")
 
 
 def test_the_file_itself(tmp_path):
