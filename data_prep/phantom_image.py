@@ -210,18 +210,15 @@ class Chest:
         self.heart_box = (x, y, 0.52 * width, 0.44 * width)
         return self.canvas.blob(x, y, 0.56 * width, 0.42 * width, a["heart_tilt"], power=7)
 
-    def ribs(self) -> tuple[np.ndarray, list]:
-        """Posterior ribs as curves from the spine outward; returned too, for fractures."""
-        a, curves = self.anatomy, []
-        t = np.linspace(0.05, 1, 24)
+    def ribs(self) -> np.ndarray:
+        """Posterior ribs as curves from the spine outward."""
+        a, t, k = self.anatomy, np.linspace(0.05, 1, 24), np.arange(9)[:, None]
         rise, fall = 0.16 * np.sin(np.pi * np.minimum(t * 0.9, 0.5)), 0.30 * np.clip(t - 0.45, 0, 1) ** 2
-        heights = [a["apex"] + 0.06 + k * a["rib_gap"] for k in range(9)]
-        reach = [float(self.wall(np.float32(y + 0.12))) * 1.01 for y in heights]
-        for side in (-1, 1):
-            for k in range(9):
-                y = heights[k] - rise + fall * (1 + k / 9)
-                curves.append(np.array([self.centre + side * t * reach[k], y + 0.08]).T)
-        return self.canvas.lines(curves, 0.032, blur=0.009), curves
+        height = a["apex"] + 0.06 + k * a["rib_gap"]
+        reach = np.array([float(self.wall(np.float32(y + 0.12))) * 1.01 for y in height[:, 0].tolist()])[:, None]
+        y = height - rise + fall * (1 + k / 9) + 0.08
+        curves = [np.stack([self.centre + side * t * reach, y], axis=-1) for side in (-1, 1)]
+        return self.canvas.lines([*curves[0], *curves[1]], 0.032, blur=0.009)
 
     def attenuation(self) -> np.ndarray:
         """Attenuation without findings other than those that change the anatomy itself."""
@@ -248,8 +245,7 @@ class Chest:
             if a["breast"]:
                 out += a["breast"] * c.blob(self.centre + s * 0.42, 0.28, 0.30, 0.24, power=4)
             out += a["vessels"] * 1.1 * c.blob(self.centre + s * 0.19, -0.06, 0.09, 0.13)
-        self.rib_image, self.rib_curves = self.ribs()
-        out += a["ribs"] * self.rib_image * body
+        out += a["ribs"] * self.ribs() * body
         out += self.clavicles() * (0.10 + a["ribs"] * 0.7)
         out += a["vessels"] * self.vessels() * (0.35 + 0.65 * self.lungs)
         return out
@@ -277,12 +273,12 @@ class Chest:
         """Branching lung markings, denser near the hila."""
         rng, curves, t = self.rng, [], np.linspace(0, 1, 8)
         for side in (-1, 1):
-            for angle in rng.uniform(-1.25, 1.25, 9):
-                length = rng.uniform(0.25, 0.6)
-                bend = rng.normal(0, 0.08)
-                x = 0.17 + t * length * np.cos(angle)
-                y = -0.05 + t * length * np.sin(angle) * 1.25 + bend * t**2
-                curves.append(np.array([self.centre + side * x, y]).T)
+            angle = rng.uniform(-1.25, 1.25, 9)[:, None]
+            # Each vessel draws its length, then its bend.
+            length, bend = np.array([(rng.uniform(0.25, 0.6), rng.normal(0, 0.08)) for _ in range(9)]).T[..., None]
+            x = 0.17 + t * length * np.cos(angle)
+            y = -0.05 + t * length * np.sin(angle) * 1.25 + bend * t**2
+            curves += [*np.stack([self.centre + side * x, y], axis=-1)]
         return self.canvas.lines(curves, 0.014, blur=0.006)
 
 
