@@ -21,15 +21,15 @@ DIED = f"cannot be decoded: the decoder crashed or took more than {SECONDS} s"
 PLAIN = (".jpg", ".jpeg", ".png")  # decoders that never brought a process down: safe in this one
 
 
-def decoded(raw: Path, images: list[str], rows: np.ndarray, size: int, workers: int, full: bool = False) -> Iterator:
+def decoded(raw: Path, images: list[str], rows: np.ndarray, size: int, workers: int, **how: bool) -> Iterator:
     """(row, uint8 array or None, reason) for each of `rows`, in no fixed order; images[row] is a path below `raw`.
 
-    `full`: see images.to_square. At most three tasks a worker are under way, so memory does not grow with the dataset. A
+    `how`: see images.load. At most three tasks a worker are under way, so memory does not grow with the dataset. A
     file on which a worker dies, or goes on for too long, comes back with DIED as its reason.
     """
     tasks = [[(int(row), images[row]) for row in rows[k : k + BATCH]] for k in range(0, len(rows), BATCH)]
     workers = min(workers, len(tasks) // 4 + 1)  # starting a process costs as much as decoding some dozens of images
-    read = partial(load, raw, size=size, full=full)
+    read = partial(load, raw, size=size, **how)
     if workers == 1 and all(images[row].lower().endswith(PLAIN) for row in rows):
         for task in tasks:
             yield from _load_all(read, task)

@@ -26,8 +26,13 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")  # re
 LEFT, LEFT_OF_LARGE, LARGE = 2.0, 1.2, 2000  # px a wanted px; the same of pictures this long (px)
 
 
-def load(raw: Path, relative: str, size: int, full: bool = False) -> tuple[np.ndarray | None, str]:
-    """(uint8 array of `size` x `size`, "") of the image `relative` below `raw`, or (None, why it cannot be used)."""
+def load(
+    raw: Path, relative: str, size: int, full: bool = False, equalise: bool = False
+) -> tuple[np.ndarray | None, str]:
+    """(uint8 array of `size` x `size`, "") of the image `relative` below `raw`, or (None, why it cannot be used).
+
+    `full`, `equalise`: see to_square.
+    """
     try:
         path = path_inside(raw, relative)
         if not os.path.lexists(path):
@@ -36,7 +41,7 @@ def load(raw: Path, relative: str, size: int, full: bool = False) -> tuple[np.nd
             return None, "not a file"
         if os.path.getsize(path) > MAX_BYTES:
             return None, f"file of {os.path.getsize(path):,} bytes: more than {MAX_BYTES:,}"
-        return to_square(Path(path).read_bytes(), size, full), ""
+        return to_square(Path(path).read_bytes(), size, full, equalise), ""
     except ValueError as problem:
         return None, str(problem)
     except OSError as problem:
@@ -58,18 +63,18 @@ def path_inside(raw: Path, relative: str) -> str:
     return real
 
 
-def to_square(data: bytes, size: int, full: bool = False) -> np.ndarray:
+def to_square(data: bytes, size: int, full: bool = False, equalise: bool = False) -> np.ndarray:
     """Bytes of an image file to uint8 (size, size); a JPEG in reduced resolution where that is as good, unless `full`.
 
-    Raises ValueError, with the reason, for anything that is not one whole picture.
+    `equalise`: see dicom.decode. Raises ValueError, with the reason, for anything that is not one whole picture.
     """
     if not full and data.startswith(b"\xff\xd8\xff"):
         grey, shape = decode_reduced(data, size)
         return shrink_and_pad(grey, size, shape)
-    return shrink_and_pad(decode(data), size)
+    return shrink_and_pad(decode(data, equalise), size)
 
 
-def decode(data: bytes) -> np.ndarray:
+def decode(data: bytes, equalise: bool = False) -> np.ndarray:
     """Bytes of a DICOM file or of an image in one of FORMATS, whatever its name, to a uint8 array (height, width).
 
     Colour becomes luma, transparency is laid on black, more than 8 bits are scaled from minimum to maximum, orientation
@@ -79,7 +84,7 @@ def decode(data: bytes) -> np.ndarray:
     if data[128:132] == b"DICM" or (data.startswith(DICOM_STARTS) and not _is_image(data)):
         from . import dicom  # here, as it takes half a second and most datasets have none
 
-        grey = dicom.decode(data)
+        grey = dicom.decode(data, equalise)
         _check_sides(grey.shape[::-1])
         return _not_constant(grey)
     return _not_constant(_decode(data)[0])

@@ -6,6 +6,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pydicom
 import pytest
@@ -244,6 +245,18 @@ def test_equalised_as_in_mimic_cxr_jpg():
     assert np.median(usual) < 40 and 100 < np.median(equal) < 155
     window = {"WindowCenter": 3, "WindowWidth": 2}
     np.testing.assert_array_equal(dicom.decode(made(steep, **window), equalise=True), equal)
+
+
+def test_the_setting_dicom(tmp_path):
+    raw = covid_tree(tmp_path / "raw")
+    (raw / "images" / "0.png").write_bytes(made((RAMP.astype(float) ** 3 / 1e5).astype(np.uint16)))
+    pixels = {}
+    for value in ("window", "equalised"):
+        prepare("covid_cxr", raw, tmp_path / value, settings={"dicom": value})
+        with h5py.File(tmp_path / value / "images.h5") as file:
+            pixels[value] = file["cxr"][:]
+    assert pixels["equalised"][0].mean() > pixels["window"][0].mean() + 20
+    np.testing.assert_array_equal(pixels["equalised"][1:], pixels["window"][1:])  # other formats are left alone
 
 
 # ---------------------------------------------------------------- odd, broken and hostile files

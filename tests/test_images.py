@@ -185,7 +185,7 @@ def test_the_setting_decode(tmp_path):
 # ---------------------------------------------------------------- workers that die
 
 
-def load_or_die(raw, relative, size, full):
+def load_or_die(raw, relative, size):
     """Stands for images.load with a decoder that crashes on one file and hangs on another."""
     if relative == "crash.dcm":
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -193,7 +193,7 @@ def load_or_die(raw, relative, size, full):
         signal.alarm(1)  # as if most of SECONDS had gone by
         while True:
             pass
-    return images.load(raw, relative, size, full)
+    return images.load(raw, relative, size)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
