@@ -15,11 +15,12 @@ from . import dataset, fault
 from .raw import check_folder, fingerprint_raw, short_list
 from .writing import FILES, WORK_FILES, write
 
-SETTINGS = {"max_reject_share": 0.05, "decode": "reduced"}  # of every dataset; one rejected record never stops a run
-DECODE = ("reduced", "full")
+SETTINGS = {"max_reject_share": 0.05, "decode": "reduced", "dicom": "window"}  # of every dataset
+CHOICES = {"decode": ("reduced", "full"), "dicom": ("window", "equalised")}
 HELP = {
     "max_reject_share": "stop when a larger share of the records is at fault (selections are no faults)",
     "decode": "reduced: large JPEGs in reduced resolution where that differs by less than a grey level; or full",
+    "dicom": "window: grey levels as the file says; equalised: minimum to maximum, then histogram, as MIMIC-CXR-JPG",
 }
 PACKAGE = Path(__file__).parent  # data_prep; medxvl lies beside it
 # Files that make the bytes of every dataset, besides its own module and what that names in CODE.
@@ -56,8 +57,9 @@ def prepare(
             "size of at least 8, workers and limit of at least 1", f"{size=}, {workers=}, {limit=}", "correct them"
         )
     settings = _complete(name, reader.SETTINGS | SETTINGS, settings or {})
-    if settings["decode"] not in DECODE:
-        raise fault(f"decode as {' or '.join(DECODE)}", repr(settings["decode"]), "correct --set decode=...")
+    for key, choices in CHOICES.items():
+        if settings[key] not in choices:
+            raise fault(f"{key} as {' or '.join(choices)}", repr(settings[key]), f"correct --set {key}=...")
     raw, out = Path(raw).expanduser().absolute(), Path(out).expanduser().absolute()
     if raw.resolve() == out.resolve():
         raise fault(

@@ -36,7 +36,9 @@ MARK_SECONDS = 1.0
 
 def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, progress: bool) -> None:
     """Fill `partial` with everything, card.json last."""
-    size, share, full = wanted["size"], wanted["settings"]["max_reject_share"], wanted["settings"]["decode"] == "full"
+    size, settings = wanted["size"], wanted["settings"]
+    share = settings["max_reject_share"]
+    how = {"full": settings["decode"] == "full", "equalise": settings["dicom"] == "equalised"}
     for name in FILES:  # of an earlier run that did not end, maybe with other settings
         (partial / name).unlink(missing_ok=True)
     table.rows = table.rows.reset_index(drop=True)
@@ -49,9 +51,9 @@ def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, pr
         _start_or_go_on(
             partial,
             len(images) * size * size,
-            [size, full, wanted["raw"], wanted["code"], table.raw_version, str(table.root or ""), *images],
+            [size, how, wanted["raw"], wanted["code"], table.raw_version, str(table.root or ""), *images],
         )
-        failed = _decode(table, raw, partial, size, full, share, workers, progress)
+        failed = _decode(table, raw, partial, size, how, share, workers, progress)
         reason = pd.Series(failed, dtype=object).reindex(range(len(table.rows))).fillna("")
         table.rows["_row"] = np.arange(len(table.rows))  # where its pixels lie in the flat file
         table.drop(reason == ABSENT, "image file is there", ABSENT, table.absent_is_fault)
@@ -128,14 +130,14 @@ def _start_or_go_on(partial: Path, length: int, jobs: list) -> None:
 
 
 def _decode(
-    table: Table, raw: Path, partial: Path, size: int, full: bool, share: float, workers: int, progress: bool
+    table: Table, raw: Path, partial: Path, size: int, how: dict, share: float, workers: int, progress: bool
 ) -> dict[int, str]:
     """Decode what is not marked as done; returns row -> reason of those that failed (a later run tries them anew)."""
     todo = np.flatnonzero(np.fromfile(partial / "done.u8", np.uint8) == 0)
     total, images, read = (
         len(table.rows),
         list(table.rows["_image"]),
-        table.decode or functools.partial(decoded, full=full),
+        table.decode or functools.partial(decoded, **how),
     )
     if progress and len(todo) < total:
         print(f"going on: {total - len(todo):,} of {total:,} images are decoded already", flush=True)
