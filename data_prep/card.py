@@ -16,11 +16,13 @@ from .raw import PHANTOM_MARK, Table, short_list
 MOST_EXAMPLES = 20
 
 
-def describe(table: Table, index: pd.DataFrame, pixels: dict | None, raw: Path, folder: Path, wanted: dict) -> dict:
+def describe(
+    table: Table, index: pd.DataFrame, pixels: dict | None, raw: Path, folder: Path, wanted: dict, progress: bool
+) -> dict:
     """The card of the files in `folder`; `pixels`: what writing._write_images returned, None without images."""
     mark = (raw if raw.is_dir() else raw.parent) / PHANTOM_MARK
     phantom = json.loads(mark.read_text()) if mark.is_file() else None
-    overlap, examples = _overlap(index, pixels, folder)
+    overlap, examples = _overlap(index, pixels, folder, progress)
     for what, number in overlap.items():
         if number:
             some = short_list(examples[what], 3)
@@ -83,7 +85,7 @@ def _prevalence(table: Table, index: pd.DataFrame) -> dict:
     }
 
 
-def _overlap(index: pd.DataFrame, pixels: dict | None, folder: Path) -> tuple[dict, dict]:
+def _overlap(index: pd.DataFrame, pixels: dict | None, folder: Path, progress: bool) -> tuple[dict, dict]:
     """How many patients, studies and images are in more than one split; and which, as text."""
     split, names = index["split"], index["image_id"].astype(str).to_numpy()
     examples = {"patients": in_two_splits(index["patient_id"], split)}
@@ -95,7 +97,7 @@ def _overlap(index: pd.DataFrame, pixels: dict | None, folder: Path) -> tuple[di
         rows = rows[rows["digest"].isin(set(twice[:MOST_EXAMPLES]))].groupby("digest")["name"]
         examples["identical_images"] = [" = ".join(group.iloc[:3]) for _, group in rows]
         with h5py.File(folder / "images.h5") as h5:
-            near = near_identical(pixels["hashes"], pixels["each"], split, lambda row: h5["cxr"][row])
+            near = near_identical(pixels["hashes"], pixels["each"], split, lambda row: h5["cxr"][row], progress)
         examples["near_identical_images"] = [f"{names[a]} ~ {names[b]}" for a, b in near]
     numbers = {what: len(found) for what, found in examples.items()}
     return numbers | ({"identical_images": len(twice)} if pixels else {}), examples

@@ -33,7 +33,7 @@ def check(folder: Path, progress: bool = True) -> list[tuple[str, str]]:
         index = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, ValueError) as problem:
         return [*found, ("index.csv can be read", f"{type(problem).__name__}: {problem}; {AGAIN}")]
-    found += _check_index(folder, card, index)
+    found += _check_index(folder, card, index, _is_linked(folder))
     found += _check_images(folder, card, progress)
     found += _check_account(folder, card, index)
     return found
@@ -61,7 +61,16 @@ def _differs(what: str, expected, found) -> str:
     return "" if expected == found else f"{what}: the card says {expected}, found {found}; changed by hand? {AGAIN}"
 
 
-def _check_index(folder: Path, card: dict, index: pd.DataFrame) -> Iterator[tuple[str, str]]:
+def _is_linked(folder: Path) -> bool:
+    """True when the pixels stay in the user's own file: then its order and chunks are what they are."""
+    try:
+        with h5py.File(folder / "images.h5") as h5:
+            return isinstance(h5.get("cxr", getlink=True), h5py.ExternalLink)
+    except OSError:
+        return False
+
+
+def _check_index(folder: Path, card: dict, index: pd.DataFrame, linked: bool) -> Iterator[tuple[str, str]]:
     name = "index.csv"
     yield (
         f"{name} is the one of the card (SHA-256)",
@@ -72,7 +81,8 @@ def _check_index(folder: Path, card: dict, index: pd.DataFrame) -> Iterator[tupl
     yield f"{name} has the rows of the card", _differs(name, card["rows"], len(index))
     if lacking:
         return
-    yield f"{name} is sorted by study_id, image_id", _unsorted(index)
+    if not linked:
+        yield f"{name} is sorted by study_id, image_id", _unsorted(index)
     ids = index["image_id"].where(index["image_id"] != "", "of " + index["study_id"])
     twice = sorted(ids[ids.duplicated()].unique())
     yield "image_id is there once", f"{short_list(twice, 3)} more than once; {AGAIN}" if twice else ""
@@ -115,10 +125,13 @@ def _check_images(folder: Path, card: dict, progress: bool) -> Iterator[tuple[st
     try:
         with h5py.File(path) as h5:
             data, size = h5["cxr"], card["size"]
-            what = f"{name} is uint8, {rows} x {size} x {size}, one image a chunk"
-            yield what, _differs(name, [[rows, size, size], "uint8", [1, size, size]], _form(data))
+            what = f"{name} is uint8, {rows} x {size} x {size}" + ", one image a chunk" * (not _is_linked(folder))
+            chunks = list(data.chunks or ()) if _is_linked(folder) else [1, size, size]
+            yield what, _differs(name, [[rows, size, size], "uint8", chunks], _form(data))
             every = hashlib.sha256()
-            for row in progress_bar(range(len(data)), desc="pixels", unit="image", leave=False, disable=not progress):
+            for row in progress_bar(
+                range(len(data)), desc="pixels", unit="image", leave=False, disable=None if progress else True
+            ):
                 every.update(data[row].tobytes())
             told = card["fingerprint"]["pixels"]
             yield "pixels are those of the card (SHA-256)", _differs("pixels", told, every.hexdigest())

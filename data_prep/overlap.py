@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from .raw import progress_bar
+
 SPLITS = ("train", "valid", "test")
 SIDE = 16  # the hash has SIDE x SIDE bits
 MARGIN = 1  # grey levels: flat background gives no random bits
@@ -38,7 +40,9 @@ def in_two_splits(keys, split) -> list:
     return sorted(pairs["key"][pairs["key"].duplicated()].unique())
 
 
-def near_identical(hashes: np.ndarray, digests: list[str], split, image: Callable) -> list[tuple[int, int]]:
+def near_identical(
+    hashes: np.ndarray, digests: list[str], split, image: Callable, progress: bool = False
+) -> list[tuple[int, int]]:
     """(row, row of its nearest copy in an earlier split) of the images of `valid` and `test` that have such a copy.
 
     hashes: (n, 4) uint64 of difference_hash; digests: SHA-256 of each image, equal ones are left out here; image(row)
@@ -48,7 +52,9 @@ def near_identical(hashes: np.ndarray, digests: list[str], split, image: Callabl
     for k, name in enumerate(SPLITS):
         later = np.flatnonzero(split == name)
         earlier = np.flatnonzero(np.isin(split, SPLITS[:k]))
-        for i in range(0, len(later), BLOCK):
+        few = len(later) * len(earlier) < 1e8  # half a second
+        starts = range(0, len(later), BLOCK)
+        for i in progress_bar(starts, desc=f"copies in {name}", unit="block", disable=few or not progress):
             rows, close = later[i : i + BLOCK], []
             for j in range(0, len(earlier), BLOCK):
                 others = earlier[j : j + BLOCK]

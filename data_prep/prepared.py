@@ -98,16 +98,23 @@ def prepare(
                 write(reader.read(raw, settings, limit), raw, partial, wanted, workers, progress)
             _publish(partial, out)
     except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise fault(
-                "enough free disk", f"a full one at {out.parent}", "free some and run again: it goes on"
-            ) from None
-        if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise fault(
-                "folders that can be read and written", f"{problem}", "mend that, or choose another place to write to"
-            ) from None
-        raise
+        raise _disk_fault(problem, out) from None
+    except RuntimeError as problem:  # HDF5, when the disk fills while a file is closed
+        if "No space left" not in str(problem) and "Disk quota" not in str(problem):
+            raise
+        raise _disk_fault(OSError(errno.ENOSPC, "full"), out) from None
     return out
+
+
+def _disk_fault(problem: OSError, out: Path) -> Exception:
+    """One message for a full disk or for what may not be read or written; else the problem itself."""
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return fault("enough free disk", f"a full one at {out.parent}", "free some and run again: it goes on")
+    if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+        return fault(
+            "folders that can be read and written", f"{problem}", "mend that, or choose another place to write to"
+        )
+    return problem
 
 
 def is_complete(folder: Path, wanted: dict, other_is_error: bool = True) -> bool:

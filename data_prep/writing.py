@@ -46,6 +46,8 @@ def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, pr
         raise _nothing_left(table, raw)
     has_images = "_image" in table.rows
     linked = digest_linked(table, size, progress) if table.linked else None
+    if not linked:  # readers sort already; pixels that stay in the user's file keep its order
+        table.rows = table.rows.sort_values(["study_id", "image_id"], kind="stable", ignore_index=True)
     if has_images and not linked:
         images = list(table.rows["_image"])
         _start_or_go_on(
@@ -80,7 +82,7 @@ def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, pr
         link_images(table, partial)
     elif has_images:
         pixels = _write_images(partial, table.rows["_row"].to_numpy(), size, progress)
-    card = describe(table, index, pixels, raw, partial, wanted)
+    card = describe(table, index, pixels, raw, partial, wanted, progress)
     (partial / "card.json.new").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial / "card.json.new", partial / "card.json")
 

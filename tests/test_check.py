@@ -3,6 +3,7 @@
 import json
 
 import h5py
+import numpy as np
 import pandas as pd
 import pytest
 from data_prep_trees import covid_tree, mimic_tree, prepare
@@ -187,3 +188,23 @@ def test_every_kind_of_raw_tree_passes(tmp_path, capsys, tree):
     name = {covid_tree: "covid_cxr", mimic_tree: "mimic_cxr"}[tree]
     prepare(name, tree(tmp_path / "raw"), tmp_path / "out")
     assert run(tmp_path / "out", capsys) == (0, {})
+
+
+def test_pixels_that_stay_in_the_users_file_keep_its_order_and_chunks(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32), dtype=np.uint8)
+    with h5py.File(raw / "cxr.h5", "w") as h5:
+        h5["cxr"] = pixels
+    table = pd.DataFrame(
+        {"Path": [f"p10/p10000001/s5000000{9 - k}/i{k}.jpg" for k in range(6)], "impression": "Clear."}
+    )
+    table.to_csv(raw / "cxr.csv", index=False)
+    prepare("cxr_h5", raw, tmp_path / "out")
+    assert run(tmp_path / "out", capsys) == (0, {})
+    with h5py.File(raw / "cxr.h5", "r+") as h5:
+        h5["cxr"][2, 3, 3] ^= 1
+    assert list(run(tmp_path / "out", capsys)[1]) == ["pixels are those of the card (SHA-256)"]
+    (raw / "cxr.h5").unlink()
+    code, failed = run(tmp_path / "out", capsys)
+    assert code == 2 and "images.h5 can be read" in failed

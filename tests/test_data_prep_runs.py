@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,22 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, workers):
     data_prep.prepare("covid_cxr", raw, tmp_path / "whole", size=64, progress=False)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_again_and_again_at_any_moment(tmp_path, workers):
+    raw = covid_tree(tmp_path / "raw", 60)
+    big = encoded(np.random.default_rng(0).integers(0, 256, (1200, 1200), dtype=np.uint8), "JPEG")
+    for k in range(60):
+        (raw / "images" / f"{k}.png").write_bytes(big)
+    command = [sys.executable, "-m", "data_prep", "covid_cxr", "--raw", str(raw), "--out", str(tmp_path / "out")]
+    command += ["--size", "64", "--workers", str(workers)]
+    for seconds in (0.3, 0.7, 0.9, 1.1, 1.3):  # while it starts, reads, decodes, writes, moves
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, cwd=ROOT, capture_output=True, timeout=seconds)  # kills it then
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    data_prep.prepare("covid_cxr", raw, tmp_path / "whole", size=64, progress=False)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_two_processes_at_once_make_one_dataset(tmp_path):
