@@ -49,7 +49,18 @@ def load(path: Path, keep_empty: bool = False) -> tuple[pd.DataFrame, list[tuple
         cells, rejects = _parquet(path) if path.name.lower().endswith(PARQUET) else _text(path, keep_empty)
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, MemoryError, zlib.error, csv.Error) as problem:
+    # pyarrow's own errors are of many kinds
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        MemoryError,
+        zlib.error,
+        csv.Error,
+    ) as problem:
         found = f"{type(problem).__name__}: {problem}"
         raise fault(f"a whole table in {path}", found, "mend that, or save it again as CSV (UTF-8)") from None
     twice = cells.columns[cells.columns.duplicated()]

@@ -13,6 +13,7 @@ NEEDS = "COVID-19 image collection: metadata.csv and images/; brixia_public-anno
 MARKS = (("metadata.csv", "images"),)
 TABLES = ()
 SETTINGS = {"views": "AP,PA,AP Supine"}
+HELP = {"views": "views to keep, as the table writes them"}
 UNLABELLED = ("", "todo", "unknown")
 BRIXIA = {f"S-{z}": f"brixia_{z.lower()}" for z in ("A", "B", "C", "D", "E", "F", "Global")}
 BRIXIA |= {name.replace("S-", "J-"): column.replace("brixia_", "brixia_junior_") for name, column in BRIXIA.items()}

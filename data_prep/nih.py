@@ -14,6 +14,7 @@ NEEDS = (
 )
 MARKS = (("Data_Entry_2017*.csv*",),)
 SETTINGS = {"views": "AP,PA"}
+HELP = {"views": "view positions to keep"}
 TABLES = ("train_val_list.txt", "test_list.txt")
 NIH_14 = [
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",

@@ -11,6 +11,7 @@ from .raw import CHEXPERT_14, Table, plain, short_hash
 NEEDS = "VQA-RAD: VQA_RAD Dataset Public.json (or the file itself); images in `VQA_RAD Image Folder/` are optional"
 MARKS = (("VQA_RAD*.json",), ("vqa_rad*.json",))
 SETTINGS = {"organs": "HEAD,CHEST,ABD"}
+HELP = {"organs": "of which images to keep the questions"}
 TABLES = ()
 SUFFIXES = (".jpg", ".jpeg", ".png")
 NEED = ["qid", "image_name", "question", "answer", "answer_type", "phrase_type"]

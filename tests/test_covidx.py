@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 from data_prep_trees import assert_checked, encoded, picture, prepare
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import DataError, covidx
@@ -42,6 +42,7 @@ def test_lines(line, fields):
     assert covidx.parse_line(line) == fields
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.text())
 def test_any_line_is_fields_or_nothing(line):
     fields = covidx.parse_line(line)

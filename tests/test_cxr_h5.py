@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from data_prep_trees import assert_checked, contents, prepare
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -105,6 +105,7 @@ def test_other_numbers_become_grey_levels(tmp_path, make, words):
     assert any(note.startswith("pixels: 6 x 32 x 32") and words in note for note in card["notes"])
 
 
+@settings(deadline=None, max_examples=60)
 @given(arrays.arrays(np.float32, (4, 4), elements=st.floats(width=32)), st.sampled_from([0.0, 1.0, 255.0]))
 def test_any_numbers_are_grey_or_a_reason(image, scale):
     try:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from data_prep_trees import assert_checked, encoded, mimic_tree, picture, prepare
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import DataError, medvill_jsonl
@@ -55,11 +55,13 @@ def test_unknown_name_is_told():
         medvill_jsonl.parse_label("'Edema', 'Gout'")
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from(CHEXPERT_14), unique=True))
 def test_labels_come_back(names):
     assert medvill_jsonl.parse_label(medvill_jsonl.write_label(names)) == names
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.text())
 def test_any_label_text_is_names_or_an_error(text):
     try:
@@ -68,6 +70,7 @@ def test_any_label_text_is_names_or_an_error(text):
         assert "none of the 14" in str(problem)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=100))
 def test_any_line_is_a_record_or_a_reason(line):
     found = medvill_jsonl._record(line, "train")

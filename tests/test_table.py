@@ -4,11 +4,13 @@ import csv
 import gzip
 import io
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
-from data_prep_trees import assert_checked, encoded, picture, prepare
-from hypothesis import given
+from data_prep_trees import assert_checked, contents, encoded, picture, prepare
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import DataError, anytable
@@ -224,6 +226,13 @@ def test_a_folder_with_one_table(tmp_path):
         prepare("table", raw, tmp_path / "out2", settings=BOTH)
 
 
+def test_same_bytes_with_two_workers(tmp_path):
+    path = written(folder(tmp_path / "raw", 60), tmp_path / "raw" / "t.csv")
+    for workers in (1, 2):
+        prepare("table", path, tmp_path / f"out{workers}", settings=BOTH, workers=workers)
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
+
+
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -279,6 +288,7 @@ def test_from_text(text, findings, impression):
     assert from_text(text) == {"findings": findings, "impression": impression}
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.text())
 def test_from_text_takes_anything(text):
     parts = from_text(text)
@@ -289,12 +299,10 @@ def test_from_text_takes_anything(text):
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(CELL, min_size=2, max_size=2), max_size=6), st.sampled_from(",;\t|"))
 def test_csv_round_trip(rows, separator):
     """What Python's csv module writes, our reader reads: every cell, blanks around it stripped."""
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=separator, quoting=csv.QUOTE_ALL).writerows([["first", "second"], *rows])
     with TemporaryDirectory() as place:
@@ -304,11 +312,9 @@ def test_csv_round_trip(rows, separator):
     assert cells.to_numpy().tolist() == [[cell.strip() for cell in row] for row in rows] and not rejects
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_an_error(data):
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
     with TemporaryDirectory() as place:
         path = Path(place) / "t.csv"
         path.write_bytes(data)

@@ -1,14 +1,16 @@
 """VQA-RAD: the published counts on the real file, odd answers and types, faults of single questions."""
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
 from data_prep_trees import assert_checked, encoded, picture, prepare
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import DataError
+from data_prep import DataError, vqa_rad
 from data_prep.raw import plain
 
 
@@ -152,6 +154,7 @@ def test_limit(tmp_path):
     assert len(index) == 2 and len(questions(tmp_path / "out")) == 2 and len(rejects) == 7
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.one_of(st.text(), st.none(), st.integers(), st.floats(), st.characters(categories=["Cs"])), max_size=5)
 )
@@ -162,3 +165,21 @@ def test_plain_cells(cells):
         assert text == text.strip() and len(text.splitlines()) <= 1
         text.encode("utf-8")
     assert plain(once).tolist() == once.tolist()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(JSON | st.fixed_dictionaries(dict.fromkeys(question(1), JSON)), max_size=4))
+def test_any_json_is_a_table_or_an_error(entries):
+    with TemporaryDirectory() as place:
+        path = Path(place) / "VQA_RAD.json"
+        path.write_text(json.dumps([question(1), *entries]))
+        table = vqa_rad.read(path, vqa_rad.SETTINGS)
+    assert len(table.rows) >= 1 and len(table.extra["questions.csv"]) >= 1
+    assert len(table.extra["questions.csv"]) + len(table.rejects) == len(entries) + 1
