@@ -93,8 +93,8 @@ def test_one_file_and_text_only(tmp_path):
     index, card, _ = prepare("medvill_jsonl", path, tmp_path / "out")
     assert card["images"] == 0 and len(index) == 300 and set(index["split"]) == {"train", "valid", "test"}
     raw = tree(tmp_path / "raw", Train=[record(k) for k in range(4)])
-    for settings, images in (({}, 4), ({"images": "no"}, 0)):
-        _, card, _ = prepare("medvill_jsonl", raw / "Train.jsonl", tmp_path / f"out{images}", settings=settings)
+    for chosen, images in (({}, 4), ({"images": "no"}, 0)):
+        _, card, _ = prepare("medvill_jsonl", raw / "Train.jsonl", tmp_path / f"out{images}", settings=chosen)
         assert card["images"] == images
 
 
