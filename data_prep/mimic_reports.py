@@ -15,6 +15,7 @@ from .raw import Table, progress_bar, short_list
 ARCHIVE = "mimic-cxr-reports.zip"
 MAX_REPORT_BYTES = 1_000_000
 NONE = "no report file"
+PLACES = 4  # names that one report may have
 
 
 def add_reports(table: Table, raw: Path, where: str, layout: Layout) -> None:
@@ -69,21 +70,34 @@ def reader(raw: Path, where: str) -> Callable[[tuple[str, ...]], bytes]:
     archives = [given] if where and given.is_file() else [p / ARCHIVE for p in (raw, raw.parent) if not where]
     opened = [_open(path) for path in archives if path.is_file()]
 
+    # Where the last one was, the next one is most often: on a network disk every look at another place costs time.
+    places = [(home, kind) for home in [*homes, *opened] for kind in range(PLACES)]
+
     def read_report(names: tuple[str, ...]) -> bytes:
-        for home in homes:
-            for name in names:
-                try:
-                    with open(home / name, "rb") as file:
-                        return file.read(MAX_REPORT_BYTES)
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-        for archive, prefix in opened:
-            if prefix + names[0] in archive.NameToInfo:
-                with archive.open(prefix + names[0]) as file:
-                    return file.read(MAX_REPORT_BYTES)
+        for home, kind in places:
+            data = _from_zip(*home, names[kind]) if isinstance(home, tuple) else _from_folder(home, names[kind])
+            if data is not None:
+                places.remove((home, kind))
+                places.insert(0, (home, kind))
+                return data
         raise FileNotFoundError(names[0])
 
     return read_report
+
+
+def _from_folder(home: Path, name: str) -> bytes | None:
+    try:
+        with open(home / name, "rb") as file:
+            return file.read(MAX_REPORT_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _from_zip(archive: zipfile.ZipFile, prefix: str, name: str) -> bytes | None:
+    if prefix + name not in archive.NameToInfo:
+        return None
+    with archive.open(prefix + name) as file:
+        return file.read(MAX_REPORT_BYTES)
 
 
 def _open(path: Path) -> tuple[zipfile.ZipFile, str]:
