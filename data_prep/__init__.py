@@ -17,7 +17,7 @@ from pathlib import Path
 #   PATHS     settings that are paths of files or folders to watch too (default: reports)
 #   CODE      files besides the module that its bytes depend on, e.g. "../medxvl/label*.py" where it calls label_reports
 #   EXPECTED  {"source": ..., "counts": {what: number}}: published counts, shown beside those found; `what` is studies,
-#             images, train, valid, test, or a name that read() counts in Table.found
+#             images, train, valid, test (studies of a split), or a name that read() counts in Table.found
 DATASETS = (
     "mimic_cxr", "openi", "covid_cxr", "chexpert_test", "nih", "vqa_rad", "covidx",
     "table", "medvill_jsonl", "cxr_h5",

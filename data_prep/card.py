@@ -69,7 +69,7 @@ def _expected(table: Table, index: pd.DataFrame, wanted: dict) -> list[dict]:
     if not published:
         return []
     found = {"studies": index["study_id"].nunique(), "images": len(index)}
-    found |= {split: int((index["split"] == split).sum()) for split in SPLITS} | table.found
+    found |= {split: index["study_id"][index["split"] == split].nunique() for split in SPLITS} | table.found
     return [
         {"what": what, "expected": number, "found": found.get(what), "source": published["source"]}
         for what, number in published["counts"].items()

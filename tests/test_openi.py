@@ -125,8 +125,9 @@ def test_one_frontal_image_a_report_with_the_projections(tmp_path):
     ]  # fmt: skip
     assert sum(row["found"] for row in card["expected"][1:]) == 6
     everything = {"images": "all", "views": "frontal,lateral"}
-    index, _, _ = prepare("openi", raw, tmp_path / "all", settings=everything)
+    index, card, _ = prepare("openi", raw, tmp_path / "all", settings=everything)
     assert len(index) == 13 and index["view"].value_counts().to_dict() == {"LATERAL": 7, "FRONTAL": 6}
+    assert sum(row["found"] for row in card["expected"][1:]) == 7  # studies, not images
     one = prepare("openi", raw, tmp_path / "one", settings={"views": "FRONTAL,LATERAL"})[0]
     assert len(one) == 6 and one.set_index("study_id")["view"]["CXR0"] == "FRONTAL"
 
