@@ -9,13 +9,13 @@ from .images import ABSENT
 from .mimic_labels import add_labels, note_repeats
 from .mimic_layout import Layout, find_layout, find_table, header_views
 from .mimic_reports import ARCHIVE, add_reports
-from .raw import Table, choice, draw_split, read_csv, split_list
+from .raw import Table, choice, draw_split, read_csv, wanted_views
 
 NEEDS = (
     "MIMIC-CXR 2.0.0 or 2.1.0: files/ or Dataset/ with .jpg or .dcm; mimic-cxr-2.0.0-{metadata,split,chexpert}.csv[.gz] "
     "(DICOM: or cxr-record-list.csv[.gz]); mimic-cxr-reports[.zip] in or by it"
 )
-MARKS = (("mimic-cxr-2*-metadata.csv*",), ("cxr-record-list.csv*",))
+MARKS = (("mimic-cxr-2*-metadata.csv*", "*"), ("cxr-record-list.csv*", "*"))  # two patterns each: never a file alone
 # Reports as 227,835 files are too many to be watched.
 TABLES = (ARCHIVE, f"../{ARCHIVE}", "../mimic-cxr-2*.csv*")
 SETTINGS = {"views": "AP", "reports": "", "split": "official", "labels": "table", "test_labels": "columns"}
@@ -47,7 +47,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
         ("test_labels", ("columns", "replace", "ignore")),
     ):
         choice(settings, name, options)
-    views, layout = split_list(settings["views"]), find_layout(raw)
+    views, layout = wanted_views(settings), find_layout(raw)
     table, source = _start(raw, layout)
     if limit is None:
         table.list_unlisted(raw, layout.top, (layout.suffix,), source)

@@ -9,7 +9,7 @@ import pandas as pd
 from . import fault
 from .archives import decoded_from_tar, members
 from .openi_reports import ARCHIVES, REPORTS_CSV, image, read_reports, study
-from .raw import Table, choice, draw_split, label_from_text, read_csv, short_list, split_list
+from .raw import Table, choice, draw_split, label_from_text, read_csv, short_list, wanted_views
 
 PROJECTIONS = "indiana_projections.csv"
 NEEDS = (
@@ -52,7 +52,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     views = _views(raw)
     _add_images(table, raw, views)
     if "_image" in table.rows and views is not None:
-        _select(table, split_list(settings["views"].upper()), settings["images"])
+        _select(table, [view.upper() for view in wanted_views(settings)], settings["images"])
     _add_split(table, settings["split"])
     table.keep_first(limit)
     label_from_text(table, "the collection has none")

@@ -199,6 +199,14 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def wanted_views(settings: dict) -> list[str]:
+    """The setting `views` as a list; raises DataError when it is empty."""
+    views = split_list(settings["views"])
+    if not views:
+        raise fault("at least one view", f"views={settings['views']!r}", "correct --set views=AP,PA")
+    return views
+
+
 def short_list(names, most: int = 5) -> str:
     """The first few names, and how many more there are."""
     names = [str(n) for n in names]

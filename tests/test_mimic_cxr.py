@@ -243,3 +243,15 @@ def test_the_same_bytes_from_a_moved_tree(tmp_path):
     shutil.copytree(raw, tmp_path / "b" / "raw")
     prepare("mimic_cxr", tmp_path / "b" / "raw", tmp_path / "b" / "out")
     assert contents(tmp_path / "a" / "out") == contents(tmp_path / "b" / "out")
+
+
+def test_wrong_settings_and_a_table_instead_of_the_folder(tmp_path):
+    raw = mimic_tree(tmp_path / "raw")
+    for given, settings, message in (
+        (raw / "mimic-cxr-2.0.0-metadata.csv", {}, "found the file .*; give the folder"),
+        (raw, {"views": " , "}, "expected at least one view; found views=' , '"),
+        (raw, {"split": "mine"}, "expected split to be official or patient; found 'mine'"),
+        (raw, {"reports": str(tmp_path / "nowhere")}, "folder or zip of the reports; found nothing at"),
+    ):
+        with pytest.raises(DataError, match=message):
+            prepare("mimic_cxr", given, tmp_path / "out", settings=settings)
