@@ -1,6 +1,7 @@
 """Draw the MIMIC-like chest studies: who has which, what is planted, pictures and reports of one study."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import cv2
@@ -85,8 +86,12 @@ def frame(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def save(path: Path, grey: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+    data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    try:
+        path.write_bytes(data)
+    except FileNotFoundError:  # trying first is cheaper than asking for the folder each time
+        os.makedirs(path.parent, exist_ok=True)
+        path.write_bytes(data)
 
 
 def find_boxes(image_id: str, findings: list[Finding], masks: dict) -> list[dict]:
