@@ -67,7 +67,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--raw", metavar="R", help="folder with the raw data (never changed); phantom: where to write it"
     )
     parser.add_argument("--out", metavar="O", help="folder to make; a killed run goes on when started again")
-    parser.add_argument("--size", type=int, help="longer side of the stored squares in px (default 512; cxr_h5: as it is)")
+    parser.add_argument(
+        "--size", type=int, help="longer side of the stored squares in px (default 512; cxr_h5: as it is)"
+    )
     parser.add_argument("--workers", type=int, default=cores, help=f"processes (default: all {cores} cores)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N records by study_id")
     parser.add_argument(
