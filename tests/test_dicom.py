@@ -177,6 +177,19 @@ def test_minimum_to_maximum_of_any_depth(kind):
     assert_near(dicom.decode(made(values.astype(kind))), scaled(values))
 
 
+@pytest.mark.parametrize("name, kind", [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")])
+def test_floating_point_pixels(name, kind):
+    values = RAMP / 7.0 - 50
+    values[0, :9] = np.nan  # no measurement there: black, like padding
+    dataset = pydicom.dcmread(io.BytesIO(made(RAMP.astype(f"u{kind[2]}"))))
+    del dataset.PixelData, dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit
+    setattr(dataset, name, values.astype(kind).tobytes())
+    file = io.BytesIO()
+    dataset.save_as(file)
+    expected = scaled(values, np.nanmin(values), np.nanmax(values))
+    assert_near(dicom.decode(file.getvalue()), np.nan_to_num(expected))
+
+
 def test_monochrome1_is_inverted():
     assert_near(dicom.decode(made(RAMP.astype(np.uint16), PhotometricInterpretation="MONOCHROME1")), 255 - scaled(RAMP))
 
