@@ -1,4 +1,4 @@
-"""Command line: python -m data_prep NAME --raw R --out O"""
+"""Command line: python -m data_prep NAME --raw R --out O; list; check DIR"""
 
 import argparse
 import json
@@ -15,8 +15,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 after an error, which is one line on stderr."""
     try:
         args = _parse(arguments)
+        if args.folder and args.name not in ("check", "export_jsonl"):
+            raise fault("options that begin with --", args.folder, "see `python -m data_prep --help`")
         if args.name == "list":
             _list()
+        elif args.name == "check":
+            return _check(args.folder)
+        elif args.name == "export_jsonl":
+            _export(args.folder, args.out)
         elif args.name == "phantom":
             _phantom(args)
         else:
@@ -41,18 +47,29 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m data_prep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Bring a raw dataset into the prepared form: index.csv, images.h5, card.json, rejects.csv.",
-        epilog="datasets, and what --raw points to:\n" + "\n".join(lines) + "\n\nexamples:\n"
+        epilog="datasets, and what --raw points to (`list` shows their settings):\n"
+        + "\n".join(lines)
+        + "\n\nexamples:\n"
         "  python -m data_prep mimic_cxr --raw ~/mimic-cxr-jpg --out data/mimic --workers 8\n"
         "  python -m data_prep mimic_cxr --raw ~/mimic-cxr-jpg --out data/trial --limit 500 --set views=AP,PA\n"
-        "  python -m data_prep phantom --out data/phantom --studies 200 --seed 7 --size 64",
+        "  python -m data_prep mimic_cxr --raw ~/mimic-cxr --out data/dicom --set split=patient --set labels=reports\n"
+        "  python -m data_prep openi --raw ~/openi --out data/openi --set images=all --set views=FRONTAL,LATERAL\n"
+        "  python -m data_prep phantom --out data/phantom --studies 200 --seed 7 --size 64\n"
+        "  python -m data_prep table --raw own.csv --out data/own --set image_column=file --set text_column=report\n"
+        "  python -m data_prep check data/mimic\n"
+        "  python -m data_prep export_jsonl data/mimic --out mimic-jsonl",
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument("name", metavar="NAME", help=f"list, phantom, {', '.join(DATASETS)}")
+    names = f"{', '.join(DATASETS)}; phantom; or list, which shows them, check, which checks a prepared folder, export_jsonl"
+    parser.add_argument("name", metavar="NAME", help=names)
+    parser.add_argument("folder", metavar="DIR", nargs="?", help="check, export_jsonl: the prepared folder")
     parser.add_argument(
         "--raw", metavar="R", help="folder with the raw data (never changed); phantom: where to write it"
     )
     parser.add_argument("--out", metavar="O", help="folder to make; a killed run goes on when started again")
-    parser.add_argument("--size", type=int, default=512, help="longer side of the stored squares in px (default 512)")
+    parser.add_argument(
+        "--size", type=int, help="longer side of the stored squares in px (default 512; cxr_h5: as it is)"
+    )
     parser.add_argument("--workers", type=int, default=cores, help=f"processes (default: all {cores} cores)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N records by study_id")
     parser.add_argument(
@@ -67,6 +84,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--studies", type=int, default=2000, metavar="N", help="phantom: number of studies (default 2000)"
     )
     parser.add_argument("--seed", type=int, default=7, metavar="S", help="phantom: seed (default 7)")
+    parser.add_argument(
+        "--layout",
+        default="mimic_cxr",
+        metavar="L",
+        help="phantom: which of its raw trees --out gets (default mimic_cxr)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -75,23 +98,58 @@ def _needs() -> dict[str, str]:
 
 
 def _list() -> None:
-    from .prepared import SETTINGS
+    """Each dataset: what --raw points to, and its settings with their defaults."""
+    from .prepared import HELP, SETTINGS
 
     for name, needs in _needs().items():
-        settings = SETTINGS | (dataset(name).SETTINGS if name in DATASETS else dataset("mimic_cxr").SETTINGS)
-        print(f"{name}\n  raw: {needs}\n  settings: " + "  ".join(f"{k}={v}" for k, v in settings.items()))
+        module = dataset(name if name in DATASETS else "mimic_cxr")
+        told = getattr(module, "HELP", {}) | HELP
+        print(f"{name}\n  raw: {needs}\n  settings, as --set NAME=VALUE:")
+        for setting, default in (module.SETTINGS | SETTINGS).items():
+            shown = {True: "yes", False: "no"}.get(default, default) if isinstance(default, bool) else default
+            print(f"    {setting}={shown}".ljust(30) + f" {told.get(setting, '')}".rstrip())
+
+
+def _check(folder: str | None) -> int:
+    """One line a check; 0 when all is well, 2 when not."""
+    from .check import check
+
+    if not folder:
+        raise fault("a prepared folder", "none", "python -m data_prep check DIR")
+    results = check(Path(folder).expanduser())
+    for what, told in results:
+        mark = "ok  " if not told else "note" if told.startswith("note: ") else "FAIL"
+        print(f"{mark}  {what}" + f": {told.removeprefix('note: ')}" * bool(told))
+    wrong = sum(bool(told) and not told.startswith("note: ") for _, told in results)
+    print(
+        f"{folder}: " + (f"{wrong} of {len(results)} checks failed" if wrong else f"all {len(results)} checks passed")
+    )
+    return 2 if wrong else 0
+
+
+def _export(folder: str | None, out: str | None) -> None:
+    """Write a prepared folder as the MedViLL release's records."""
+    from .medvill_jsonl import export
+
+    if not folder or not out:
+        raise fault("a prepared folder and --out", "not both", "python -m data_prep export_jsonl DIR --out FOLDER")
+    print(f"written: {export(folder, out)}")
 
 
 def _phantom(args: argparse.Namespace) -> None:
     if not args.out and not args.raw:
         raise fault("--out or --raw", "neither", "say where to write the phantom")
-    from .phantom import write_raw
+    from .phantom import LAYOUTS, write_raw
 
+    if args.layout not in LAYOUTS:
+        raise fault(f"a layout of the phantom: {', '.join(LAYOUTS)}", repr(args.layout), "correct --layout")
+    reader, tree, settings = LAYOUTS[args.layout]
+    args.settings = [f"{name}={value}" for name, value in settings.items()] + args.settings
     raw = Path(args.raw) if args.raw else Path(args.out) / "raw"
     write_raw(raw, args.studies, args.seed, args.workers, True)
     print(f"raw trees: {raw}")
     if args.out:
-        _prepare("mimic_cxr", raw / "mimic_cxr", args.out, args)
+        _prepare(reader, raw / tree, args.out, args)
 
 
 def _prepare(name: str, raw, out, args: argparse.Namespace) -> None:
@@ -108,7 +166,9 @@ def _prepare(name: str, raw, out, args: argparse.Namespace) -> None:
         if not equals:
             raise fault("--set NAME=VALUE", pair, "for example --set max_reject_share=0.1")
         settings[key] = value
-    folder = prepare(name, raw, out, size=args.size, workers=args.workers, limit=args.limit, settings=settings)
+    own_size = getattr(dataset(name), "own_size", lambda raw: 512)
+    size = own_size(Path(raw).expanduser()) if args.size is None else args.size
+    folder = prepare(name, raw, out, size=size, workers=args.workers, limit=args.limit, settings=settings)
     _show(folder)
 
 
@@ -122,11 +182,26 @@ def _show(folder: Path) -> None:
         print(f"  {step['step']:{width}}  {step['rows']:>9,}  {dropped:>9}  {step['why']}".rstrip())
     for split, counts in card["counts"].items():
         print(f"  {split}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
+    if card.get("expected"):
+        print(f"  published ({card['expected'][0]['source']})" + _aside(card))
+        for row in card["expected"]:
+            found = "not counted" if row["found"] is None else f"{row['found']:,}"
+            print(f"    {row['what']:10}  published {row['expected']:>9,}  found {found:>9}")
+    print("  in more than one split: " + ", ".join(f"{n:,} {k.replace('_', ' ')}" for k, n in card["overlap"].items()))
     for note in card["notes"]:
         print(f"  note: {note}")
-    for name in ("index.csv", "images.h5", "readers.csv", "card.json", "rejects.csv"):
+    for name in ("index.csv", "images.h5", *card.get("extra", {}), "card.json", "rejects.csv"):
         if (folder / name).is_file():
             print(f"  {folder / name}" + f" ({card['rejects']:,} records not used)" * (name == "rejects.csv"))
+
+
+def _aside(card: dict) -> str:
+    """Why these data need not have the published counts."""
+    why = ["synthetic phantom"] * card["synthetic"] + [f"limited to {card['limit']}"] * (card["limit"] is not None)
+    own = dataset(card["name"]).SETTINGS
+    changed = [f"{key}={value}" for key, value in card["settings"].items() if key in own and value != own[key]]
+    why += ["settings " + " ".join(changed)] if changed else []
+    return f"; here: {', '.join(why)}" if why else ""
 
 
 if __name__ == "__main__":

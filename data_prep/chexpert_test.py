@@ -7,7 +7,9 @@ import pandas as pd
 from . import fault
 from .raw import CHEXPERT_14, Table, parse_labels, read_csv, short_hash, short_list
 
-NEEDS = "CheXpert test labels: groundtruth.csv; radiologists/, labeler/ and example_models/ are optional"
+NEEDS = (
+    "CheXpert test labels: groundtruth.csv; CheXpert/test/ (images), radiologists/, labeler/, example_models/ optional"
+)
 MARKS = (("groundtruth.csv",),)
 SETTINGS: dict = {}
 # kind of reader -> where its files lie, what follows its name, values allowed (None: any number)
@@ -18,11 +20,15 @@ READERS = {
     "decision": ("example_models/decisions/*/*.csv", "_decisions", (0, 1)),
     "model": ("example_models/predictions/*/*.csv", "_predictions", None),
 }
+HOMES = ("CheXpert/test", "CheXpert-v1.0/test", "CheXpert-v1.0-small/test", "test", ".")
 TABLES = tuple(pattern for pattern, _, _ in READERS.values())
 
 
 def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
-    """One row a study (no images), all in split `test`; study_id is `patient64741/study1`.
+    """One row a study, all in split `test`; study_id is `patient64741/study1`.
+
+    Its image is CheXpert/test/patient64741/study1/view1_frontal.jpg, where that tree is there (it needs registration);
+    a study without one is then rejected. Labels only, where no image is.
 
     Beside the index, readers.csv: study_id, reader, kind, finding, value (empty = not mentioned). Columns are taken by
     name: their order differs between the files. Reader rows of unknown studies and bad values go to the rejects.
@@ -44,6 +50,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
         impression="",
         **values.loc[table.rows.index],
     )
+    _add_images(table, raw)
     table.keep_first(limit)
     table.extra["readers.csv"] = _readers(table, raw)
     return table
@@ -51,6 +58,23 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
 
 def _study_id(names: pd.Series) -> pd.Series:
     return names.str.extract(r"(patient\d+/study\d+)/?$")[0]
+
+
+def _add_images(table: Table, raw: Path) -> None:
+    """`_image` when there is a tree of patients; its other images go to the rejects: the labels are of the first frontal."""
+    home = next((h for h in HOMES if any((raw / h).glob("patient*/study*/view1_frontal.jpg"))), None)
+    if home is None:
+        table.notes.append("labels only: no CheXpert/test/patient*/study*/view1_frontal.jpg (images need registration)")
+        return
+    prefix = "" if home == "." else f"{home}/"
+    images = prefix + table.rows["study_id"] + "/view1_frontal.jpg"
+    table.rows = table.rows.assign(image_id=table.rows["study_id"] + "/view1_frontal", view="FRONTAL", _image=images)
+    named = set(images)
+    others = sorted(prefix + p.relative_to(raw / home).as_posix() for p in (raw / home).glob("patient*/study*/*.jpg"))
+    others = [path for path in others if path not in named]
+    table.rejects += [
+        (path, "image not used: not the first frontal one of a study in groundtruth.csv") for path in others
+    ]
 
 
 def _readers(table: Table, raw: Path) -> pd.DataFrame:

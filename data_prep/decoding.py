@@ -6,58 +6,93 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from . import fault
 from .images import load
 
 BATCH = 8  # images a task: small arrays travel cheaper together
+SECONDS = 120  # for one image; then its process is ended
+DIED = f"cannot be decoded: the decoder crashed or took more than {SECONDS} s"
+PLAIN = (".jpg", ".jpeg", ".png")  # decoders that never brought a process down: safe in this one
 
 
-def decoded(raw: Path, images: list[str], rows: np.ndarray, size: int, workers: int) -> Iterator[tuple]:
+def decoded(raw: Path, images: list[str], rows: np.ndarray, size: int, workers: int, **how: bool) -> Iterator:
     """(row, uint8 array or None, reason) for each of `rows`, in no fixed order; images[row] is a path below `raw`.
 
-    At most three tasks a worker are under way, so memory does not grow with the dataset. Raises DataError when a worker
-    dies.
+    `how`: see images.load. At most three tasks a worker are under way, so memory does not grow with the dataset. A
+    file on which a worker dies, or goes on for too long, comes back with DIED as its reason.
     """
     tasks = [[(int(row), images[row]) for row in rows[k : k + BATCH]] for k in range(0, len(rows), BATCH)]
     workers = min(workers, len(tasks) // 4 + 1)  # starting a process costs as much as decoding some dozens of images
-    if workers == 1:
+    read = partial(load, raw, size=size, **how)
+    if workers == 1 and all(images[row].lower().endswith(PLAIN) for row in rows):
         for task in tasks:
-            yield from _load_all(raw, task, size)
+            yield from _load_all(read, task)
         return
+    left = iter(tasks)
+    while lost := (yield from _in_pool(read, left, workers)):
+        alone = iter([[one] for task in lost for one in task])  # one at a time, to find the one that did it
+        while culprit := (yield from _in_pool(read, alone, 1, ahead=1)):
+            yield culprit[0][0][0], None, DIED
+
+
+def _in_pool(read, tasks: Iterator[list], workers: int, ahead: int = 3) -> Iterator:
+    """Yields the results of `tasks`, `ahead` a worker under way at once.
+
+    When a worker died, stops and returns the tasks that came to nothing by that.
+    """
+    pending, lost = {}, []
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
-        pending = set()
         for task in tasks:
-            pending.add(pool.submit(_load_all, raw, task, size))
-            if len(pending) >= 3 * workers:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield from future.result()
-        for future in pending:
-            yield from future.result()
-    except BrokenProcessPool:
-        raise fault(
-            f"{workers} decoding processes to stay alive",
-            "one that was killed (out of memory?)",
-            "run again with fewer workers: it goes on where it stopped",
-        ) from None
+            try:
+                pending[pool.submit(_load_timed, read, task)] = task
+            except BrokenProcessPool:
+                lost.append(task)
+            if lost or len(pending) >= ahead * workers:
+                yield from _results(pending, wait(pending, return_when=FIRST_COMPLETED).done, lost)
+            if lost:
+                break
+        yield from _results(pending, list(pending), lost)
     finally:
         pool.shutdown(cancel_futures=True)
+    return lost
 
 
-def _load_all(raw: Path, task: list[tuple[int, str]], size: int) -> list[tuple]:
-    return [(row, *load(raw, image, size)) for row, image in task]
+def _results(pending: dict, finished, lost: list) -> Iterator:
+    for future in finished:
+        task = pending.pop(future)
+        try:
+            result = future.result()
+        except BrokenProcessPool:
+            lost.append(task)
+        else:
+            yield from result
+
+
+def _load_all(read, task: list[tuple[int, str]]) -> list[tuple]:
+    return [(row, *read(image)) for row, image in task]
+
+
+def _load_timed(read, task: list[tuple[int, str]]) -> list[tuple]:
+    """In a worker, whose main thread this is: an alarm that nobody handles ends the process, even in a decoder's loop."""
+    results = []
+    for one in task:
+        signal.alarm(SECONDS)
+        results += _load_all(read, [one])
+    signal.alarm(0)
+    return results
 
 
 def _start_worker() -> None:
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the parent, which then ends its workers
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

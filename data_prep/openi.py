@@ -1,193 +1,202 @@
-"""Open-I (Indiana University chest radiographs): XML reports, packed or unpacked, with PNG images where they are."""
+"""Open-I (Indiana University chest radiographs): reports as XML or CSV, images unpacked or in their archive."""
 
-import hashlib
+import json
 import os
-import re
-import tarfile
-import xml.etree.ElementTree
-import zlib
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
 from . import fault
-from .raw import CHEXPERT_14, Table, short_list
-from .reports import clean, decode
+from .archives import decoded_from_tar, members
+from .openi_reports import ARCHIVES, REPORTS_CSV, image, read_reports, study
+from .raw import Table, choice, draw_split, label_from_text, read_csv, short_list, wanted_views
 
-NEEDS = "Open-I: NLMCXR_reports.tgz as downloaded, or ecgen-radiology/*.xml unpacked; PNG images beside it are optional"
-MARKS = (("*reports*.tgz",), ("ecgen-radiology",), ("*.xml",))
-TABLES = ("*reports*.tgz", "ecgen-radiology/*.xml", "*.xml")
-SETTINGS: dict = {}
-MAX_XML_BYTES = 5_000_000
+PROJECTIONS = "indiana_projections.csv"
+NEEDS = (
+    "Open-I: NLMCXR_reports.tgz, NLMCXR_png.tgz as downloaded or unpacked; or indiana_reports.csv and PNG images; "
+    "indiana_projections.csv tells the views; images are optional"
+)
+MARKS = (*((pattern,) for pattern in ARCHIVES), ("ecgen-radiology",), ("*.xml",), (REPORTS_CSV,))
+TABLES = (*ARCHIVES, "ecgen-radiology/*.xml", "*.xml")
+SETTINGS = {"views": "FRONTAL", "images": "one", "split": "drawn"}
+HELP = {
+    "views": f"FRONTAL, LATERAL or both; applies where {PROJECTIONS} is there",
+    "images": "one image a report, as the papers use, or all; applies where views are known",
+    "split": "drawn: by report, 70/10/20 %; or a folder with train, valid and test lists of ids (*.txt, or MedViLL's *.jsonl)",
+}
+PATHS = ("split",)
+CODE = ("openi_reports.py", "../medxvl/label*.py")
+EXPECTED = {
+    "source": "MedViLL, section 4.1 and release: AP or PA view, one image a report, a random split of its own",
+    "counts": {"studies": 3_547, "train": 2_483, "valid": 710, "test": 354},
+}
+SUFFIXES = (".png", ".dcm", ".jpg")
+SPLIT_NAMES = {"train": "train", "valid": "valid", "validate": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
 def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
-    """One row an image; one row a report, text only, when there is no PNG file below `raw`.
+    """One row an image; one row a report, text only, when there is no image at all.
 
-    A report stands for a patient (the collection names none). The split is drawn from the report's id alone, by its
-    SHA-256: 70 % train, 10 % valid, 20 % test, whatever else is there (our choice; none is prescribed).
+    A report stands for a patient (the collection names none). Labels are from the reports, by rules. The split is drawn
+    from the report's id alone: none is prescribed, and MedViLL's is a random one that no rule on the ids gives back (of
+    its training reports, 1,735 ids are public: 64 % of the reports with findings, evenly in every range of ids); with
+    its lists, or others, the setting `split` uses them.
     """
-    records, rejects, foreign, count = [], [], [], 0
-    for name, data in _reports(raw):
-        count += 1
-        try:
-            if isinstance(data, str):
-                raise ValueError(data)
-            record, is_utf8 = parse(data)
-            records.append(record | {"_record": name})
-            foreign += [name] * (not is_utf8)
-        except ValueError as problem:
-            rejects.append((name, str(problem)))
-    if not count:
-        raise fault("reports as *.xml files", f"none in {raw}", "download NLMCXR_reports.tgz again")
-
-    columns = ["study_id", "findings", "impression", "_images", "_record"]
-    rows = pd.DataFrame(sorted(records, key=lambda r: r["_record"]), columns=columns)
-    table = Table(rows, raw_version=f"{count:,} reports", absent_is_fault=False, rejects=rejects)
-    table.faults = [reason for _, reason in rejects]
-    table.attrition = [
-        {"step": "report files", "rows": count, "dropped": 0, "why": ""},
-        {
-            "step": "well-formed report",
-            "rows": len(rows),
-            "dropped": len(rejects),
-            "why": short_list(sorted({reason for _, reason in rejects}), 3),
-        },
-    ]
-    if foreign:
-        table.notes.append(f"{len(foreign)} reports are not UTF-8 and were read as Latin-1: {short_list(foreign)}")
+    choice(settings, "images", ("one", "all"))
+    table = _reports(raw)
     table.drop_repeated("study_id")
     empty = (table.rows["findings"] == "") & (table.rows["impression"] == "")
     # Published without text on purpose: a property of the collection, not a fault of the files.
     table.drop(empty, "report has findings or impression", "no findings or impression", is_fault=False)
-    table.rows = table.rows.assign(
-        patient_id=table.rows["study_id"],
-        split=table.rows["study_id"].map(split_of),
-        view="",
-        **dict.fromkeys(CHEXPERT_14, pd.NA),
-    )
-    _add_images(table, raw)
+    table.rows = table.rows.assign(patient_id=table.rows["study_id"])
+    views = _views(raw)
+    _add_images(table, raw, views)
+    if "_image" in table.rows and views is not None:
+        _select(table, [view.upper() for view in wanted_views(settings)], settings["images"])
+    _add_split(table, settings["split"])
     table.keep_first(limit)
+    label_from_text(table, "the collection has none")
     return table
 
 
-def split_of(study_id: str) -> str:
-    """train, valid or test, from the id alone."""
-    percent = int.from_bytes(hashlib.sha256(study_id.encode()).digest()[:8], "big") % 100
-    return "train" if percent < 70 else "valid" if percent < 80 else "test"
+def _reports(raw: Path) -> Table:
+    records, refused, foreign, count = [], [], [], 0
+    for name, report, reason, as_declared in read_reports(raw):
+        count += 1
+        if report is None:
+            refused.append((name, reason))
+        else:
+            records.append(report | {"_record": name})
+            foreign += [name] * (not as_declared)
+    if not count:
+        raise fault(f"reports as *.xml files or {REPORTS_CSV}", f"none in {raw}", "download NLMCXR_reports.tgz again")
+    columns = ["study_id", "findings", "impression", "mesh", "_images", "_record"]
+    rows = pd.DataFrame(sorted(records, key=lambda r: r["_record"]), columns=columns)
+    table = Table(rows, raw_version=f"{count:,} reports", absent_is_fault=False)
+    for name, reason in refused:
+        table.reject(name, reason)
+    why = short_list(sorted({reason for _, reason in refused}), 3)
+    table.attrition = [
+        {"step": "reports", "rows": count, "dropped": 0, "why": ""},
+        {"step": "well-formed report", "rows": len(rows), "dropped": len(refused), "why": why},
+    ]
+    if foreign:
+        table.notes.append(f"{len(foreign)} reports are not UTF-8 and were read as Latin-1: {short_list(foreign)}")
+    return table
 
 
-def parse(data: bytes) -> tuple[dict, bool]:
-    """(study_id, findings, impression, _images of one XML report; whether its encoding was as declared).
-
-    Raises ValueError, with the reason, for what is no such report; entities and document types are refused.
-    """
-    as_declared = True
-    try:
-        try:
-            tree = fromstring(data, forbid_dtd=True)
-        except xml.etree.ElementTree.ParseError:
-            text, is_utf8 = decode(data)
-            if is_utf8:
-                raise
-            tree, as_declared = fromstring(text, forbid_dtd=True), False
-    except DefusedXmlException:
-        raise ValueError("XML with a document type or entities is not read") from None
-    except xml.etree.ElementTree.ParseError as problem:
-        raise ValueError(f"not well-formed XML: {problem}") from None
-    uid = tree.find("uId")
-    if uid is None or not (uid.get("id") or "").strip():
-        raise ValueError("no report id (uId)")
-    text = {"FINDINGS": "", "IMPRESSION": ""}
-    for part in tree.iter("AbstractText"):
-        label = (part.get("Label") or "").strip().upper()
-        if label in text:
-            text[label] = clean(text[label] + " " + "".join(part.itertext()))
-    return {
-        "study_id": uid.get("id").strip(),
-        "findings": _or_empty(text["FINDINGS"]),
-        "impression": _or_empty(text["IMPRESSION"]),
-        "_images": [i.get("id").strip() for i in tree.iter("parentImage") if i.get("id")],
-    }, as_declared
+def _views(raw: Path) -> pd.DataFrame | None:
+    """image id -> study_id, view, of the Indiana table of projections; None when it is not there."""
+    path = raw / PROJECTIONS
+    if raw.is_file() or not path.is_file():
+        return None
+    rows = read_csv(path, ["uid", "filename", "projection"])
+    rows["image_id"] = rows["filename"].map(image)
+    rows = rows.drop_duplicates("image_id").set_index("image_id")
+    return pd.DataFrame({"study_id": rows["uid"].map(study), "view": rows["projection"].str.upper()})
 
 
-def _or_empty(text: str) -> str:
-    """ "" when nothing but the collection's blanks XXXX is left; blanks inside a text stay."""
-    return text if re.search(r"[A-Za-z]", re.sub(r"X{4,}", "", text)) else ""
-
-
-def _reports(raw: Path) -> Iterator[tuple[str, bytes | str]]:
-    """(name, bytes) of every report, or (name, why it is refused). Nothing of an archive is ever written to disk."""
-    archives = [raw] if raw.is_file() else sorted(raw.glob("*reports*.tgz"))
-    folder = raw / "ecgen-radiology" if (raw / "ecgen-radiology").is_dir() else raw
-    loose = [] if raw.is_file() else sorted(folder.glob("*.xml"))
-    if loose or not archives:
-        for path in loose:
-            try:
-                yield path.relative_to(raw).as_posix(), _checked(path)
-            except OSError as problem:
-                yield path.relative_to(raw).as_posix(), f"cannot be read: {problem.strerror}"
+def _add_images(table: Table, raw: Path, views: pd.DataFrame | None) -> None:
+    """Turn report rows into image rows when there is any image; absent files are rejected when they are decoded."""
+    files = _image_files(table, raw)
+    if not files:
+        table.notes.append("text only: no image file is there")
+        table.rows = table.rows.assign(image_id="", view="").drop(columns="_images")
         return
-    try:
-        with tarfile.open(archives[0]) as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    yield member.name, "archive member climbs out of its folder"
-                elif member.issym() or member.islnk():
-                    yield member.name, "archive member is a link"
-                elif member.isdir():
-                    continue
-                elif not member.isfile() or path.suffix.lower() != ".xml":
-                    yield member.name, "not an XML file"
-                elif member.size > MAX_XML_BYTES:
-                    yield member.name, f"file of {member.size:,} bytes: too large for a report"
-                else:
-                    yield member.name, archive.extractfile(member).read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as problem:
-        raise fault(
-            f"a whole archive at {archives[0]}", f"{type(problem).__name__}: {problem}", "download it again"
-        ) from None
+    rows = table.rows
+    if views is not None:  # the table of reports names no images, the XML files do
+        named = views.reset_index().groupby("study_id")["image_id"].agg(list)
+        of_table = rows["study_id"].map(named)
+        rows = rows.assign(_images=rows["_images"].where(rows["_images"].notna(), of_table))
+    rows = rows.assign(_images=[images if isinstance(images, list) else [] for images in rows["_images"]])
+    if views is None and not rows["_images"].str.len().any():  # reports by CSV without projections: by the file's name
+        named = pd.Series(list(files)).groupby([name.split("_")[0] for name in files]).agg(list)
+        found = rows["study_id"].map(named)
+        rows = rows.assign(_images=[images if isinstance(images, list) else [] for images in found])
+        table.notes.append(f"no {PROJECTIONS}: images belong to the report whose number begins their name")
+    table.rows = rows
+    table.drop(rows["_images"].str.len() == 0, "report names an image", "report names no image", is_fault=False)
+    rows = table.rows.explode("_images", ignore_index=True).rename(columns={"_images": "image_id"})
+    strange = sorted(set(files) - set(rows["image_id"]))
+    table.rejects += [(files[i], "image of no report that is used") for i in strange]
+    why = f"{len(strange):,} image files belong to no report that is used, never counted as rows" if strange else ""
+    rows["_image"] = [files.get(i, f"{i}.png") for i in rows["image_id"]]
+    rows["_record"] = rows["_record"] + " " + rows["image_id"]
+    rows["view"] = rows["image_id"].map(views["view"]).fillna("") if views is not None else ""
+    table.expand(rows, "images of these reports", why)
+    table.drop_repeated("image_id")
+    if views is None:
+        table.notes.append(f"views are not known, every image is used: {PROJECTIONS} beside the reports tells them")
 
 
-def _checked(path: Path) -> bytes | str:
-    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
-        return "path leaves the raw folder through a symbolic link"
-    if path.stat().st_size > MAX_XML_BYTES:
-        return f"file of {path.stat().st_size:,} bytes: too large for a report"
-    return path.read_bytes()
-
-
-def _add_images(table: Table, raw: Path) -> None:
-    """Turn report rows into image rows when there is any PNG file; absent files are rejected when they are decoded."""
+def _image_files(table: Table, raw: Path) -> dict[str, str]:
+    """image id -> file below `raw`; without any, -> member of the archive of images, which the table then decodes from."""
+    if raw.is_file():
+        return {}
+    found = []
+    for place, folders, names in os.walk(raw):
+        folders.sort()
+        found += [(Path(place) / n).relative_to(raw).as_posix() for n in names if n.lower().endswith(SUFFIXES)]
+    if not found:
+        archives = sorted([*raw.glob("*png*.tgz"), *raw.glob("*png*.tar.gz"), *raw.glob("*png*.tar")])
+        if not archives:
+            return {}
+        found, refused = members(archives[0], ".png")
+        for name, reason in refused:
+            table.reject(name, reason)
+        table.root, table.decode = archives[0], decoded_from_tar
+        table.notes.append(f"images are read from {archives[0].name}; every start reads it whole, unpacked is faster")
     files = {}
-    for place, _, names in [] if raw.is_file() else os.walk(raw):
-        files |= {
-            Path(n).stem: (Path(place) / n).relative_to(raw).as_posix()
-            for n in sorted(names)
-            if n.lower().endswith(".png")
-        }
-    rows = table.rows.assign(image_id="")
-    if files:
-        table.drop(rows["_images"].str.len() == 0, "report names an image", "report names no image", is_fault=False)
-        rows = table.rows.explode("_images", ignore_index=True).rename(columns={"_images": "image_id"})
-        rows["_image"] = [files.get(i, f"{i}.png") for i in rows["image_id"]]
-        rows["_record"] = rows["_record"] + " " + rows["image_id"]
-        unlisted = sorted(set(files) - set(rows["image_id"]))
-        table.rejects += [(files[i], "image of no report that is used") for i in unlisted]
-        table.attrition.append(
-            {
-                "step": "images of these reports",
-                "rows": len(rows),
-                "dropped": 0,
-                "why": f"{len(unlisted):,} image files belong to no report that is used" if unlisted else "",
-            }
+    for name in sorted(found, key=lambda n: (SUFFIXES.index(n[-4:].lower()), n)):  # PNG first
+        if image(name) in files:
+            table.rejects.append((name, f"not selected: {files[image(name)]} is the same image"))
+        else:
+            files[image(name)] = name
+    return files
+
+
+def _select(table: Table, views: list[str], images: str) -> None:
+    seen = table.rows["view"].where(table.rows["view"] != "", "not given")
+    why = "not selected: view " + seen
+    table.drop(~table.rows["view"].isin(views), f"view is {', '.join(views)}", why, is_fault=False)
+    if images == "one":
+        order = table.rows.assign(_view=table.rows["view"].map(views.index)).sort_values(["_view", "image_id"])
+        first = order.drop_duplicates("study_id").index
+        why = "not selected: another image of this report is used"
+        table.drop(~table.rows.index.isin(first), "one image a report", why, is_fault=False)
+
+
+def _add_split(table: Table, how: str) -> None:
+    if how == "drawn":
+        table.rows = table.rows.assign(split=table.rows["study_id"].map(draw_split))
+        table.notes.append(
+            "the split is drawn by report, 70 % train, 10 % valid, 20 % test; MedViLL's is not derivable"
         )
-    else:
-        packed = any(raw.glob("*png*.tgz"))
-        pictures = "the archive of images is there: unpack it to use them" if packed else "no PNG file is there"
-        table.notes.append(f"text only: {pictures}")
-    table.rows = rows.drop(columns="_images", errors="ignore")
+        return
+    folder, split = Path(how).expanduser(), {}
+    if not folder.is_dir():
+        raise fault("drawn, or a folder with lists of ids", f"{how!r}", "correct --set split=PATH")
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".txt", ".jsonl")):
+        name = next((SPLIT_NAMES[w] for w in path.stem.lower().replace("-", "_").split("_") if w in SPLIT_NAMES), "")
+        if name:
+            for uid in _ids(path):
+                if split.setdefault(study(uid), name) != name:
+                    raise fault(
+                        f"{uid} in one split", f"it in {split[study(uid)]} and {path.name}", "correct the lists"
+                    )
+    if not split:
+        raise fault(
+            "train, valid and test lists of ids (*.txt, *.jsonl)", f"none in {folder}", "correct --set split=PATH"
+        )
+    table.rows = table.rows.assign(split=table.rows["study_id"].map(split))
+    table.drop(
+        table.rows["split"].isna(), "report is in a split list", "not selected: in no split list", is_fault=False
+    )
+
+
+def _ids(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [str(json.loads(line)["id"]) if path.suffix == ".jsonl" else line for line in lines]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise fault(f"one id a line in {path}", f"{type(problem).__name__}: {problem}", "correct the list") from None

@@ -211,8 +211,8 @@ def region(chest: Chest, f: Finding, change: np.ndarray) -> np.ndarray:
     return smooth(np.abs(change), 1.0) > 0.08
 
 
-def draw_frontal(findings: list[Finding], rng: np.random.Generator, view: str, height: int, width: int):
-    """Draw a frontal radiograph. Returns the image (height, width) uint8 and {finding name: boolean mask}."""
+def draw_frontal(findings, rng: np.random.Generator, view: str, height: int, width: int, top: int = 255):
+    """Draw a frontal radiograph. Returns the image (height, width), grey levels up to `top`, and {finding name: mask}."""
     canvas = Canvas(height, width, sample_pose(rng, height, width))
     chest = Chest(canvas, sample_anatomy(rng, view), findings, rng)
     attenuation = chest.attenuation()
@@ -221,4 +221,4 @@ def draw_frontal(findings: list[Finding], rng: np.random.Generator, view: str, h
         change = DRAW[f.name](chest, f)
         attenuation = attenuation + change
         masks[f.name] = region(chest, f, change)
-    return expose(attenuation, rng), masks
+    return expose(attenuation, rng, top), masks

@@ -14,6 +14,11 @@ SIDES = {"right": -1, "left": 1}  # the patient's right lung is on the left of t
 ZONE_Y = {"upper": -0.42, "mid": -0.08, "lower": 0.24}
 
 
+def pick(rng: np.random.Generator, items):
+    """One of `items`: the same draw as rng.choice, without turning them into an array."""
+    return items[int(rng.integers(len(items)))]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One planted finding. `side` right, left or both; `zone` upper, mid or lower; `extent` 0 small to 2 large."""
@@ -88,6 +93,11 @@ class Canvas:
         image[part] = smooth(line, blur * self.pixel) if blur and line.size else line
         return image
 
+    def window(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
+        """The part of the grid that holds a rectangle of body coordinates."""
+        pixels = np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]]) @ self.pose[:, :2].T + self.pose[:, 2]
+        return self._part(pixels.min(0), pixels.max(0))
+
     def _part(self, low, high) -> tuple[slice, slice]:
         """The part of the grid between two corners (u, v in pixels): only this much needs computing."""
         u0, v0 = (max(0, int(p)) for p in low)
@@ -97,9 +107,7 @@ class Canvas:
     def blob(self, x: float, y: float, rx: float, ry: float, angle: float = 0.0, power: float = 2.0) -> np.ndarray:
         """Soft ellipse; `power` above 2 makes it flatter inside and steeper at its rim."""
         reach = 43 ** (1 / power) * max(rx, ry)  # further out it is below 1e-13
-        corners = [[x - reach, y - reach], [x + reach, y - reach], [x - reach, y + reach], [x + reach, y + reach]]
-        pixels = np.array(corners) @ self.pose[:, :2].T + self.pose[:, 2]
-        part = self._part(pixels.min(0), pixels.max(0))
+        part = self.window(x - reach, y - reach, x + reach, y + reach)
         a, b = self.x[part] - x, self.y[part] - y
         if angle:
             cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -202,18 +210,15 @@ class Chest:
         self.heart_box = (x, y, 0.52 * width, 0.44 * width)
         return self.canvas.blob(x, y, 0.56 * width, 0.42 * width, a["heart_tilt"], power=7)
 
-    def ribs(self) -> tuple[np.ndarray, list]:
-        """Posterior ribs as curves from the spine outward; returned too, for fractures."""
-        a, curves = self.anatomy, []
-        t = np.linspace(0.05, 1, 24)
+    def ribs(self) -> np.ndarray:
+        """Posterior ribs as curves from the spine outward."""
+        a, t, k = self.anatomy, np.linspace(0.05, 1, 24), np.arange(9)[:, None]
         rise, fall = 0.16 * np.sin(np.pi * np.minimum(t * 0.9, 0.5)), 0.30 * np.clip(t - 0.45, 0, 1) ** 2
-        heights = [a["apex"] + 0.06 + k * a["rib_gap"] for k in range(9)]
-        reach = [float(self.wall(np.float32(y + 0.12))) * 1.01 for y in heights]
-        for side in (-1, 1):
-            for k in range(9):
-                y = heights[k] - rise + fall * (1 + k / 9)
-                curves.append(np.array([self.centre + side * t * reach[k], y + 0.08]).T)
-        return self.canvas.lines(curves, 0.032, blur=0.009), curves
+        height = a["apex"] + 0.06 + k * a["rib_gap"]
+        reach = np.array([float(self.wall(np.float32(y + 0.12))) * 1.01 for y in height[:, 0].tolist()])[:, None]
+        y = height - rise + fall * (1 + k / 9) + 0.08
+        curves = [np.stack([self.centre + side * t * reach, y], axis=-1) for side in (-1, 1)]
+        return self.canvas.lines([*curves[0], *curves[1]], 0.032, blur=0.009)
 
     def attenuation(self) -> np.ndarray:
         """Attenuation without findings other than those that change the anatomy itself."""
@@ -240,8 +245,7 @@ class Chest:
             if a["breast"]:
                 out += a["breast"] * c.blob(self.centre + s * 0.42, 0.28, 0.30, 0.24, power=4)
             out += a["vessels"] * 1.1 * c.blob(self.centre + s * 0.19, -0.06, 0.09, 0.13)
-        self.rib_image, self.rib_curves = self.ribs()
-        out += a["ribs"] * self.rib_image * body
+        out += a["ribs"] * self.ribs() * body
         out += self.clavicles() * (0.10 + a["ribs"] * 0.7)
         out += a["vessels"] * self.vessels() * (0.35 + 0.65 * self.lungs)
         return out
@@ -269,17 +273,20 @@ class Chest:
         """Branching lung markings, denser near the hila."""
         rng, curves, t = self.rng, [], np.linspace(0, 1, 8)
         for side in (-1, 1):
-            for angle in rng.uniform(-1.25, 1.25, 9):
-                length = rng.uniform(0.25, 0.6)
-                bend = rng.normal(0, 0.08)
-                x = 0.17 + t * length * np.cos(angle)
-                y = -0.05 + t * length * np.sin(angle) * 1.25 + bend * t**2
-                curves.append(np.array([self.centre + side * x, y]).T)
+            angle = rng.uniform(-1.25, 1.25, 9)[:, None]
+            # Each vessel draws its length, then its bend.
+            length, bend = np.array([(rng.uniform(0.25, 0.6), rng.normal(0, 0.08)) for _ in range(9)]).T[..., None]
+            x = 0.17 + t * length * np.cos(angle)
+            y = -0.05 + t * length * np.sin(angle) * 1.25 + bend * t**2
+            curves += [*np.stack([self.centre + side * x, y], axis=-1)]
         return self.canvas.lines(curves, 0.014, blur=0.006)
 
 
-def expose(attenuation: np.ndarray, rng: np.random.Generator, marker: bool = True) -> np.ndarray:
-    """Attenuation to 8-bit grey: exposure, contrast curve, scatter, noise, collimation and a burned-in marker."""
+def expose(attenuation: np.ndarray, rng: np.random.Generator, top: int = 255) -> np.ndarray:
+    """Attenuation to grey levels up to `top` (uint8, above 255 uint16).
+
+    Exposure, contrast curve, scatter, noise, collimation and a burned-in marker.
+    """
     h, w = attenuation.shape
     v, u = _across(h)[:, None], _across(w)
     tilt = rng.normal(0, 0.07) * u + rng.normal(0, 0.07) * v
@@ -304,11 +311,15 @@ def expose(attenuation: np.ndarray, rng: np.random.Generator, marker: bool = Tru
         image[: int(edge[0] * h)] = image[h - int(edge[1] * h) :] = 0.02
         image[:, : int(edge[2] * w)] = image[:, w - int(edge[3] * w) :] = 0.02
     np.clip(image, 0, 1, out=image)
-    image *= 255
-    grey = image.astype(np.uint8)
-    if marker and rng.random() < 0.7:  # the side marker lies on the patient's left
+    image *= top
+    grey = image.astype(np.uint8 if top == 255 else np.uint16)
+    if rng.random() < 0.7:  # the side marker lies on the patient's left
         spot = (int(w * rng.uniform(0.86, 0.92)), int(h * rng.uniform(0.08, 0.2)))
-        cv2.putText(grey, "L", spot, cv2.FONT_HERSHEY_SIMPLEX, h / 420, int(rng.integers(200, 255)), 1, cv2.LINE_AA)
+        bright = int(rng.integers(200, 255))
+        letter = grey if top == 255 else np.zeros((h, w), np.uint8)
+        cv2.putText(letter, "L", spot, cv2.FONT_HERSHEY_SIMPLEX, h / 420, bright, 1, cv2.LINE_AA)
+        if top > 255:
+            np.maximum(grey, letter.astype(np.uint16) * (top // 255), out=grey)
     return grey
 
 
@@ -317,7 +328,7 @@ def _across(count: int) -> np.ndarray:
     return (np.arange(count) * (2 / (count - 1)) - 1).astype(np.float32)
 
 
-def draw_lateral(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def draw_lateral(rng: np.random.Generator, height: int, width: int, top: int = 255) -> np.ndarray:
     """A plain side view: such images exist in every collection and have to be left out on purpose."""
     c = Canvas(height, width, sample_pose(rng, height, width))
     body = step(0.78 - np.abs(c.x), 0.03) * step(c.y + 1.0, 0.05)
@@ -328,4 +339,4 @@ def draw_lateral(rng: np.random.Generator, height: int, width: int) -> np.ndarra
         np.column_stack([np.linspace(0.5, -0.5, 12), y0 + np.linspace(0, 0.35, 12)])
         for y0 in np.arange(-0.7, 0.4, 0.17)
     ]
-    return expose(out + 0.07 * c.lines(ribs, 0.03, blur=0.01), rng)
+    return expose(out + 0.07 * c.lines(ribs, 0.03, blur=0.01), rng, top)

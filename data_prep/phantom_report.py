@@ -5,14 +5,22 @@ No sentence equals a prompt of zero-shot scoring (`medxvl.prompts`).
 
 import numpy as np
 
-from medxvl.prompts import PROMPTS, UNSEEN_PROMPTS, negative_prompt
+from medxvl import prompts
 
-from .phantom_image import Finding
+from .phantom_image import Finding, pick
 
-# No training sentence may be a prompt of zero-shot scoring.
-FORBIDDEN = {
-    p.strip(" .") for group in (PROMPTS, UNSEEN_PROMPTS) for f, ps in group.items() for p in (*ps, negative_prompt(f))
-}
+
+def all_prompts() -> set[str]:
+    """Every sentence of zero-shot scoring, without full stop: no training sentence may be one."""
+    groups = [v for name, v in vars(prompts).items() if name.isupper() and isinstance(v, dict)]
+    told = {finding: told for group in groups for finding, told in group.items()}
+    said = {prompts.negative_prompt(finding) for finding in told}
+    for sentences in (s for group in groups for s in group.values()):
+        said |= {sentences} if isinstance(sentences, str) else set(sentences)
+    return {s.strip(" .") for s in said}
+
+
+FORBIDDEN = all_prompts()
 
 # Severity words by kind of finding, small to large (index = extent).
 GRADE = {
@@ -110,22 +118,22 @@ REASONS = (
 def describe(f: Finding, rng: np.random.Generator, uncertain: bool) -> str:
     """One sentence (no full stop) about a planted finding."""
     if uncertain and f.name in NAMES:
-        noun = str(rng.choice(NAMES[f.name]))
+        noun = pick(rng, NAMES[f.name])
         if f.name not in ("Cardiomegaly", "Edema"):
-            noun = f"{rng.choice(SIDE[f.side])} {noun}"
-        return str(rng.choice(UNCERTAIN)).format(noun)
+            noun = f"{pick(rng, SIDE[f.side])} {noun}"
+        return pick(rng, UNCERTAIN).format(noun)
     grade, templates = POSITIVE[f.name]
-    side = str(rng.choice(SIDE[f.side]))
+    side = pick(rng, SIDE[f.side])
     variant = f.variant
     if f.name == "Support Devices":
-        variant = str(rng.choice(DEVICE[f.variant])).format(s=side)
+        variant = pick(rng, DEVICE[f.variant]).format(s=side)
     elif f.variant == "rib":
         variant = f"{f.zone} rib" if rng.random() < 0.5 else "rib"
-    words = str(rng.choice(GRADE[grade][f.extent]))
-    zone = str(rng.choice(ZONE[f.zone]))
+    words = pick(rng, GRADE[grade][f.extent])
+    zone = pick(rng, ZONE[f.zone])
     while True:
-        phrase = str(rng.choice(templates)).format(s=side, g=words, l=LOBE[f.zone], z=zone, v=variant)
-        sentence = str(rng.choice(STATED)).format(phrase)
+        phrase = pick(rng, templates).format(s=side, g=words, l=LOBE[f.zone], z=zone, v=variant)
+        sentence = pick(rng, STATED).format(phrase)
         if sentence not in FORBIDDEN:
             return sentence
 
@@ -137,21 +145,35 @@ def negate(absent: list[str], rng: np.random.Generator, count: int) -> tuple[lis
     while order and len(sentences) < count:
         first = order.pop()
         if first in NORMAL_OF and rng.random() < 0.35:
-            sentences.append(str(rng.choice(NORMAL_OF[first])))
+            sentences.append(pick(rng, NORMAL_OF[first]))
             named.append(first)
         elif order and rng.random() < 0.45:
             second = order.pop()
-            nouns = [str(rng.choice(NAMES[n])) for n in (first, second)]
-            sentences.append(str(rng.choice(NEGATIVE_PAIR)).format(*nouns))
+            nouns = [pick(rng, NAMES[n]) for n in (first, second)]
+            sentences.append(pick(rng, NEGATIVE_PAIR).format(*nouns))
             named += [first, second]
         else:
-            sentences.append(str(rng.choice(NEGATIVE)).format(rng.choice(NAMES[first])))
+            sentences.append(pick(rng, NEGATIVE).format(pick(rng, NAMES[first])))
             named.append(first)
     return sentences, named
 
 
 def write_report(findings: list[Finding], view: str, rng: np.random.Generator) -> tuple[str, dict[str, int]]:
     """Report text in MIMIC-CXR's form and its mention labels {finding: 1, 0 or -1}; what is not named has no label."""
+    parts, labels = write_parts(findings, rng)
+    text = (
+        " " * 33 + "FINAL REPORT\n"
+        f" EXAMINATION:  CHEST ({'PORTABLE AP' if view == 'AP' else 'PA AND LAT'})\n\n"
+        f" INDICATION:  {parts['indication']}\n\n"
+        f" COMPARISON:  {parts['comparison']}\n\n"
+        f" FINDINGS:\n\n {parts['findings']}\n\n"
+        f" IMPRESSION:\n\n {parts['impression']}\n"
+    )
+    return text, labels
+
+
+def write_parts(findings: list[Finding], rng: np.random.Generator) -> tuple[dict[str, str], dict[str, int]]:
+    """The text of indication, comparison, findings and impression, and the mention labels."""
     labels, positive = {}, []
     for f in findings:
         doubt = f.name in NAMES and rng.random() < 0.05
@@ -162,11 +184,11 @@ def write_report(findings: list[Finding], view: str, rng: np.random.Generator) -
     if not [f for f in findings if f.name != "Support Devices"]:
         labels["No Finding"] = 1
         if rng.random() < 0.75:
-            impression.append(str(rng.choice(NORMAL)))
+            impression.append(pick(rng, NORMAL))
     ruled_out, named = negate(absent, rng, int(1 if not impression else rng.choice([0, 1], p=[0.75, 0.25])))
     impression = [str(s) for s in rng.permutation(impression + ruled_out)]
     if rng.random() < 0.08:
-        impression.append(str(rng.choice(REMARKS)))
+        impression.append(pick(rng, REMARKS))
 
     more, also = negate([n for n in absent if n not in named], rng, int(rng.integers(0, 3)))
     body = [describe(f, rng, doubt) for f, doubt in positive] + more
@@ -174,18 +196,13 @@ def write_report(findings: list[Finding], view: str, rng: np.random.Generator) -
     body = [str(s) for s in rng.permutation(body)]
     labels |= dict.fromkeys(named + also, 0)
 
-    age = "___ year old " + str(rng.choice(("man", "woman")))
+    age = "___ year old " + pick(rng, ("man", "woman"))
     prior = "Chest radiograph ___" if rng.random() < 0.5 else "None"
-    text = (
-        " " * 33 + "FINAL REPORT\n"
-        f" EXAMINATION:  CHEST ({'PORTABLE AP' if view == 'AP' else 'PA AND LAT'})\n\n"
-        f" INDICATION:  {age} with {rng.choice(REASONS)}\n\n"
-        f" COMPARISON:  {prior}.\n\n"
-        f" FINDINGS:\n\n {_prose(body)}\n\n"
-        f" IMPRESSION:\n\n {_prose(impression)}\n"
-    )
-    return text, labels
+    return {
+        "indication": f"{age} with {pick(rng, REASONS)}", "comparison": f"{prior}.", "findings": prose(body),
+        "impression": prose(impression),
+    }, labels  # fmt: skip
 
 
-def _prose(sentences: list[str]) -> str:
+def prose(sentences: list[str]) -> str:
     return " ".join(s[0].upper() + s[1:] + "." for s in sentences)

@@ -1,40 +1,34 @@
-"""Write the prepared form: index.csv, images.h5, card.json, rejects.csv, whole or not at all.
+"""Raw folder in, prepared folder out: whole or not at all, made once, replaced when its source changed.
 
-Work happens in `<out>.partial`: decoded pixels go to a flat file, a second file marks the rows that are safe on disk. A
-killed run therefore goes on where it stopped and ends in the same bytes. The finished folder appears by renaming;
-card.json comes last.
+Work happens in `<out>.partial` (see writing.py). The finished folder appears by renaming; card.json comes last.
 """
 
 import errno
 import fcntl
 import hashlib
 import json
-import math
 import os
-import shutil
-import time
-from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import h5py
-import numpy as np
-import pandas as pd
+from . import dataset, fault
+from .raw import check_folder, fingerprint_raw, short_list
+from .writing import FILES, WORK_FILES, write
 
-import medxvl
-
-from . import DataError, dataset, fault
-from .decoding import decoded
-from .images import ABSENT
-from .raw import CHEXPERT_14, PHANTOM_MARK, Table, check_folder, fingerprint_raw, progress_bar, short_list
-
-FIRST_COLUMNS = ["study_id", "patient_id", "image_id", "split", "view", "findings", "impression", *CHEXPERT_14]
-SETTINGS = {"max_reject_share": 0.05}  # of every dataset; one rejected record alone never stops a run
-WORK_FILES = ("jobs.json", "jobs.new", "pixels.u8", "done.u8", "card.json.new")
-FILES = ("index.csv", "images.h5", "readers.csv", "rejects.csv", "card.json")  # card.json last: it makes a folder whole
-CODE = ("prepared", "images", "decoding", "raw", "reports")  # and the dataset's own module
+SETTINGS = {"max_reject_share": 0.05, "decode": "reduced", "dicom": "window"}  # of every dataset
+CHOICES = {"decode": ("reduced", "full"), "dicom": ("window", "equalised")}
+HELP = {
+    "max_reject_share": "stop when a larger share of the records is at fault (selections are no faults)",
+    "decode": "reduced: large JPEGs in reduced resolution where that differs by less than a grey level; or full",
+    "dicom": "window: grey levels as the file says; equalised: minimum to maximum, then histogram, as MIMIC-CXR-JPG",
+}
+PACKAGE = Path(__file__).parent  # data_prep; medxvl lies beside it
+# Files that make the bytes of every dataset, besides its own module and what that names in CODE.
+CODE = (
+    "prepared.py", "writing.py", "card.py", "overlap.py", "raw.py", "images.py", "decoding.py",
+    "archives.py", "dicom*.py", "../medxvl/reports.py",
+)  # fmt: skip
 CHANGES = ("raw_tables", "raw_entries", "code")  # of the card: when only these differ, the folder is prepared anew
-MARK_SECONDS = 1.0
 
 
 def prepare(
@@ -63,6 +57,9 @@ def prepare(
             "size of at least 8, workers and limit of at least 1", f"{size=}, {workers=}, {limit=}", "correct them"
         )
     settings = _complete(name, reader.SETTINGS | SETTINGS, settings or {})
+    for key, choices in CHOICES.items():
+        if settings[key] not in choices:
+            raise fault(f"{key} as {' or '.join(choices)}", repr(settings[key]), f"correct --set {key}=...")
     raw, out = Path(raw).expanduser().absolute(), Path(out).expanduser().absolute()
     if raw.resolve() == out.resolve():
         raise fault(
@@ -76,9 +73,10 @@ def prepare(
         "limit": limit,
         "settings": settings,
     }
+    given = {setting: settings[setting] for setting in getattr(reader, "PATHS", ("reports",)) if setting in settings}
     try:
         if raw.exists():
-            wanted |= fingerprint_raw(raw, reader.TABLES, settings.get("reports", ""), out)
+            wanted |= fingerprint_raw(raw, reader.TABLES, given, out)
             wanted["code"] = fingerprint_code(name)
     except OSError as problem:
         raise fault("raw data that can be read", f"{problem}", "mend that, or correct the path") from None
@@ -97,19 +95,26 @@ def prepare(
                 return out
             _check_target(out, raw, partial)
             if not is_complete(partial, wanted, other_is_error=False):
-                _write(reader.read(raw, settings, limit), raw, partial, wanted, workers, progress)
+                write(reader.read(raw, settings, limit), raw, partial, wanted, workers, progress)
             _publish(partial, out)
     except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise fault(
-                "enough free disk", f"a full one at {out.parent}", "free some and run again: it goes on"
-            ) from None
-        if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise fault(
-                "folders that can be read and written", f"{problem}", "mend that, or choose another place to write to"
-            ) from None
-        raise
+        raise _disk_fault(problem, out) from None
+    except RuntimeError as problem:  # HDF5, when the disk fills while a file is closed
+        if "No space left" not in str(problem) and "Disk quota" not in str(problem):
+            raise
+        raise _disk_fault(OSError(errno.ENOSPC, "full"), out) from None
     return out
+
+
+def _disk_fault(problem: OSError, out: Path) -> Exception:
+    """One message for a full disk or for what may not be read or written; else the problem itself."""
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return fault("enough free disk", f"a full one at {out.parent}", "free some and run again: it goes on")
+    if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+        return fault(
+            "folders that can be read and written", f"{problem}", "mend that, or choose another place to write to"
+        )
+    return problem
 
 
 def is_complete(folder: Path, wanted: dict, other_is_error: bool = True) -> bool:
@@ -143,8 +148,11 @@ def is_complete(folder: Path, wanted: dict, other_is_error: bool = True) -> bool
 
 def fingerprint_code(name: str) -> str:
     """12 hex digits of the code that reads dataset `name` and writes its prepared form."""
-    code = [(Path(__file__).with_name(f"{module}.py")).read_bytes() for module in (*CODE, name)]
-    return hashlib.sha256(json.dumps([hashlib.sha256(text).hexdigest() for text in code]).encode()).hexdigest()[:12]
+    patterns = (*CODE, f"{name}.py", *getattr(dataset(name), "CODE", ()))
+    folders = [(PACKAGE.parent / "medxvl" if p.startswith("../") else PACKAGE, p.split("/")[-1]) for p in patterns]
+    files = sorted({path for folder, pattern in folders for path in folder.glob(pattern)})
+    code = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files]
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:12]
 
 
 def _changes(folder: Path, wanted: dict) -> str:
@@ -170,10 +178,18 @@ def _complete(name: str, defaults: dict, given: dict) -> dict:
     settings = dict(defaults)
     for key, value in given.items():
         try:
-            settings[key] = type(defaults[key])(value)
+            settings[key] = _as_bool(value) if isinstance(defaults[key], bool) else type(defaults[key])(value)
         except ValueError:
-            raise fault(f"a number for {key}", repr(value), "correct --set NAME=VALUE") from None
+            kind = "yes or no" if isinstance(defaults[key], bool) else "a number"
+            raise fault(f"{kind} for {key}", repr(value), "correct --set NAME=VALUE") from None
     return settings
+
+
+def _as_bool(value) -> bool:
+    words = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+    if str(value).lower() not in words:
+        raise ValueError
+    return words[str(value).lower()]
 
 
 def _check_target(out: Path, raw: Path, partial: Path) -> None:
@@ -218,187 +234,6 @@ def _locked(partial: Path):
         with suppress(OSError):  # removed when empty; a finished folder has its new name by now
             partial.rmdir()
         os.close(handle)
-
-
-def _write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, progress: bool) -> None:
-    """Fill `partial` with everything, card.json last."""
-    size, share = wanted["size"], wanted["settings"]["max_reject_share"]
-    for name in FILES:  # of an earlier run that did not end, maybe with other settings
-        (partial / name).unlink(missing_ok=True)
-    table.rows = table.rows.reset_index(drop=True)
-    if not len(table.rows):
-        raise _nothing_left(table, raw)
-    has_images = "_image" in table.rows
-    if has_images:
-        images = list(table.rows["_image"])
-        _start_or_go_on(
-            partial, len(images) * size * size, [size, wanted["raw"], wanted["code"], table.raw_version, *images]
-        )
-        failed = _decode(table, raw, partial, size, share, workers, progress)
-        reason = pd.Series(failed, dtype=object).reindex(range(len(table.rows))).fillna("")
-        table.rows["_row"] = np.arange(len(table.rows))  # where its pixels lie in the flat file
-        table.drop(reason == ABSENT, "image file is there", ABSENT, table.absent_is_fault)
-        table.drop(reason[table.rows.index] != "", "image is decoded", reason[table.rows.index])
-        if not len(table.rows):
-            raise _nothing_left(table, raw)
-    _check_share(table, len(table.rows), share, partial)
-
-    index = table.rows[[c for c in table.rows if not c.startswith("_")]]
-    index = index[FIRST_COLUMNS + [c for c in index if c not in FIRST_COLUMNS]]
-    index.to_csv(partial / "index.csv", index=False, lineterminator="\n")
-    for name, extra in table.extra.items():
-        extra.to_csv(partial / name, index=False, lineterminator="\n")
-    _write_rejects(table, partial)
-    digests = _write_images(partial, table.rows["_row"].to_numpy(), size, progress) if has_images else None
-    card = _card(table, index, digests, raw, wanted)
-    of_index = hashlib.sha256((partial / "index.csv").read_bytes()).hexdigest()
-    card["fingerprint"] = {"index": of_index, "pixels": digests[-1] if digests else None}
-    (partial / "card.json.new").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial / "card.json.new", partial / "card.json")
-
-
-def _nothing_left(table: Table, raw: Path) -> DataError:
-    steps = "; ".join(f"{s['step']}: {s['rows']:,}" + f" ({s['why']})" * bool(s["why"]) for s in table.attrition)
-    return fault(f"at least one usable record in {raw}", f"none is left ({steps})", "check the path and the settings")
-
-
-def _check_share(table: Table, used: int, share: float, partial: Path) -> None:
-    """Raise DataError when too many records are at fault; a single one never is too many."""
-    faults = len(table.faults)
-    if faults <= 1 or faults <= share * (faults + used):
-        return
-    _write_rejects(table, partial)
-    part = faults / (faults + used)
-    most = ", ".join(f"{reason!r} ({n:,})" for reason, n in Counter(table.faults).most_common(3))
-    raise fault(
-        f"at most {share:.1%} of the records at fault",
-        f"{faults:,} of {faults + used:,} ({part:.1%}): {most}",
-        f"see {partial / 'rejects.csv'} and mend the data, or allow it with --set max_reject_share="
-        f"{min(1, math.ceil(part * 100) / 100)}",
-    )
-
-
-def _write_rejects(table: Table, partial: Path) -> None:
-    rejects = pd.DataFrame(table.rejects, columns=["record", "reason"])
-    rejects.to_csv(partial / "rejects.csv", index=False, lineterminator="\n")
-
-
-def _start_or_go_on(partial: Path, length: int, jobs: list) -> None:
-    """Make the work files for `length` bytes of pixels, unless those of a killed run with the same jobs are there."""
-    key = hashlib.sha256(json.dumps(jobs).encode()).hexdigest()
-    if (partial / "jobs.json").is_file() and json.loads((partial / "jobs.json").read_text()) == key:
-        return
-    for path in partial.iterdir():
-        path.unlink()
-    need, free = 2 * length, shutil.disk_usage(partial).free  # once as work file, once as images.h5
-    if need > free:
-        found = f"{free / 1e9:.1f} GB at {partial.parent}"
-        raise fault(f"{need / 1e9:.1f} GB of free disk", found, "free some, or use a smaller --size")
-    for name, size in (("pixels.u8", length), ("done.u8", length // jobs[0] ** 2)):
-        with open(partial / name, "wb") as file:
-            file.truncate(size)
-    (partial / "jobs.new").write_text(json.dumps(key))
-    os.replace(partial / "jobs.new", partial / "jobs.json")
-
-
-def _decode(
-    table: Table, raw: Path, partial: Path, size: int, share: float, workers: int, progress: bool
-) -> dict[int, str]:
-    """Decode what is not marked as done; returns row -> reason of those that failed (a later run tries them anew)."""
-    todo = np.flatnonzero(np.fromfile(partial / "done.u8", np.uint8) == 0)
-    total, images = len(table.rows), list(table.rows["_image"])
-    if progress and len(todo) < total:
-        print(f"going on: {total - len(todo):,} of {total:,} images are decoded already", flush=True)
-    failed, fresh, marked, faults = {}, [], time.monotonic(), len(table.faults)
-    with (
-        open(partial / "pixels.u8", "r+b", buffering=0) as pixels,
-        open(partial / "done.u8", "r+b", buffering=0) as done,
-        progress_bar(total=total, initial=total - len(todo), desc="images", unit="image", disable=not progress) as bar,
-    ):
-
-        def mark() -> None:
-            os.fsync(pixels.fileno())  # a row is marked only once its pixels are safe
-            for row in fresh:
-                os.pwrite(done.fileno(), b"\1", row)
-            fresh.clear()
-
-        for row, grey, reason in decoded(raw, images, todo, size, workers):
-            if grey is None:
-                failed[row] = reason
-                faults += reason != ABSENT or table.absent_is_fault
-                if faults > 1 and faults > share * (total + len(table.faults)):
-                    break  # the rest cannot make it good: no need to read 100,000 files of a wrong folder
-            else:
-                if os.pwrite(pixels.fileno(), grey.data, row * size * size) != grey.size:
-                    raise OSError(errno.ENOSPC, "pixels written in part")
-                fresh.append(row)
-            if time.monotonic() - marked > MARK_SECONDS:
-                mark()
-                marked = time.monotonic()
-            bar.update()
-        mark()
-    return failed
-
-
-def _write_images(partial: Path, rows: np.ndarray, size: int, progress: bool) -> list[str]:
-    """images.h5 from the flat file; returns the SHA-256 of each image and, last, of all pixels in order."""
-    every, digests, length = hashlib.sha256(), [], size * size
-    with (
-        h5py.File(partial / "images.h5", "w") as h5,
-        open(partial / "pixels.u8", "rb") as pixels,
-        progress_bar(rows, desc="images.h5", unit="image", disable=not progress or len(rows) < 5000) as bar,
-    ):
-        data = h5.create_dataset("cxr", (len(rows), size, size), np.uint8, chunks=(1, size, size), track_times=False)
-        for k, row in enumerate(bar):
-            block = os.pread(pixels.fileno(), length, int(row) * length)
-            data.id.write_direct_chunk((k, 0, 0), block)
-            every.update(block)
-            digests.append(hashlib.sha256(block).hexdigest())
-    return [*digests, every.hexdigest()]
-
-
-def _card(table: Table, index: pd.DataFrame, digests: list[str] | None, raw: Path, wanted: dict) -> dict:
-    mark = raw / PHANTOM_MARK
-    phantom = json.loads(mark.read_text()) if raw.is_dir() and mark.is_file() else None
-    counts = {
-        split: {"rows": len(part), "studies": part["study_id"].nunique(), "patients": part["patient_id"].nunique()}
-        for split in ("train", "valid", "test")
-        if len(part := index[index["split"] == split])
-    }
-    names = {1: "positive", 0: "negative", -1: "uncertain"}
-    prevalence = {
-        c: {name: int((index[c] == value).sum()) for value, name in names.items()}
-        | {"empty": int(index[c].isna().sum())}
-        for c in table.labels
-    }
-    overlap = {
-        "patients": _in_two_splits(index["patient_id"], index["split"]),
-        "studies": _in_two_splits(index["study_id"], index["split"]),
-        "identical_images": _in_two_splits(pd.Series(digests[:-1]), index["split"]) if digests else [],
-    }
-    for what, found in overlap.items():
-        if found:
-            table.notes.append(f"{len(found)} {what.replace('_', ' ')} in more than one split: {short_list(found, 3)}")
-    return wanted | {
-        "label": f"phantom:{wanted['name']}" if phantom else wanted["name"],
-        "synthetic": phantom is not None,
-        "phantom": phantom,
-        "raw_version": table.raw_version,
-        "version": medxvl.__version__,
-        "images": len(index) if digests else 0,
-        "rows": len(index),
-        "counts": counts,
-        "attrition": table.attrition,
-        "rejects": len(table.rejects),
-        "prevalence": prevalence,
-        "overlap": {what: len(found) for what, found in overlap.items()},
-        "notes": table.notes,
-    }
-
-
-def _in_two_splits(keys: pd.Series, split: pd.Series) -> list:
-    pairs = pd.DataFrame({"key": keys.to_numpy(), "split": split.to_numpy()}).drop_duplicates()
-    return sorted(pairs["key"][pairs["key"].duplicated()].unique())
 
 
 def _publish(partial: Path, out: Path) -> None:

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,6 +21,8 @@ CHEXPERT_14 = [
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
     "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
 ]  # fmt: skip
+TABLE_SUFFIXES = (".csv", ".csv.gz", ".json")
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 PHANTOM_MARK = "PHANTOM.json"  # lies in every raw tree that is synthetic
 
 
@@ -41,6 +45,10 @@ class Table:
     notes: list[str] = field(default_factory=list)
     extra: dict[str, pd.DataFrame] = field(default_factory=dict)  # file name -> table written beside the index
     faults: list[str] = field(default_factory=list)  # reasons of the rejects that count towards max_reject_share
+    root: Path | None = None  # where `_image` begins, when that is not the raw folder
+    decode: Callable | None = None  # as decoding.decoded, for pixels that are not image files below `root`
+    linked: tuple[Path, str] | None = None  # HDF5 file and dataset whose rows can be used as they are, without a copy
+    found: dict[str, int] = field(default_factory=dict)  # counts beside EXPECTED that the index does not tell
 
     def start(self, step: str) -> None:
         """Open the attrition table with all rows there are."""
@@ -59,6 +67,17 @@ class Table:
         why = "; ".join(f"{text}: {n:,}" for text, n in counts.head(4).items()) + ("; ..." if len(counts) > 4 else "")
         self.attrition.append({"step": step, "rows": len(self.rows), "dropped": int(gone.sum()), "why": why})
 
+    def expand(self, rows: pd.DataFrame, step: str, why: str = "") -> None:
+        """Go on with `rows`, more than there were: a report becomes one row for each of its images."""
+        gained = len(rows) - len(self.rows)
+        self.rows = rows
+        self.attrition.append({"step": step, "rows": len(rows), "dropped": 0, "gained": gained, "why": why})
+
+    def reject(self, record: str, reason: str) -> None:
+        """Enter a fault of a record that was never a row, or that costs a value only."""
+        self.rejects.append((record, reason))
+        self.faults.append(reason)
+
     def drop_repeated(self, column: str) -> None:
         """Keep the first row of each value of `column`."""
         self.drop(self.rows[column].duplicated(), f"{column} is unique", f"{column} named before: first row used")
@@ -76,7 +95,8 @@ class Table:
         listed, found = set(self.rows["_image"]), []
         for place, _, names in os.walk(raw / folder):
             inside = Path(place).relative_to(raw).as_posix()
-            found += [f"{inside}/{n}" for n in names if n.lower().endswith(suffixes) and f"{inside}/{n}" not in listed]
+            start = "" if inside == "." else f"{inside}/"
+            found += [start + n for n in names if n.lower().endswith(suffixes) and start + n not in listed]
         self.rejects += [(name, f"file not in {table}") for name in sorted(found)]
         why = f"file not in {table}: {len(found):,}, never counted as rows" if found else ""
         self.attrition.append(
@@ -121,9 +141,70 @@ def parse_labels(text: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     return values.mask(bad).astype("Int64"), wrong
 
 
+def plain(column: pd.Series) -> pd.Series:
+    """Cells of any kind as one line of valid UTF-8, control characters as blanks; missing = ""."""
+    return column.astype(object).where(column.notna(), "").map(one_line)
+
+
+def one_line(cell) -> str:
+    """As `plain`, of one cell that is not missing."""
+    return _BREAKS.sub(" ", str(cell).encode(errors="replace").decode()).strip()
+
+
+def split_by_hash(ids: pd.Series) -> pd.Series:
+    """70 % train, 10 % valid, 20 % test, each from the SHA-256 of its own id alone, whatever else is there."""
+    first = ids.astype(str).map(lambda text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100)
+    return pd.cut(first, [-1, 69, 79, 99], labels=["train", "valid", "test"]).astype(str)
+
+
+def find_files(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]]:
+    """File name -> its paths below `root`, in order; folders right below `root` may be links (as in images.path_inside)."""
+    found: dict[str, list[str]] = {}
+    for top in sorted(root.iterdir()):
+        if top.is_file() and top.name.lower().endswith(suffixes):
+            found.setdefault(top.name, []).append(top.name)
+        for place, folders, names in os.walk(top):
+            folders.sort()
+            for name in sorted(names):
+                if name.lower().endswith(suffixes):
+                    found.setdefault(name, []).append(f"{Path(place).relative_to(root).as_posix()}/{name}")
+    return found
+
+
+def label_from_text(table: Table, why: str) -> None:
+    """Fill the 14 CheXpert columns from findings and impression by rules (medxvl.labels); the card says so, and `why`."""
+    from medxvl.labels import label_reports
+
+    texts = (table.rows["findings"] + " " + table.rows["impression"]).str.strip()
+    labels = label_reports(list(texts))[CHEXPERT_14].set_axis(table.rows.index).astype("Int64")
+    table.rows = pd.concat([table.rows.drop(columns=CHEXPERT_14, errors="ignore"), labels], axis=1)
+    table.notes.append(f"labels are from the reports, by medxvl.labels on findings and impression: {why}")
+
+
+def choice(settings: dict, name: str, options: tuple[str, ...]) -> str:
+    """The value of setting `name`; raises DataError unless it is one of `options`."""
+    if settings[name] not in options:
+        raise fault(f"{name} to be {' or '.join(options)}", repr(settings[name]), f"correct --set {name}=VALUE")
+    return settings[name]
+
+
+def draw_split(patient: str) -> str:
+    """train, valid or test from the patient's id alone, by its SHA-256: 70 %, 10 %, 20 %, whatever else is there."""
+    percent = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") % 100
+    return "train" if percent < 70 else "valid" if percent < 80 else "test"
+
+
 def split_list(text: str) -> list[str]:
     """ "AP, PA" -> ["AP", "PA"]."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def wanted_views(settings: dict) -> list[str]:
+    """The setting `views` as a list; raises DataError when it is empty."""
+    views = split_list(settings["views"])
+    if not views:
+        raise fault("at least one view", f"views={settings['views']!r}", "correct --set views=AP,PA")
+    return views
 
 
 def short_list(names, most: int = 5) -> str:
@@ -137,29 +218,39 @@ def short_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def fingerprint_raw(raw: Path, patterns: tuple[str, ...], reports: str, out: Path) -> dict:
+def fingerprint_raw(raw: Path, patterns: tuple[str, ...], given: dict[str, str], out: Path) -> dict:
     """What tells whether the raw data changed, cheap and without times: each table's SHA-256, entries of the folder.
 
-    Covers tables in the raw folder itself, files of `patterns` (one digest a pattern) and `reports` when it is a file;
-    images and hidden files are not looked at. What lies in `raw` but was prepared, as `out`, is not counted.
+    Covers tables in the raw folder itself, files of `patterns` (one digest a pattern) and what the settings `given`
+    point to: a file, or the tables in a folder. Images and hidden files are not looked at. What lies in `raw` but was
+    prepared, as `out`, is not counted.
     """
+    named = {name: _files(Path(path).expanduser()) for name, path in given.items() if path}
+    named = {name: _digest(files, raw) for name, files in named.items() if files}
     if raw.is_file():
-        return {"raw_tables": {raw.name: _digest([raw], raw.parent)}, "raw_entries": 1}
+        if raw.suffix.lower() in (".h5", ".hdf5"):  # pixels, like image files: too much to be read on every call
+            beside = {path.name: _digest([path], raw.parent) for path in sorted(raw.parent.glob("*.csv*"))}
+            return {"raw_tables": {raw.name: f"{raw.stat().st_size} bytes"} | beside | named, "raw_entries": 1}
+        return {"raw_tables": {raw.name: _digest([raw], raw.parent)} | named, "raw_entries": 1}
     own = {os.path.relpath(out.resolve(), raw.resolve()).split(os.sep)[0]} - {".."}
     own |= {f"{name}.partial" for name in own}
     entries = [
         p for p in raw.iterdir() if not p.name.startswith(".") and p.name not in own and not (p / "card.json").is_file()
     ]
-    tables = {p.name: [p] for p in entries if p.name.lower().endswith((".csv", ".csv.gz", ".json")) and p.is_file()}
+    tables = {p.name: [p] for p in entries if p.name.lower().endswith(TABLE_SUFFIXES) and p.is_file()}
     for pattern in patterns:  # the parent as it is written: where the raw folder is a link, not that of its target
         home = raw.parent if pattern.startswith("../") else raw
         tables[pattern] = [p for p in home.glob(pattern.removeprefix("../")) if p.is_file()]
-    if reports:
-        tables["reports"] = [p for p in [Path(reports).expanduser()] if p.is_file()]
-    return {
-        "raw_tables": {name: _digest(tables[name], raw) for name in sorted(tables) if tables[name]},
-        "raw_entries": len(entries),
-    }
+    tables = {name: _digest(tables[name], raw) for name in sorted(tables) if tables[name]}
+    return {"raw_tables": tables | named, "raw_entries": len(entries)}
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return [
+            p for p in path.iterdir() if p.name.lower().endswith((*TABLE_SUFFIXES, ".jsonl", ".txt")) and p.is_file()
+        ]
+    return [path] if path.is_file() else []
 
 
 def _digest(files: list[Path], home: Path) -> str:
@@ -193,7 +284,7 @@ def check_folder(raw: Path, name: str) -> None:
     if not entries:
         raise fault(needs, f"an empty folder at {raw}", "download the dataset into it, or correct the path")
     inner = [p for p in sorted(raw.iterdir())[:200] if p.is_dir() and _looks_like(p, name)]
-    others = [n for n in DATASETS if _looks_like(raw, n)]
+    others = [n for n in DATASETS if dataset(n).MARKS and _looks_like(raw, n)]
     if inner:
         do = f"give its subfolder {inner[0]}"
     elif (raw / "card.json").is_file():
@@ -206,7 +297,9 @@ def check_folder(raw: Path, name: str) -> None:
 
 
 def _looks_like(raw: Path, name: str) -> bool:
-    """True when all patterns of one alternative of the module's MARKS are there."""
+    """True when all patterns of one alternative of the module's MARKS are there, or it has none (it checks by itself)."""
+    if not dataset(name).MARKS:
+        return True
     if raw.is_file():
         return any(len(marks) == 1 and fnmatch(raw.name, marks[0]) for marks in dataset(name).MARKS)
     return any(all(any(raw.glob(mark)) for mark in marks) for marks in dataset(name).MARKS)

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+
+from data_prep import DATASETS as NAMES  # `phantom` is the default; the package itself is the standard library alone
 
 from . import paths
 
@@ -15,20 +17,21 @@ ROLES = {
     "unseen_disease": ("covid_cxr", "radiographs with and without a disease that is absent from the training data"),
     "readers": ("chexpert_test", "readings of radiologists, and predictions of other models, on one test set"),
 }
-# The datasets that a role can be given.
-ACCEPTS = {"main": ("mimic_cxr", "openi"), "unseen_disease": ("covid_cxr",), "readers": ("chexpert_test",)}
-NAMES = ("mimic_cxr", "openi", "covid_cxr", "chexpert_test")  # readers that a role can name; `phantom` is the default
+# The datasets that a role can be given. Any can be looked at as main (notebooks 01 and 02); training needs images with reports.
+ACCEPTS = {"main": NAMES, "unseen_disease": ("covid_cxr", "covidx"), "readers": ("chexpert_test",)}
+MAY_BE_A_FILE = ("openi", "vqa_rad", "table", "medvill_jsonl", "cxr_h5")  # the others need the folder around it
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the data of one role come from and where their prepared form lies."""
+    """Where the data of one role come from and where their prepared form lies; settings: of the dataset, as text."""
 
     role: str
     name: str
     raw: Path
     folder: Path
     synthetic: bool
+    settings: dict = field(default_factory=dict)
 
 
 def phantom_raw(preset) -> Path:
@@ -39,12 +42,15 @@ def parse(data: str) -> dict[str, tuple[str, str]]:
     """``"main=mimic_cxr:/path"`` -> ``{"main": ("mimic_cxr", "/path")}``; ValueError lists valid roles and names."""
     given = {}
     for item in shlex.split(data):
-        role, equals, rest = item.partition("=")
+        left, equals, rest = item.partition("=")
+        role, dot, setting = left.partition(".")
         name, _, path = rest.partition(":")
-        if not equals or not rest:
+        if not equals or not rest or (dot and not setting):
             raise ValueError(f"data {item!r}: expected ROLE=NAME:PATH, for example main=mimic_cxr:/path/to/raw")
         if role not in ROLES:
             raise ValueError(f"unknown role {role!r}: expected one of {', '.join(ROLES)}")
+        if dot:
+            continue
         if name not in (*NAMES, "phantom"):
             raise ValueError(f"unknown dataset {name!r} for role {role}: expected phantom or one of {', '.join(NAMES)}")
         if name not in (*ACCEPTS[role], "phantom"):
@@ -57,9 +63,25 @@ def parse(data: str) -> dict[str, tuple[str, str]]:
     return given
 
 
+def settings(data: str) -> dict[str, dict[str, str]]:
+    """``"main=table:/t.csv main.text_column=report"`` -> ``{"main": {"text_column": "report"}}``.
+
+    Settings of a dataset, as data_prep's --set takes them. ValueError for a role without data of its own.
+    """
+    own, found = {role for role, (name, _) in parse(data).items() if name != "phantom"}, {}
+    for item in shlex.split(data):
+        left, _, value = item.partition("=")
+        role, dot, setting = left.partition(".")
+        if dot and role not in own:
+            raise ValueError(f"data {item!r}: a setting of your own data for {role}: give {role}=NAME:PATH too")
+        if dot:
+            found.setdefault(role, {})[setting] = value
+    return found
+
+
 def sources(preset, data: str = "") -> dict[str, Source]:
     """The source of every role. In a preset without phantom a role that is not given is left out."""
-    given, found = parse(data), {}
+    given, chosen, found = parse(data), settings(data), {}
     for role, (default, _) in ROLES.items():
         name, path = given.get(role, ("phantom", ""))
         synthetic = name == "phantom"
@@ -67,16 +89,22 @@ def sources(preset, data: str = "") -> dict[str, Source]:
             continue
         raw = phantom_raw(preset) / default if synthetic else Path(path).expanduser().absolute()
         name = default if synthetic else name
+        own = chosen.get(role, {})
         if (raw / "card.json").is_file():
             folder = raw  # prepared already
             found_name = json.loads((raw / "card.json").read_text(encoding="utf-8")).get("name")
             if found_name != name:
                 raise ValueError(f"data {role}={name}:{path}: expected prepared {name}, found prepared {found_name}")
+            if own:
+                raise ValueError(
+                    f"data {role}.{'='.join(next(iter(own.items())))}: {path} is prepared already, so it takes no "
+                    "settings; give the raw data, or prepare it with python -m data_prep --set NAME=VALUE"
+                )
         else:
-            key = json.dumps([name, str(raw), preset.store_size, preset.views, preset.reports])
+            key = json.dumps([name, str(raw), preset.store_size, preset.views, preset.reports] + ([own] if own else []))
             label = f"phantom-{name}" if synthetic else name
             folder = paths.PREPARED / f"{label}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-        found[role] = Source(role, name, raw, folder, synthetic)
+        found[role] = Source(role, name, raw, folder, synthetic, own)
     return found
 
 
@@ -93,15 +121,19 @@ def prepare(source: Source, preset, workers: int = 1, progress: bool = True) -> 
     settings = {"max_reject_share": preset.max_reject_share}
     if source.name == "mimic_cxr":
         settings |= {"views": preset.views} | ({"reports": preset.reports} if preset.reports else {})
-    return data_prep.prepare(
-        source.name,
-        source.raw,
-        source.folder,
-        size=preset.store_size,
-        workers=workers,
-        settings=settings,
-        progress=progress,
-    )
+    try:
+        return data_prep.prepare(
+            source.name,
+            source.raw,
+            source.folder,
+            size=preset.store_size,
+            workers=workers,
+            settings=settings | source.settings,
+            progress=progress,
+        )
+    except data_prep.DataError as problem:
+        here = f" (here: --data {source.role}.NAME=VALUE)" if "--set" in str(problem) else ""
+        raise data_prep.DataError(f"{problem}{here}") from None
 
 
 class Dataset:

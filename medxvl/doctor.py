@@ -187,7 +187,7 @@ def _data(preset, data: str) -> list[Check]:
         elif source.synthetic:
             checks.append(Check(f"data: {role}", True, f"{source.name}, synthetic phantom", "notebook 01 makes it"))
         else:
-            there = source.raw.is_dir()
+            there = source.raw.exists()
             checks.append(
                 Check(
                     f"data: {role}",

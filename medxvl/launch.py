@@ -71,9 +71,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     loaded = presets.load(preset, overrides)
     notebooks = graph.select(words)
     given = [parse_data(item) for item in options.data]
-    for role in (roles := [role for role, _ in given]):
-        if roles.count(role) > 1:
-            raise ValueError(f"--data {role}=... is given {roles.count(role)} times: once is expected")
+    for left in (lefts := [left for left, _ in given]):
+        if lefts.count(left) > 1:
+            raise ValueError(f"--data {left}=... is given {lefts.count(left)} times: once is expected")
     data = shlex.join(item for _, item in given)
     there = datasets.sources(loaded, data)
     missing = [role for role in graph.roles(graph.with_needs(notebooks), prepared=True) if role not in there]
@@ -96,26 +96,29 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def parse_data(item: str) -> tuple[str, str]:
-    """``"main=mimic_cxr:~/x"`` -> ``("main", "main=mimic_cxr:/home/me/x")``; ValueError when it is not usable."""
+    """``"main=mimic_cxr:~/x"`` -> ``("main", "main=mimic_cxr:/home/me/x")``; ValueError when it is not usable.
+
+    ``"main.views=PA"``, a setting of that dataset, comes back as ``("main.views", "main.views=PA")``.
+    """
     role, _, rest = item.partition("=")
     name, _, path = rest.partition(":")
     datasets.parse(shlex.quote(item))
-    if name == "phantom":
+    if name == "phantom" or "." in role:
         return role, item
-    folder = Path(path).expanduser().absolute()
-    if not folder.exists():
-        raise ValueError(f"--data {item}: there is no folder {folder}")
-    if not folder.is_dir():
+    raw = Path(path).expanduser().absolute()
+    if not raw.exists():
+        raise ValueError(f"--data {item}: there is no folder {raw}")
+    if not raw.is_dir() and name not in datasets.MAY_BE_A_FILE:
         raise ValueError(
-            f"--data {item}: {folder} is a file, a folder is expected: the one that holds the files of {name}"
+            f"--data {item}: {raw} is a file, a folder is expected: the one that holds the files of {name}"
         )
     try:
-        empty = not any(folder.iterdir())
+        empty = raw.is_dir() and not any(raw.iterdir())
     except OSError as error:
-        raise ValueError(f"--data {item}: {folder} cannot be read: {error.strerror}") from None
+        raise ValueError(f"--data {item}: {raw} cannot be read: {error.strerror}") from None
     if empty:
-        raise ValueError(f"--data {item}: the folder {folder} is empty, expected the files of {name}")
-    return role, f"{role}={name}:{os.path.normpath(folder)}"
+        raise ValueError(f"--data {item}: the folder {raw} is empty, expected the files of {name}")
+    return role, f"{role}={name}:{os.path.normpath(raw)}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -183,13 +186,16 @@ def _epilog() -> str:
     return (
         f"presets\n{listed((name, told.get(name, '')) for name in presets.NAMES)}\n\nnotebooks\n{listed(needs)}\n\n"
         f"roles of data (--data ROLE=NAME:PATH; the default is the synthetic phantom)\n{listed(roles)}\n"
-        f"  NAME is one of {', '.join(datasets.NAMES)}; PATH its raw folder, or one made by python -m data_prep\n\n"
+        f"  NAME is one of {', '.join(datasets.NAMES)}\n"
+        "  PATH is its raw folder or file (python -m data_prep list), or a folder made by python -m data_prep\n"
+        "  --data ROLE.NAME=VALUE is a setting of that dataset, such as main.image_column=image\n\n"
         f"settings (--set NAME=VALUE)\n{settings}\n\n"
         "environment\n  PYTHON                    the Python to use (3.11, 3.12 or 3.13)\n"
         "  MEDXVL_DATA, MEDXVL_RUNS  folders for data and results, in place of data/ and runs/\n\n"
         "examples\n  ./run_all.sh                                                the whole demo\n"
         "  ./run_all.sh demo 22 --set seed=1                           zero-shot detection with another seed\n"
         "  ./run_all.sh demo 23 --data unseen_disease=covid_cxr:PATH   the unseen disease on real radiographs\n"
+        "  ./run_all.sh demo 02 --data main=table:FILE.csv --data main.image_column=image --data main.text_column=report\n"
         "  ./run_all.sh paper --data main=mimic_cxr:PATH ... -- --executor slurm --jobs 8"
     )
 

@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 import data_prep
+from data_prep.check import check
 from data_prep.raw import CHEXPERT_14
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +76,46 @@ def mimic_tree(root: Path, studies: int = 6, zipped: bool = False) -> Path:
     return root
 
 
+def dicom(pixels: np.ndarray, view: str = "AP") -> bytes:
+    """An uncompressed 8-bit DICOM file."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["test"])
+    data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    data.Modality, data.ViewPosition, data.PhotometricInterpretation = "DX", view, "MONOCHROME2"
+    data.Rows, data.Columns = pixels.shape
+    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit = 1, 8, 8, 7
+    data.PixelRepresentation = 0
+    data.PixelData = pixels.tobytes()
+    file = io.BytesIO()
+    data.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def dicom_tree(root: Path, studies: int = 6) -> Path:
+    """The same studies as mimic_tree in the layout of the DICOM release: record and study lists, no other table."""
+    made = mimic_tree(root, studies)
+    meta = pd.read_csv(made / "mimic-cxr-2.0.0-metadata.csv", dtype=str).sort_values("dicom_id")
+    files = sorted((made / "files").rglob("*.jpg"))
+    for path in files:
+        view = meta.set_index("dicom_id")["ViewPosition"][path.stem]
+        path.with_suffix(".dcm").write_bytes(dicom(np.asarray(Image.open(path)), view))
+        path.unlink()
+    home = "files/p10/p" + meta["subject_id"] + "/s" + meta["study_id"]
+    records = meta[["subject_id", "study_id", "dicom_id"]].assign(path=home + "/" + meta["dicom_id"] + ".dcm")
+    records.to_csv(root / "cxr-record-list.csv.gz", index=False)
+    reports = records[["subject_id", "study_id"]].assign(path=home + ".txt").drop_duplicates("study_id")
+    reports.to_csv(root / "cxr-study-list.csv.gz", index=False)
+    for path in root.glob("mimic-cxr-2.0.0-*.csv"):
+        path.unlink()
+    return root
+
+
 def covid_tree(root: Path, count: int = 4) -> Path:
     (root / "images").mkdir(parents=True)
     rows = []
@@ -97,6 +138,11 @@ def prepare(name, raw, out, **options) -> tuple[pd.DataFrame, dict, dict]:
         json.loads((folder / "card.json").read_text()),
         dict(zip(rejects["record"], rejects["reason"], strict=True)),
     )
+
+
+def assert_checked(folder: Path) -> None:
+    """`python -m data_prep check` finds nothing wrong; what it notes is no fault."""
+    assert not [line for line in check(folder, progress=False) if line[1] and not line[1].startswith("note: ")]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -91,6 +91,42 @@ def test_prepared_folders_are_kept_apart(tmp_path):
     assert len(phantoms) == 3
 
 
+def test_settings_of_a_dataset(tmp_path):
+    """They are read beside the data of their role, make another folder, and reach data_prep."""
+    given = f"main=table:{tmp_path}/t.csv main.text_column='my report' unseen_disease=covidx:{tmp_path}"
+    assert data.parse(given) == {"main": ("table", f"{tmp_path}/t.csv"), "unseen_disease": ("covidx", str(tmp_path))}
+    assert data.settings(given) == {"main": {"text_column": "my report"}}
+    (tmp_path / "t.csv").write_text("my report,other\nNo edema.,a\nEdema.,b\n")
+    source = data.sources(DEMO, given)["main"]
+    assert source.folder != data.sources(DEMO, given.replace("my report", "other"))["main"].folder
+    source = data.Source(**vars(source) | {"folder": tmp_path / "out"})
+    index = data.open(data.prepare(source, DEMO, progress=False)).index
+    assert index["impression"].tolist() == ["No edema.", "Edema."]
+    wrong = data.Source(**vars(source) | {"folder": tmp_path / "other", "settings": {}})
+    with pytest.raises(ValueError, match="name them: --set .*here: --data main.NAME=VALUE"):
+        data.prepare(wrong, DEMO, progress=False)
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ("main.views=PA", "a setting of your own data for main: give main=NAME:PATH too"),
+        ("main=phantom main.views=PA", "give main=NAME:PATH too"),
+        ("train.views=PA", "unknown role 'train'"),
+        ("main.=PA", "expected ROLE=NAME:PATH"),
+    ],
+)
+def test_settings_errors(given, told):
+    with pytest.raises(ValueError, match=told):
+        data.settings(given)
+
+
+def test_what_is_prepared_takes_no_settings(tmp_path):
+    folder = prepared(tmp_path / "ready")
+    with pytest.raises(ValueError, match="main.views=PA: .* is prepared already"):
+        data.sources(DEMO, f"main=mimic_cxr:{folder} main.views=PA")
+
+
 def test_a_prepared_folder_is_used_as_it_is(tmp_path):
     folder = prepared(tmp_path / "ready")
     source = data.sources(DEMO, f"main=mimic_cxr:{folder}")["main"]
@@ -136,8 +172,9 @@ def test_what_is_missing_is_said(tmp_path):
 
 
 def test_a_dataset_must_fit_its_role(tmp_path):
-    with pytest.raises(ValueError, match="does not fit role unseen_disease: expected phantom or covid_cxr"):
+    with pytest.raises(ValueError, match="does not fit role unseen_disease: expected phantom or covid_cxr, covidx"):
         data.parse("unseen_disease=chexpert_test:/a")
+    assert all(data.parse(f"main={name}:/a") for name in data.NAMES), "any dataset can be looked at"
     (tmp_path / "card.json").write_text('{"name": "mimic_cxr"}')
     with pytest.raises(ValueError, match="expected prepared covid_cxr, found prepared mimic_cxr"):
         data.sources(DEMO, f"unseen_disease=covid_cxr:{tmp_path}")

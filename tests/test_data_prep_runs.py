@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from data_prep_trees import ROOT, contents, covid_tree, encoded, mimic_tree, pic
 
 import data_prep
 from data_prep import prepared
+from data_prep.raw import CHEXPERT_14
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path):
@@ -83,7 +85,7 @@ def test_changed_reader_files_and_reports_are_prepared_anew(tmp_path, capsys):
         assert ("reports changed" if settings else "mimic-cxr-reports.zip changed") in capsys.readouterr().out
     readers = tmp_path / "readers"
     (readers / "labeler").mkdir(parents=True)
-    row = ",".join(["Study", *prepared.CHEXPERT_14]) + "\npatient1/study1" + ",0" * 14 + "\n"
+    row = ",".join(["Study", *CHEXPERT_14]) + "\npatient1/study1" + ",0" * 14 + "\n"
     for path in ("groundtruth.csv", "labeler/one_labels.csv"):
         (readers / path).write_text(row)
     prepare("chexpert_test", readers, tmp_path / "read")
@@ -95,14 +97,15 @@ def test_changed_reader_files_and_reports_are_prepared_anew(tmp_path, capsys):
 
 def test_a_folder_made_by_other_code_is_prepared_anew(tmp_path, capsys, monkeypatch):
     raw, out = covid_tree(tmp_path / "raw"), tmp_path / "out"
-    read, modules = Path.read_bytes, ("prepared", "images", "decoding", "raw", "reports", "covid_cxr")
-    code = {prepared.fingerprint_code("covid_cxr"), prepared.fingerprint_code("openi")}
-    for module in modules:
-        changed = Path(prepared.__file__).with_name(f"{module}.py")
+    read, code = Path.read_bytes, {prepared.fingerprint_code("covid_cxr"), prepared.fingerprint_code("openi")}
+    modules = ("prepared", "writing", "card", "overlap", "images", "decoding", "archives", "raw", "covid_cxr")
+    files = [prepared.PACKAGE / f"{module}.py" for module in modules]
+    files.append(prepared.PACKAGE.parent / "medxvl" / "reports.py")
+    for changed in files:
         monkeypatch.setattr(Path, "read_bytes", lambda path, p=changed: read(path) + b"#" * (path == p))
         code.add(prepared.fingerprint_code("covid_cxr"))
         monkeypatch.undo()
-    assert len(code) == len(modules) + 2
+    assert len(code) == len(files) + 2
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "fingerprint_code", lambda name: "0" * 12)
         prepare("covid_cxr", raw, out)
@@ -116,6 +119,16 @@ def test_a_folder_made_by_other_code_is_prepared_anew(tmp_path, capsys, monkeypa
     prepare("covid_cxr", raw, out)
     assert "an earlier version" in capsys.readouterr().out
     assert contents(out) == contents(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("name", data_prep.DATASETS)
+def test_the_code_of_a_dataset_covers_what_its_module_uses(name):
+    module = data_prep.dataset(name)
+    text = Path(module.__file__).read_text()
+    for other in getattr(module, "CODE", ()):
+        assert any(Path(module.__file__).parent.glob(other)) or other.startswith("../"), f"{other} names no file"
+    if "label_from_text" in text or "medxvl.labels" in text or "mimic_labels" in text:
+        assert "../medxvl/label*.py" in module.CODE
 
 
 @pytest.mark.parametrize("moves", [1, 2, 3])
@@ -164,8 +177,8 @@ def test_raw_inside_the_prepared_folder(tmp_path):
 def start_and_kill(raw: Path, out: Path, workers: int) -> None:
     """Start a preparation in a process of its own and kill it as soon as some images are marked as done."""
     code = f"""if True:
-        from data_prep import prepared
-        prepared.MARK_SECONDS = 0
+        from data_prep import prepared, writing
+        writing.MARK_SECONDS = 0
         prepared.prepare("covid_cxr", {str(raw)!r}, {str(out)!r}, size=64, workers={workers}, progress=False)"""
     run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"DATA_PREP_TEST": str(out)})
     done, deadline = out.with_name("out.partial") / "done.u8", time.monotonic() + 30
@@ -194,6 +207,22 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, workers):
     data_prep.prepare("covid_cxr", raw, tmp_path / "whole", size=64, progress=False)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_again_and_again_at_any_moment(tmp_path, workers):
+    raw = covid_tree(tmp_path / "raw", 60)
+    big = encoded(np.random.default_rng(0).integers(0, 256, (1200, 1200), dtype=np.uint8), "JPEG")
+    for k in range(60):
+        (raw / "images" / f"{k}.png").write_bytes(big)
+    command = [sys.executable, "-m", "data_prep", "covid_cxr", "--raw", str(raw), "--out", str(tmp_path / "out")]
+    command += ["--size", "64", "--workers", str(workers)]
+    for seconds in (0.3, 0.7, 0.9, 1.1, 1.3):  # while it starts, reads, decodes, writes, moves
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, cwd=ROOT, capture_output=True, timeout=seconds)  # kills it then
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    data_prep.prepare("covid_cxr", raw, tmp_path / "whole", size=64, progress=False)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_two_processes_at_once_make_one_dataset(tmp_path):

@@ -59,6 +59,15 @@ def test_data_paths_are_the_callers(tmp_path, monkeypatch):
         assert data.sources(presets.load("smoke"), plan.data)["main"].raw == tmp_path / "my data"
 
 
+def test_a_table_may_be_a_file_and_has_settings(tmp_path, monkeypatch):
+    (tmp_path / "my table.csv").write_text("image,report")
+    monkeypatch.chdir(tmp_path)
+    given = ["--data", "main=table:my table.csv", "--data", "main.image_column=image", "--data", "main.text_column=my report"]
+    source = data.sources(presets.load("smoke"), launch.parse(["smoke", *given]).data)["main"]
+    assert source.raw == tmp_path / "my table.csv" and not source.synthetic
+    assert source.settings == {"image_column": "image", "text_column": "my report"}
+
+
 @pytest.mark.parametrize(
     "given, said",
     [
@@ -72,7 +81,9 @@ def test_data_paths_are_the_callers(tmp_path, monkeypatch):
         (["--data", "main=openi"], "PATH"),
         (["--data", "main=openi:no/such/place"], "there is no folder"),
         (["--data", "main=openi:EMPTY"], "is empty"),
-        (["--data", "main=openi:EMPTY/../file"], "is a file"),
+        (["--data", "main=mimic_cxr:EMPTY/../file"], "is a file"),
+        (["--data", "main=phantom", "--data", "main.views=PA"], "give main=NAME:PATH too"),
+        (["--data", "main=openi:.", "--data", "main.split=a", "--data", "main.split=b"], "main.split=... is given 2 times"),
         (["--data", "main=openi:.", "--data", "main=openi:."], "2 times"),
         (["--cores", "0"], "from 1"),
         (["--sett", "seed=1"], "unrecognized"),

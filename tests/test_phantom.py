@@ -16,8 +16,8 @@ from data_prep import phantom
 from data_prep.phantom_findings import draw_frontal
 from data_prep.phantom_image import Finding
 from data_prep.phantom_report import write_report
-from data_prep.reports import sections
 from medxvl import paths, prompts, text
+from medxvl.reports import sections
 
 STUDIES, SEED = 40, 1
 SIDED = (

@@ -1,0 +1,185 @@
+"""Words of the report labeller: what names a finding, and what negates it, doubts it or ends such a statement.
+
+Patterns are for lower-case text. Where two fit at the same place the first wins. They come from how radiographs are
+described and from the errors on half of the Open-I reports; tests/benchmarks/labels.py scores both halves.
+"""
+
+import re
+
+
+def words(*patterns: str) -> str:
+    return "(?:" + "|".join(patterns) + ")"
+
+
+BLANK = r"\b(?:x{2,}|_{2,})\b"  # what de-identification leaves
+
+# ---------------------------------------------------------------- findings that a noun names
+# Substrings of a phrase count too ("nodular opacity" is a lesion and an opacity): a look-ahead leaves the second word.
+
+_LUNG = r"(?:pulmonary|lung|lobar|lobe|parenchymal)"
+FINDINGS = {
+    "Atelectasis": words(
+        r"at[ae]?l+e?c?k?t[aei]\w*",
+        rf"(?:{_LUNG}|segmental) collapse",
+        r"collapsed? (?:of )?(?:\w+ ){0,4}(?:lung|lobe)",
+    ),
+    "Pneumothorax": words(r"(?:hydro|ha?emo)?-?p?neumo-?thor[ao]\w*", r"pneumothroax", r"ptx\b"),
+    "Pleural Effusion": words(
+        r"(?<!pericardial )(?<!joint )(?<!knee )(?<!suprapatellar )ef+us+ions?\b(?! of the (?:knee|elbow|ankle))",
+        r"(?:hydro|ha?emo)thorax",
+        r"empyemas?\b",
+        r"pleural (?:fluid|collection)\w*",
+        r"pleural fusions?\b",
+        r"fluid in the (?:\w+ )?pleural?\b",
+    ),
+    "Pneumonia": words(
+        r"(?:broncho-?)?pn[eu]+monia\w*",
+        r"pneumonitis",
+        r"infectio(?:n|us)\b(?<!granulomatous infection)(?<!fungal infection)(?<!histoplasmosis infection)"
+        r"(?<!osseous infection)",
+    ),
+    "Consolidation": r"consolid\w+",
+    "Edema": words(
+        r"(?<!subglottic )(?<!tissue )(?<!subcutaneous )o?edema\w*",
+        r"(?:heart|cardiac) (?:failure|decompensation)",
+        r"chf\b",
+        r"(?:fluid|volume) overload\w*",
+        r"kerley\w*",
+    ),
+    "Pleural Other": words(
+        r"pleura\w*[- /]+(?:parenchymal )?(?:based )?(?:thickening|plaques?|scar\w*|fibros\w+)",
+        r"thickening of the (?:\w+ ){0,2}pleura\b",
+        r"fibrothorax",
+        r"apical thickening",
+    ),
+    "Fracture": words(r"fractur\w+", r"fxs?\b"),
+    "Lung Lesion": words(
+        r"nodules?\b|nodularit\w+|nodular (?:densit\w+|lesions?|foc(?:us|i))|nodular(?= opac)",
+        r"mass(?:es|-?like)?\b(?! effect)",
+        r"(?:cavitary|lung|pulmonary|parenchymal) lesions?\b",
+        r"neoplas\w+",
+        r"tumou?rs?\b",
+        r"carcinoma\w*",
+    ),
+    "Lung Opacity": words(
+        r"opac(?:i|t)\w+",
+        r"scar(?:s|red|ring)?\b",
+        r"infiltra\w+",
+        r"air ?-?space (?:disease|process|abnormalit|densit)\w*",
+        r"interstitial (?:lung )?(?:marking|prominen|disease|pattern|abnormalit|process|change)\w*",
+    ),
+    "Support Devices": words(
+        r"catheters?\b",
+        r"tubes?\b",
+        r"tracheostom\w+",
+        r"picc?\b(?: line)?",
+        r"(?:central|venous|jugular|ij|subclavian|arterial|support|access|infusion) lines?\b",
+        r"lines? and tubes?",
+        r"pace ?-?makers?\b",
+        r"pacers?\b",
+        r"aicd\b|icd\b",
+        r"defibrillator\w*",
+        r"mediports?\b|port-?a-?cath\w*|chest ports?\b|infus-?a-?ports?\b",
+        r"(?:prosthetic|mechanical|artificial) valves?",
+        r"valves? (?:replacement|prosthes\w+)",
+        r"devices?\b",
+        r"stents?\b",
+        r"hardware\b|screws?\b|plates?\b(?!-?like)",
+        r"swan-? ?ganz",
+        r"drains?\b",
+    ),
+    "Cardiomegaly": r"cardiomeg\w+",
+    "Enlarged Cardiomediastinum": r"cardiomediastinal enlargement",
+}
+
+# ---------------------------------------------------------------- findings that an organ and its state name
+
+_HEART_OTHERWISE = "border failure decompensation disease valve surg transplant margin monitor device apex lead pac x+"
+HEART = (
+    words(r"(?:cardiac|heart)(?: (?:size|silhouettes?|contours?|shadow))?\b")
+    + rf"(?! {words(*_HEART_OTHERWISE.split())})"
+)
+MEDIASTINUM = words(r"(?:cardio-? ?)?mediast\w+(?: (?:contours?|silhouettes?|size|structures?|configuration))?")
+ENLARGED = words(
+    r"enlarge\w*",
+    r"(?:large|big)\b(?! (?:amount|body))",
+    r"promin\w+",
+    r"widen\w*",
+    r"dilat\w+",
+    r"increased in size",
+    r"borderline",
+)
+NORMAL = words(
+    r"(?:upper|top|high)[- ](?:limits? )?(?:of )?(?:the )?normal(?: limits?)?",
+    r"normal\w*",
+    r"unremarkable",
+    r"(?:non-? ?|un)enlarged",
+    r"within (?:the )?limits",
+)
+# What may stand between an organ and its state: "heart size and pulmonary vascularity are within ... normal".
+_LINK = (
+    "the a an is are was were be been being and or of in at to for size sizes contour contours silhouette silhouettes shadow "
+    "configuration appearance position appear appears appearing remain remains remained again seem seems not significantly "
+    "grossly overall mildly moderately markedly severely slightly somewhat minimally mild moderate marked severe slight minimal "
+    "probably probable possible possibly likely top both also otherwise stable unchanged similar still persistently "
+    "within upper superior hilar hilum hila pulmonary vascularity vasculature vascular vessels vessel engorgement markings "
+    "pattern lungs lung aorta aortic trachea heart cardiac mediastinal mediastinum cardiomediastinal structures bony osseous "
+    "x+ _+ frontal well central"
+).split()
+LINK = re.compile(rf"(?:[\s,/'-]|{words(*_LINK)}(?![a-z]))*")
+NEAR = re.compile(r"(?:\s|-|(?:of|the|in|size|upper|superior|overall|appearing|appearance|sized?)(?![a-z]))*")
+
+# ---------------------------------------------------------------- what is said about a finding
+
+_SEEN = words(
+    *"seen identified visuali[sz]ed appreciated present evident noted demonstrated detected observed found apparent "
+    "suspected visible shown".split()
+)
+_FEW = r"(?:\w+[ -]){0,3}?"  # adverbs and adjectives inside a cue
+CUES = {  # the first that fits wins
+    "none": words(  # looks like a negation or a doubt, and is none
+        r"(?:no|not|without)(?: any)? (?:(?:significant|interval|definite|appreciable|substantial|obvious|other|much|gross|"
+        r"further|short|acute) )*(?:significantly |substantially |greatly |appreciably )?chang\w*",
+        r"not (?:significantly |substantially )?(?:x{3,}|improved|worse\w*|increased|decreased)",
+        r"no (?:significant )?(?:interval )?(?:increase|decrease|improvement|resolution|worsening|progression)",
+        r"not only",
+        r"(?:nearly|partial\w*|essentially|almost|incomplete\w*|near|mostly)(?: complete\w*)?[ -](?:resol|clear)\w+(?: of)?",
+    ),
+    "doubt after": words(
+        r"(?:is |are |was |were )?(?:not|cannot|can ?not|can't)(?: be)? (?:\w+ )?(?:excluded|ruled out)",
+        r"(?:is|are|would be|should be|could be) (?:\w+ )?(?:consider\w*|a (?:consideration|possibility)|possible|questioned|"
+        r"suspected|questionable)",
+        r"(?:is |are )?(?:difficult|hard|impossible) to (?:\w+ )?(?:exclude|rule out)",
+        r"(?:should|must|needs? to) be (?:\w+ )?(?:excluded|ruled out)",
+        r"(?:is|are|seems?|appears?|felt to be|,)? ?(?:less |very |thought )?unlikely",
+        r"(?:is|are) (?:\w+ )?less likely",
+        r",? ?if (?:any|present)\b",
+    ),
+    "doubt": words(
+        rf"(?:cannot|can ?not|can't|not|unable to|difficult to|does not|do not) {_FEW}(?:exclude|rule out)\b",
+        rf"(?:may|might|could|can|would)(?: also| well| potentially)? {_FEW}(?:represent|reflect|be|suggest|indicat|relat|includ|"
+        r"signify|correspond|account|contribut|have)\w*",
+        r"(?:may|might|could)\b",
+        r"possib\w+|questionabl\w+|question of|\?|query|equivocal|suspected|suspicion (?:of|for)|suspicious for|concern\w* "
+        r"(?:for|of|about)|worrisome for|potential\w*",
+        r"either\b|consider(?:ed|ing|ation)?\b|rule out|r/o|(?:to |please )?(?:evaluate|assess|exclude|correlate)(?: \w+)? for|"
+        r"to exclude|to (?:evaluate|assess)|evaluation (?:for|of)",
+    ),
+    "list of doubts": r"differential\w*",
+    "past": r"history of|hx of|h/o|(?:known|prior|previous|remote) history",
+    "negation after": words(
+        rf"(?:(?:is|are|was|were|has|have|had|been|be|being) )*(?:not|no longer|never) (?:been |be )?{_FEW}{_SEEN}\b",
+        r"(?:is|are|was|were|has been|have been|has|have|had|appears?|seems?)? ?(?:(?:now|all|completely|entirely|since|fully) )?"
+        r"(?:absent\b|resolved\b|cleared\b|ruled out|excluded|removed)",
+        r"\s?: ?(?:no|none|negative|absent)\b",
+    ),
+    "negation": words(
+        r"no\b(?! ?\.)|not\b|without|w/o|negative|free of|free from|free\b(?= (?:any|focal))|clear of|clear from|"
+        r"absence of|absent|lack(?:s|ing)?(?: of)?|never|neither|nor\b|rather than|instead of|in place of|den(?:y|ies)|"
+        r"(?:interval |complete )*(?:resolution|clearing|removal) of|(?:interval )?resolved|excludes?|rules out",
+    ),
+    "end": words(
+        r"(?:but|however|though|although|yet|whereas|while|aside from|apart from|other than|besides|which|because|except|"
+        r"excepting|with the exception)\b",
+    ),
+}
