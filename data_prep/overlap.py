@@ -16,7 +16,7 @@ MARGIN = 1  # grey levels: flat background gives no random bits
 # JPEG quality 30); two pictures of one patient by 19 or more, of two patients by 32 or more. A 64-bit hash does not
 # separate them (two patients: 2 bits). A copy whose edge is cut by 2 % or more is not found.
 MOST_BITS = 12
-# Among 200 million pairs some different pictures come as close; such copies correlate above 0.99, others below 0.97.
+# Among very many pairs different pictures may come as close by chance, so the pixels must agree as well.
 LEAST_CORRELATION = 0.98
 BLOCK = 2048  # images compared with as many at once: 128 MB
 
