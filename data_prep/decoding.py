@@ -13,11 +13,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from . import fault
 from .images import load
 
 BATCH = 8  # images a task: small arrays travel cheaper together
 SECONDS = 120  # for one image; then its process is ended
 DIED = f"cannot be decoded: the decoder crashed or took more than {SECONDS} s"
+GUARD = "in a script of your own, call prepare() below `if __name__ == '__main__':`, or use workers=1"
 PLAIN = (".jpg", ".jpeg", ".png")  # decoders that never brought a process down: safe in this one
 
 
@@ -49,6 +51,7 @@ def _in_pool(read, tasks: Iterator[list], workers: int, ahead: int = 3) -> Itera
     pending, lost = {}, []
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
+        _check_start(pool)
         for task in tasks:
             try:
                 pending[pool.submit(_load_timed, read, task)] = task
@@ -62,6 +65,14 @@ def _in_pool(read, tasks: Iterator[list], workers: int, ahead: int = 3) -> Itera
     finally:
         pool.shutdown(cancel_futures=True)
     return lost
+
+
+def _check_start(pool: ProcessPoolExecutor) -> None:
+    """Raise DataError when processes cannot start at all: no file is to blame for that."""
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool:
+        raise fault("worker processes that start", "one that ended at once", GUARD) from None
 
 
 def _results(pending: dict, finished, lost: list) -> Iterator:

@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 from contextlib import contextmanager, suppress
+from multiprocessing import current_process
 from pathlib import Path
 
 from . import dataset, fault
+from .decoding import GUARD
 from .raw import check_folder, fingerprint_raw, short_list
 from .writing import FILES, WORK_FILES, write
 
@@ -51,6 +53,8 @@ def prepare(
     dataset's module and `max_reject_share`.
     Raises DataError for faults of the dataset as a whole, and when `out` holds anything else.
     """
+    if getattr(current_process(), "_inheriting", False):  # a worker that runs the script it was started from
+        raise fault("one process that prepares", "a worker of it", GUARD)
     reader = dataset(name)
     if size < 8 or workers < 1 or (limit is not None and limit < 1):
         raise fault(

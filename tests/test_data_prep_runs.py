@@ -292,3 +292,17 @@ def test_pixels_of_another_raw_folder_are_not_taken_over(tmp_path):
     prepare("covid_cxr", second, tmp_path / "out")
     prepare("covid_cxr", second, tmp_path / "alone")
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    """A worker runs the script it was started from; if that prepares at once, no file is to blame."""
+    covid_tree(tmp_path / "raw", 64)
+    (tmp_path / "script.py").write_text(
+        "from data_prep import prepare\n"
+        f"prepare('covid_cxr', {str(tmp_path / 'raw')!r}, {str(tmp_path / 'out')!r}, size=16, workers=2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode and "if __name__ == '__main__':" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
