@@ -21,6 +21,7 @@ _TABLE = (
     ("views", "data", "AP", "AP", "AP", "views kept, comma-separated, one image a study", "MedViLL, data preparation"),
     ("max_reject_share", "data", 0.05, 0.05, 0.05, "share of faulty records above which preparing stops", "our choice"),
     ("reports", "data", "", "", "", "MIMIC-CXR's reports (folder or zip), where they do not lie with the images", "our choice"),
+    ("show", "look", "open", "open", "open", "what notebooks 01 and 02 show of images and texts: open, all or none", "our choice"),
     ("resize", "model", 69, 69, 240, "px before the centre crop at evaluation", "released code"),
     ("image_size", "model", 64, 64, 224, "px seen by the vision encoder", "released code"),
     ("channels", "model", 1, 1, 3, "channels of the encoder's input (grey is repeated)", "ImageNet and iBOT weights"),
@@ -128,7 +129,7 @@ _TABLE = (
 
 _LEAST = {"epochs": 1, "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
           "supervised_epochs": 1, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
-_CHOICES = {"device": ("cpu", "cuda", "auto"), "vision_stem": ("patch", "conv")}
+_CHOICES = {"device": ("cpu", "cuda", "auto"), "vision_stem": ("patch", "conv"), "show": ("open", "all", "none")}
 
 Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
 Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."
