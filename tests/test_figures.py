@@ -232,7 +232,7 @@ def test_texts_of_the_data_are_drawn_as_they_are(index):
         assert box.y0 >= -0.01 and box.y1 <= height + 0.01, "nothing is cut"
     index.loc[0, "findings"] = "word " * 5000
     said = words(plots_data.report_lengths(pd.concat([index.iloc[1:]] * 20 + [index.iloc[:1]])))
-    assert "5000" not in said and "last bar: 11 and more" in said
+    assert "5000" not in said and "last bar: 10 and more" in said
 
 
 def test_real_data_are_not_called_synthetic(index):
