@@ -88,7 +88,8 @@ def unlabelled(dataset) -> str:
     empty = [name for name in dataset.card["prevalence"] if name not in labelled(dataset)]
     if not labelled(dataset):
         return f"{dataset.label}: there are no labels"
-    return f"without any value: {', '.join(empty)}" if empty else "every label column has values"
+    empty = "the 14 CheXpert columns" if set(empty) == set(CHEXPERT_14) else ", ".join(empty)
+    return f"without any value: {empty}" if empty else "every label column has values"
 
 
 def card(dataset, show="open") -> dict:
@@ -219,12 +220,19 @@ def questions(dataset) -> pd.DataFrame | None:
 
 
 def examples(dataset, rows) -> dict[str, int]:
-    """For each label one of `rows` that is positive for it and for as little else as possible, where there is one."""
+    """For each label one of `rows` that is positive for it and for as little else as possible, where there is one.
+
+    Without any positive label, rows evenly spread.
+    """
     names = labelled(dataset)
+    if not len(rows):
+        return {}
     positive = dataset.index.iloc[rows][names].apply(pd.to_numeric, errors="coerce").to_numpy() == 1
     order = np.argsort(positive.sum(axis=1), kind="stable")
     hits = {name: order[positive[order, k]] for k, name in enumerate(names)}
-    return {name: int(rows[hit[0]]) for name, hit in hits.items() if len(hit)}
+    found = {name: int(rows[hit[0]]) for name, hit in hits.items() if len(hit)}
+    some = np.unique(np.linspace(0, len(rows) - 1, min(10, len(rows))).astype(int))
+    return found or {str(dataset.index["image_id"].iloc[row]): row for row in rows[some].tolist()}
 
 
 def unseen_examples(dataset, rows, most=6) -> dict[int, str]:

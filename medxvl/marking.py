@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from medxvl.labels import COLUMNS, label_reports, mentions
-from medxvl.looks import SECTIONS, VALUES, has_report
+from medxvl.looks import SECTIONS, VALUES, has_report, labelled
 
 # Pale grounds under black letters, for light and dark pages; a sign as well, so that nothing hangs on the colour.
 LOOK = {1: ("#f6b7a9", "+"), -1: ("#f7e08a", "?"), 0: ("#bfe0ea", "\N{MINUS SIGN}")}
@@ -43,7 +43,8 @@ def _mark(words: str, said: list[tuple[str, int]]) -> str:
     strongest = next(value for value in LOOK if value in [v for _, v in said])  # LOOK: strongest first
     names = ", ".join(f"{html.escape(finding)} {LOOK[value][1]}" for finding, value in said)
     style = f"background:{LOOK[strongest][0]};color:#000;border-radius:3px;padding:0 .2em"
-    return f'<mark style="{style}">{html.escape(words)}<sub style="font-size:.7em"> {names}</sub></mark>'
+    small = "font-size:.7em;white-space:nowrap;vertical-align:baseline"
+    return f'<mark style="{style}">{html.escape(words)}<sub style="{small}"> {names}</sub></mark>'
 
 
 def studies(dataset, rows) -> str:
@@ -58,24 +59,25 @@ def _study(dataset, study: pd.Series) -> str:
     for section in SECTIONS:
         text = study[section][:LONGEST] + "..." * (len(study[section]) > LONGEST)
         parts.append(f"<pre {box}><b>{section.upper()}</b>\n{marked(text) or '(empty)'}</pre>")
-    labels = _differences(study)
-    parts.append(f"<p>{html.escape(labels)}</p>")
+    parts.append(f"<p>{html.escape(_labels(dataset, study))}</p>")
     return "".join(parts)
 
 
-def _differences(study: pd.Series) -> str:
+def _labels(dataset, study: pd.Series) -> str:
+    """The dataset's own labels of a study, and which of the 14 differ from the marks."""
+    own = [f"{name} {VALUES[study[name]]}" for name in labelled(dataset) if study[name] in VALUES]
+    if not own:
+        return "The dataset has no labels for this study."
+    said = f"Labels in the dataset: {', '.join(own)}."
     theirs = pd.to_numeric(study[COLUMNS], errors="coerce")
+    if theirs.isna().all():
+        return f"{said} None is of the 14 chest findings that the marks know."
     ours = label_reports([f"{study['findings']} {study['impression']}".strip()]).iloc[0]
     differ = [
         name for name in COLUMNS if not (theirs[name] == ours[name] or (pd.isna(theirs[name]) and pd.isna(ours[name])))
     ]
-    if theirs.isna().all():
-        return "The dataset has no labels for this study."
-    told = [
-        f"{n} ({VALUES.get(theirs[n], 'no label')} in the dataset, {VALUES.get(ours[n], 'no label')} here)"
-        for n in differ
-    ]
-    return f"Labels that differ: {'; '.join(told)}." if told else "The labels of the dataset are those of the marks."
+    told = [f"{name} (here {VALUES.get(ours[name], 'no label')})" for name in differ]
+    return f"{said} " + (f"Other than the marks: {', '.join(told)}." if told else "The marks say the same.")
 
 
 def agreement(dataset, most=2000) -> pd.DataFrame | None:

@@ -189,9 +189,20 @@ def test_nothing_of_the_text_is_lost(text):
 
 def test_differences_are_told(tmp_path):
     made = table(tmp_path, [{"report": "There is edema.", "Edema": 0, "Fracture": ""}])
-    assert "Edema (negative in the dataset, positive here)" in marking.studies(made, [0])
+    found = marking.studies(made, [0])
+    assert "Labels in the dataset: Edema negative. Other than the marks: Edema (here positive)." in found
     found = marking.agreement(made)
     assert found.loc["Edema"].tolist() == [0, 1, 0, 0.0] and found.loc["Fracture", "% same value"] == 100
+
+
+def test_labels_of_other_findings(tmp_path):
+    rows = [{"image": "a.png", "report": "Stone.", "Stone": 1}, {"image": "b.png", "report": "No stone.", "Stone": ""}]
+    made = table(tmp_path, rows, label_columns="Stone")
+    assert "Labels in the dataset: Stone positive. None is of the 14" in marking.studies(made, [0])
+    assert "no labels for this study" in marking.studies(made, [1]) and marking.agreement(made) is None
+    assert looks.unlabelled(made) == "without any value: the 14 CheXpert columns"
+    assert looks.examples(made, np.arange(2)) == {"Stone": 0} and looks.examples(made, np.arange(0)) == {}
+    assert looks.examples(made, np.array([1])) == {"b.png": 1}, "no positive: some images"
 
 
 # --- leakage --------------------------------------------------------------------------------------------------------
