@@ -103,8 +103,9 @@ def card(dataset, show="open") -> dict:
 def masked(words) -> str:
     """Without quoted cells, words that hold four digits in a row, and examples of what is in more than one split."""
     words = re.sub(r"(in more than one split): .*", r"\1", str(words))
-    words = re.sub(r"\".*\"|(?<!\w)'.*'(?!\w)", "'___'", words)
-    return re.sub(r"[^\s,;:()]*(?:\d{4,}|[0-9a-f]{8}-[0-9a-f]{4,8}-)[^\s,;:()]*", "___", words)
+    words = re.sub(r"(?:\bb)?\".*\"|(?:(?<!\w)|\bb)'.*'(?!\w)", "'___'", words)
+    numbered = r"[^\s,;:()]*(?:\d{4,}|[0-9a-f]{8}-[0-9a-f]{4,8}-)[^\s,;:()]*"
+    return re.sub(numbered, lambda m: m[0] if m[0] == "JPEG2000" else "___", words)
 
 
 def files(dataset) -> pd.DataFrame:
@@ -125,8 +126,9 @@ def rejects_by_reason(dataset, show="open", most=30) -> pd.DataFrame:
 
     After the `most` frequent reasons the others share one row.
     """
-    reasons = dataset.rejects["reason"]
-    counts = (reasons if may_show(dataset, show).any() else reasons.map(masked)).value_counts()
+    counts = dataset.rejects["reason"].value_counts()
+    if not may_show(dataset, show).any():
+        counts = counts.groupby(counts.index.map(masked)).sum().sort_values(ascending=False, kind="stable")
     table = counts.rename_axis("reason").reset_index(name="records")
     kinds = {"not selected": "selection", "file not in": "unlisted file", "image of no question": "unlisted file",
              "image not used": "unlisted file"}  # fmt: skip

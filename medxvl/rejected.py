@@ -1,15 +1,13 @@
 """Pictures of records that were not used, each with its reason: image files of the raw data that can still be opened."""
 
 import glob
-import io
 import os
 import warnings
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageFile
 
 from data_prep.decoding import decoded
 from data_prep.images import FORMATS, path_inside, shrink_and_pad
@@ -119,14 +117,15 @@ def _open(root: Path, path: str) -> np.ndarray | None:
 
 def _as_far_as_it_goes(path: Path) -> np.ndarray | None:
     """What there is of a truncated or a constant picture."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
-        data = path.read_bytes()
-        with warnings.catch_warnings():
+        ImageFile.LOAD_TRUNCATED_IMAGES = True  # what is missing is grey (JPEG) or black (PNG)
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
             warnings.simplefilter("ignore")
-            width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
-        if width * height > MOST_PIXELS:
-            return None
-        grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
-        return None if grey is None else shrink_and_pad(grey, SIZE)
+            if image.width * image.height > MOST_PIXELS:
+                return None
+            return shrink_and_pad(np.asarray(image.convert("L")), SIZE)
     except Exception:  # of whatever kind: it is rejected already, and there is nothing to be seen
         return None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

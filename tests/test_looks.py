@@ -50,6 +50,7 @@ def test_only_open_data_may_be_shown(tmp_path):
         ("3 patients in more than one split: Smith, Jones, Po", "3 patients in more than one split"),
         ("files/p10/p10000032/s50414267 twice", "___ twice"),
         ("3f9e8072-978a5cfa-8794080d.jpg", "___"),
+        ("none of PNG, JPEG2000, DICOM (begins with b'Smith, J')", "none of PNG, JPEG2000, DICOM (begins with '___')"),
         ("not selected: view PA: 1,234", "not selected: view PA: 1,234"),
         (
             "CheXpert columns from NIH's 14: not the radiologist's",
@@ -273,21 +274,25 @@ def test_a_record_leads_to_its_file(tmp_path):
 
 
 def test_rejected_pictures(tmp_path):
-    tree = covid_tree(tmp_path / "covid", 8)
+    tree = covid_tree(tmp_path / "covid", 9)
     meta = pd.read_csv(tree / "metadata.csv")
-    meta["view"] = ["PA"] * 3 + ["L"] * 5
+    meta["view"] = ["PA"] * 3 + ["L"] * 5 + ["PA"]
     meta.loc[3:5, "license"] = "unknown"
     meta.to_csv(tree / "metadata.csv", index=False)
     (tree / "images" / "1.png").write_bytes(encoded(np.full((40, 40), 77, np.uint8)))
     (tree / "images" / "2.png").write_bytes((tree / "images" / "2.png").read_bytes()[:30])
+    whole = encoded(np.full((64, 64), 200, np.uint8), "JPEG")
+    (tree / "images" / "0.png").write_bytes(encoded(picture(9, 64, 64), "JPEG")[: len(whole) + 900])
     options = {"size": 32, "settings": {"max_reject_share": "1"}, "progress": False}
     made = data.open(data_prep.prepare("covid_cxr", tree, tmp_path / "out", **options))
     found = {record: (image, reason) for image, record, reason in rejected.pictures(made)}
-    assert set(found) == {"images/6.png", "images/7.png", "images/1.png"}, (
-        "not those of an unknown licence, nor a stump"
+    assert set(found) == {f"images/{k}.png" for k in (0, 1, 6, 7)}, "not those of an unknown licence, nor a stump"
+    half, reason = found["images/0.png"]
+    assert "truncated" in reason and half[:60].std() > 20 > half[-20:].std(), (
+        "the upper part is there, the rest is grey"
     )
     assert (found["images/1.png"][0] == 77).all() and "constant" in found["images/1.png"][1]
-    assert len(rejected.pictures(made, "all", each=5)) == 6 and rejected.pictures(made, "none") == []
+    assert len(rejected.pictures(made, "all", each=5)) == 7 and rejected.pictures(made, "none") == []
     (tmp_path / "covid").rename(tmp_path / "elsewhere")
     assert rejected.pictures(made) == [] and "not there any more" in rejected.why_none(made)
 
