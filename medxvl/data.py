@@ -54,7 +54,9 @@ def parse(data: str) -> dict[str, tuple[str, str]]:
         if name not in (*NAMES, "phantom"):
             raise ValueError(f"unknown dataset {name!r} for role {role}: expected phantom or one of {', '.join(NAMES)}")
         if name not in (*ACCEPTS[role], "phantom"):
-            raise ValueError(f"dataset {name!r} does not fit role {role}: expected phantom or {', '.join(ACCEPTS[role])}")
+            raise ValueError(
+                f"dataset {name!r} does not fit role {role}: expected phantom or {', '.join(ACCEPTS[role])}"
+            )
         if name != "phantom" and not path:
             raise ValueError(f"data {item!r}: expected a path, {role}={name}:PATH")
         if name == "phantom" and path:

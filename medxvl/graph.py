@@ -36,11 +36,11 @@ NOTEBOOKS = (
     Notebook(
         "00_check_setup",
         roles=tuple(data.ROLES),
-        groups=("run", "data", "model", "pretrain", "evaluate"),
+        groups=("run", "data", "look", "model", "pretrain", "evaluate"),
         prepared=False,
     ),
-    Notebook("01_prepare_data", roles=tuple(data.ROLES), groups=("data",)),
-    Notebook("02_look_at_data", needs=("01_prepare_data",), roles=("main", "unseen_disease"), groups=("data",)),
+    Notebook("01_prepare_data", roles=tuple(data.ROLES), groups=("data", "look")),
+    Notebook("02_look_at_data", needs=("01_prepare_data",), roles=("main", "unseen_disease"), groups=("data", "look")),
     Notebook("21_xvl_pretrain", roles=("main",), groups=("run", "data", "model", "pretrain"), trains=True),
     Notebook(
         "22_xvl_zero_shot",

@@ -1,4 +1,6 @@
-"""Every figure, in one style: from rows or predictions to a matplotlib Figure, and from a Figure to files.
+"""Figures of results, in one style: from rows or predictions to a matplotlib Figure, and from a Figure to files.
+
+Those of prepared data are in medxvl.plots_data.
 
 Colours are the eight of Okabe and Ito (told apart by colour-blind readers), each with its own marker or dash.
 `dataset` is the label that the data's card gives: one that starts with "phantom" puts "synthetic phantom" on it.
@@ -14,8 +16,7 @@ from medxvl import compare, style
 from medxvl.readers import FIVE, curves
 from medxvl.style import BLACK, BLUE, GREEN, GREY, ONE_COLUMN, ORANGE, PURPLE, SKY, TWO_COLUMNS, VERMILION, save, styled
 
-__all__ = ["radar", "roc_readers", "roc_unseen", "forest", "data_examples", "training_curves", "attrition",
-           "prevalence", "report_lengths", "save"]
+__all__ = ["radar", "roc_readers", "roc_unseen", "forest", "training_curves", "save"]
 
 _MODELS = {  # our models and their controls: colour, dash, marker
     "X-VL (ITM)": (BLUE, "-", "o"), "X-VL (ITA)": (ORANGE, "-", "s"), "X-VL": (BLUE, "-", "o"),
@@ -248,27 +249,6 @@ def forest(rows, metric="auroc", dataset=None):
 
 
 @styled
-def data_examples(images, titles=None, columns=6, dataset="", width=TWO_COLUMNS):
-    """Contact sheet of images, uint8 (n, S, S) or a list, shown from black 0 to white 255; one title an image."""
-    images = list(images)
-    if not images:
-        raise ValueError("no image to show")
-    titles = [""] * len(images) if titles is None else [str(t) for t in titles]
-    if len(titles) != len(images):
-        raise ValueError(f"{len(images)} images, {len(titles)} titles: give one each, or none")
-    columns = min(columns, len(images))
-    wrapped = ["\n".join(textwrap.wrap(t, int(width / columns * 15))) for t in titles]
-    lines = max(t.count("\n") + 1 if t else 0 for t in wrapped)
-    fig, axes = style.grid(len(images), columns, width / columns + 0.13 * lines, width)
-    for ax, image, title in zip(axes, images, wrapped, strict=False):
-        ax.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        ax.set_axis_off()
-        ax.set_title(title, fontsize=6.5, pad=2)
-    style.note(fig, dataset)
-    return fig
-
-
-@styled
 def training_curves(log, x=None, columns=None, dataset="", width=TWO_COLUMNS):
     """One small panel a column of the training log (losses, learning rate, validation scores) against `x`
     (None: step, iteration or epoch, the first that is there)."""
@@ -287,78 +267,5 @@ def training_curves(log, x=None, columns=None, dataset="", width=TWO_COLUMNS):
         ax.margins(x=0.02)
         ax.locator_params(nbins=4)
     fig.supxlabel(x, fontsize=7.5)
-    style.note(fig, dataset)
-    return fig
-
-
-@styled
-def attrition(card):
-    """What is left after each step of the preparation; `card`: the dataset's card.json as a dict."""
-    steps = card["attrition"]
-    rows = [int(s["rows"]) for s in steps]
-    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 0.7 + 0.34 * len(steps)))
-    ax.barh(range(len(rows)), rows, color=SKY, height=0.72)
-    for i, step in enumerate(steps):
-        dropped = int(step["dropped"])
-        why = textwrap.shorten(str(step.get("why") or ""), 70, placeholder="...")
-        lost = f"   \N{MINUS SIGN}{dropped:,}{': ' + why if why else ''}" if dropped else ""
-        ax.text(0.01 * max([*rows, 1]), i, f"{rows[i]:,}{lost}", va="center", fontsize=7)
-    ax.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(str(s["step"]), 34)) for s in steps])
-    ax.invert_yaxis()
-    ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("records left")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    style.note(fig, card.get("label", card.get("name", "")))
-    return fig
-
-
-@styled
-def prevalence(index, findings=None, dataset=""):
-    """Share of images with each label: positive, uncertain, negative, not mentioned; `index`: the prepared table."""
-    findings = [f for f in findings or _chexpert(index) if f in index]
-    if not findings or index.empty:
-        raise ValueError("the index holds no labels: expected the CheXpert columns")
-    labels = index[findings]
-    kinds = {"positive": labels == 1, "uncertain": labels == -1, "negative": labels == 0,
-             "not mentioned": labels.isna()}
-    order = kinds["positive"].mean().sort_values(ascending=False, kind="stable").index
-    fig, ax = plt.subplots(figsize=(ONE_COLUMN, 1.0 + 0.2 * len(findings)))
-    left = np.zeros(len(order))
-    for (name, is_kind), colour in zip(kinds.items(), (BLUE, ORANGE, "0.75", "0.92"), strict=True):
-        share = 100 * is_kind[order].mean().to_numpy()
-        ax.barh(range(len(order)), share, left=left, color=colour, height=0.75, label=name)
-        left += share
-    counts = kinds["positive"].sum()
-    ax.set_yticks(range(len(order)), [f"{f} ({counts[f]:,})" for f in order])
-    ax.invert_yaxis()
-    ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(0, 100), xlabel=f"% of {len(index):,} images")
-    ax.set_title("finding (images positive)", x=0, ha="right", fontsize=7)
-    fig.legend(loc="outside lower center", ncols=2)
-    style.note(fig, dataset)
-    return fig
-
-
-def _chexpert(index):
-    """The label columns: those between `impression` and whatever the dataset added, 14 of them."""
-    columns = list(index.columns)
-    start = columns.index("impression") + 1 if "impression" in columns else 0
-    return columns[start:start + 14]
-
-
-@styled
-def report_lengths(index, dataset=""):
-    """Words of FINDINGS and IMPRESSION; empty sections are counted in the legend, not drawn."""
-    fig, ax = plt.subplots(figsize=(ONE_COLUMN, 2.3))
-    words = {name: index[name].fillna("").astype(str).str.split().str.len() for name in ("findings", "impression")}
-    longest = max(int(w.max()) if len(w) else 0 for w in words.values())
-    bins = np.linspace(0.5, max(longest, 10) + 0.5, 31)
-    for (name, count), colour in zip(words.items(), (GREY, BLUE), strict=True):
-        some = count[count > 0]
-        middle = f", median {some.median():.0f}" if len(some) else ""
-        label = f"{name}: n = {len(some):,}{middle}, {int((count == 0).sum()):,} empty"
-        ax.hist(some, bins, color=colour, alpha=0.65, label=label)
-    ax.set(xlabel="words", ylabel="reports")
-    fig.legend(loc="outside lower left")
     style.note(fig, dataset)
     return fig

@@ -20,15 +20,8 @@ _TABLE = (
     ("store_size", "data", 69, 69, 512, "px, longer side shrunk to this, zero-padded to a square", "released code"),
     ("views", "data", "AP", "AP", "AP", "views kept, comma-separated, one image a study", "MedViLL, data preparation"),
     ("max_reject_share", "data", 0.05, 0.05, 0.05, "share of faulty records above which preparing stops", "our choice"),
-    (
-        "reports",
-        "data",
-        "",
-        "",
-        "",
-        "MIMIC-CXR's reports (folder or zip), where they do not lie with the images",
-        "our choice",
-    ),
+    ("reports", "data", "", "", "", "MIMIC-CXR's reports (folder or zip), where they do not lie with the images", "our choice"),
+    ("show", "look", "open", "open", "open", "what notebooks 01 and 02 show of images and texts: open, all or none", "our choice"),
     ("resize", "model", 69, 69, 240, "px before the centre crop at evaluation", "released code"),
     ("image_size", "model", 64, 64, 224, "px seen by the vision encoder", "released code"),
     ("channels", "model", 1, 1, 3, "channels of the encoder's input (grey is repeated)", "ImageNet and iBOT weights"),
@@ -139,7 +132,7 @@ _LEAST = {"epochs": 1, "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas
 _VIEWS = ("AP", "PA", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "LAO", "RAO", "LPO", "RPO",
           "SWIMMERS", "XTABLE LATERAL")  # fmt: skip
-_CHOICES = {"device": ("cpu", "cuda", "auto"), "vision_stem": ("patch", "conv")}
+_CHOICES = {"device": ("cpu", "cuda", "auto"), "vision_stem": ("patch", "conv"), "show": ("open", "all", "none")}
 
 Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
 Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."
@@ -160,9 +153,7 @@ def load(name: str, overrides: str = "") -> "Preset":
         if key in _CHOICES and values[key] not in _CHOICES[key]:
             raise ValueError(f"setting {key}={text!r}: expected one of {', '.join(_CHOICES[key])}")
         if key == "views" and not {view.strip() for view in text.split(",")} <= set(_VIEWS):
-            raise ValueError(
-                f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, separated by commas"
-            )
+            raise ValueError(f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, separated by commas")
     return Preset(name=name, **values)
 
 

@@ -15,7 +15,7 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 
-from medxvl import compare, figures, metrics, paths, plots, readers, style  # noqa: E402
+from medxvl import compare, figures, metrics, paths, plots, plots_data, readers, style  # noqa: E402
 
 PHANTOM = "phantom:mimic_cxr"
 MODELS = {"X-VL (ITM)": "", "X-VL (ITA)": "", "shuffled images": "shuffled images", "untrained": "untrained",
@@ -221,16 +221,31 @@ def test_data_figures(index):
     card = {"label": PHANTOM, "attrition": steps}
     log = pd.DataFrame({"step": range(20), "loss": np.linspace(2, 1, 20), "valid_auroc": [np.nan] * 10 + [0.7] * 10})
     images = np.zeros((5, 8, 8), np.uint8)
-    drawn = {"10: not selected": plots.attrition(card), "Edema (": plots.prevalence(index, readers.EIGHT, PHANTOM),
-             "impression: n = 20, median 1, 20 empty": plots.report_lengths(index, PHANTOM),
+    drawn = {"10: not selected": plots_data.attrition(card), "Edema (": plots_data.prevalence(index, readers.EIGHT, PHANTOM),
+             "impression: n = 20, median 1, 20 empty": plots_data.report_lengths(index, PHANTOM),
              "valid_auroc": plots.training_curves(log, dataset=PHANTOM),
-             "s4": plots.data_examples(images, [f"s{i}" for i in range(5)], columns=3, dataset=PHANTOM)}
+             "s4": plots_data.data_examples(images, [f"s{i}" for i in range(5)], columns=3, dataset=PHANTOM)}
     for wanted, fig in drawn.items():
         assert wanted in words(fig) and "synthetic phantom" in words(fig)
 
 
+def test_texts_of_the_data_are_drawn_as_they_are(index):
+    """A dollar sign begins no formula, a text of any length breaks nothing, one odd text does not hide the others."""
+    odd = "costs $5, $x_{ or \\\\frac$ "
+    steps = [{"step": odd, "rows": 5, "dropped": 1, "why": odd}]
+    drawn = [plots_data.attrition({"label": "t", "attrition": steps}), plots_data.study_figure(None, odd, {"findings": odd * 500}),
+             plots_data.data_examples(np.zeros((1, 8, 8), np.uint8), [odd])]
+    for fig in drawn:
+        assert "costs \\$5" in words(fig)
+        box, (_, height) = fig.get_tightbbox(), fig.get_size_inches()
+        assert box.y0 >= -0.01 and box.y1 <= height + 0.01, "nothing is cut"
+    index.loc[0, "findings"] = "word " * 5000
+    said = words(plots_data.report_lengths(pd.concat([index.iloc[1:]] * 20 + [index.iloc[:1]])))
+    assert "5000" not in said and "last bar: 10 and more" in said
+
+
 def test_real_data_are_not_called_synthetic(index):
-    said = words(plots.prevalence(index, readers.EIGHT, "openi"))
+    said = words(plots_data.prevalence(index, readers.EIGHT, "openi"))
     assert "synthetic" not in said and "data: openi" in said and "brixia_global" not in said
 
 
@@ -245,9 +260,9 @@ def test_drawing_refuses_what_it_cannot_draw(index):
     with pytest.raises(ValueError, match="no column 'batch'.*loss"):
         plots.training_curves(pd.DataFrame({"loss": [1.0]}), x="batch")
     with pytest.raises(ValueError, match="2 images, 1 titles"):
-        plots.data_examples(np.zeros((2, 4, 4), np.uint8), ["a"])
+        plots_data.data_examples(np.zeros((2, 4, 4), np.uint8), ["a"])
     with pytest.raises(ValueError, match="no labels"):
-        plots.prevalence(index.iloc[:0], readers.EIGHT)
+        plots_data.prevalence(index.iloc[:0], readers.EIGHT)
 
 
 def test_make_draws_what_has_its_inputs(run_folder, tmp_path, capsys):
