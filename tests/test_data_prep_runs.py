@@ -301,8 +301,9 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
         "from data_prep import prepare\n"
         f"prepare('covid_cxr', {str(tmp_path / 'raw')!r}, {str(tmp_path / 'out')!r}, size=16, workers=2)\n"
     )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode and "if __name__ == '__main__':" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
