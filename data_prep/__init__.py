@@ -22,6 +22,7 @@ DATASETS = (
     "mimic_cxr", "openi", "covid_cxr", "chexpert_test", "nih", "vqa_rad", "covidx",
     "table", "medvill_jsonl", "cxr_h5",
 )  # fmt: skip
+MAY_BE_A_FILE = ("openi", "vqa_rad", "table", "medvill_jsonl", "cxr_h5")  # the others need the folder around it
 
 
 class DataError(ValueError):

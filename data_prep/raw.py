@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm.std import tqdm
 
-from . import DATASETS, dataset, fault
+from . import DATASETS, MAY_BE_A_FILE, dataset, fault
 
 CHEXPERT_14 = [
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
@@ -279,7 +279,7 @@ def check_folder(raw: Path, name: str) -> None:
     if _looks_like(raw, name):
         return
     if raw.is_file():
-        raise fault(needs, f"the file {raw}", "give the folder")
+        raise fault(needs, f"the file {raw}", "give the folder that holds all of these")
     entries = sorted(p.name + "/" * p.is_dir() for p in raw.iterdir())
     if not entries:
         raise fault(needs, f"an empty folder at {raw}", "download the dataset into it, or correct the path")
@@ -301,5 +301,6 @@ def _looks_like(raw: Path, name: str) -> bool:
     if not dataset(name).MARKS:
         return True
     if raw.is_file():
-        return any(len(marks) == 1 and fnmatch(raw.name, marks[0]) for marks in dataset(name).MARKS)
+        marks = dataset(name).MARKS if name in MAY_BE_A_FILE else ()
+        return any(fnmatch(raw.name, mark[0]) for mark in marks)
     return any(all(any(raw.glob(mark)) for mark in marks) for marks in dataset(name).MARKS)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from data_prep import DATASETS as NAMES  # `phantom` is the default; the package itself is the standard library alone
+from data_prep import MAY_BE_A_FILE  # noqa: F401  (with the rest of what launch asks about data)
 
 from . import paths
 
@@ -19,7 +20,6 @@ ROLES = {
 }
 # The datasets that a role can be given. Any can be looked at as main (notebooks 01 and 02); training needs images with reports.
 ACCEPTS = {"main": NAMES, "unseen_disease": ("covid_cxr", "covidx"), "readers": ("chexpert_test",)}
-MAY_BE_A_FILE = ("openi", "vqa_rad", "table", "medvill_jsonl", "cxr_h5")  # the others need the folder around it
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,7 @@ CUES = {  # the first that fits wins
         r"(?:is|are|seems?|appears?|felt to be|,)? ?(?:less |very |thought )?unlikely",
         r"(?:is|are) (?:\w+ )?less likely",
         r",? ?if (?:any|present)\b",
+        r"(?:may|might|could)(?: also| well)? be (?:present|there|seen|developing|evolving)\b",
     ),
     "doubt": words(
         rf"(?:cannot|can ?not|can't|not|unable to|difficult to|does not|do not) {_FEW}(?:exclude|rule out)\b",

@@ -44,7 +44,7 @@ _NEW_CLAUSE = re.compile(
 _OR = re.compile(r"\b(?:or|nor)\b")
 _AND = re.compile(r"\b(?:and|or)\b")
 _ALTERNATIVE = re.compile(r",?\s(?:[a-z-]+\s){0,2}or\s(?:[a-z-]+\s){0,3}")
-_VERSUS_AFTER = re.compile(r"(?:[\s/]+[a-z-]+){0,4}?,?\s+(?:versus|vs)\b")
+_VERSUS_AFTER = re.compile(r"(?:[\s/]+(?!with\b|and\b)[a-z-]+){0,4}?,?\s+(?:versus|vs)\b")
 _VERSUS_BEFORE = re.compile(r"\b(?:versus|vs\.?)\s+(?:[a-z-]+\s+){0,4}$")
 
 

@@ -167,3 +167,10 @@ def test_every_real_label_list_is_known(shared):
     assert len(table.rows) == 20000 and not [r for r in table.faults if "label" in r]
     assert table.rows["nih_cardiomegaly"].sum() == 692 and table.rows["No Finding"].sum() == 11716
     assert len(table.extra["boxes.csv"]) == 126
+
+
+def test_a_single_file_is_not_the_folder(tmp_path):
+    path = tmp_path / "Data_Entry_2017_v2020.csv"
+    path.write_text("Image Index,Finding Labels\n")
+    with pytest.raises(DataError, match="found the file .*; give the folder that holds all of these"):
+        prepare("nih", path, tmp_path / "out")
