@@ -191,8 +191,9 @@ def roc_unseen(predictions, rows=None, dataset="", finding="COVID-19"):
            title=f"{finding}, never seen in training\n{counted}")
     title = "AUROC (95 % CI, resampling patients)"
     fig.legend(loc="outside lower left", title=title, alignment="left", handlelength=2.6)
+    controls = ["controls: ITM"] if {"shuffled images", "untrained"} & set(drawn.model) else []
     trained = [t for t in predictions.get("trained_on", pd.Series(dtype=str)).unique() if t != dataset]
-    style.note(fig, dataset, "; ".join([HEADS, *(f"trained on {t}" for t in trained)]))
+    style.note(fig, dataset, "; ".join([HEADS, *controls, *(f"trained on {t}" for t in trained)]))
     return fig
 
 

@@ -67,7 +67,7 @@ def prevalence(index, findings, dataset=""):
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.set(xlim=(0, 100), xlabel=f"% of {len(index):,} rows")
-    ax.set_title("finding (rows positive)", x=0, ha="right", fontsize=7)
+    ax.set_title("finding (rows positive)", loc="left", x=0, ha="left", fontsize=7)
     fig.legend(loc="outside lower center", ncols=2)
     style.note(fig, dataset)
     return fig
