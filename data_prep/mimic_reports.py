@@ -51,7 +51,7 @@ def add_reports(table: Table, raw: Path, where: str, layout: Layout) -> None:
             f"download {ARCHIVE} (of MIMIC-CXR, not -JPG), or name it: --set reports=PATH",
         )
     if foreign:
-        table.notes.append(f"{len(foreign)} reports are not UTF-8 and were read as Latin-1: {short_list(foreign)}")
+        table.notes.append(f"{len(foreign)} reports are not UTF-8 and were read as Windows-1252 or Latin-1: {short_list(foreign)}")
     table.rows = table.rows.assign(findings=[p["findings"] for p in found], impression=[p["impression"] for p in found])
     reason = pd.Series(reasons, index=table.rows.index, dtype=object)
     table.drop(reason != "", "report has findings or impression", reason)

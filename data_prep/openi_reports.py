@@ -11,7 +11,7 @@ from defusedxml.ElementTree import fromstring
 from medxvl.reports import clean, decode
 
 from .archives import opened, unusable
-from .raw import read_csv
+from .raw import given_text, read_csv
 
 REPORTS_CSV = "indiana_reports.csv"
 ARCHIVES = ("*reports*.tgz", "*reports*.tar.gz", "*reports*.tar")
@@ -98,8 +98,8 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict | None, str, bool]]:
     for line, row in enumerate(table.to_dict("records"), 2):
         report = {
             "study_id": study(row["uid"]),
-            "findings": _or_empty(clean(row["findings"])),
-            "impression": _or_empty(clean(row["impression"])),
+            "findings": _or_empty(clean(given_text(row["findings"]))),
+            "impression": _or_empty(clean(given_text(row["impression"]))),
             "mesh": row.get("MeSH", ""),
             "_images": None,
         }

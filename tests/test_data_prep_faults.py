@@ -60,7 +60,7 @@ def test_faults_of_records_go_to_the_rejects(tmp_path):
     index, card, rejects = prepare("mimic_cxr", raw, tmp_path / "out", settings={"max_reject_share": 1})
     assert list(index["study_id"]) == ["50000000", "50000003", "50000011"]
     assert index["findings"][1] == "Épanchement à gauche."
-    assert any("read as Latin-1: files/p10/p10000001/s50000003.txt" in note for note in card["notes"])
+    assert any("or Latin-1: files/p10/p10000001/s50000003.txt" in note for note in card["notes"])
     assert any("not in mimic-cxr-2.0.0-chexpert.csv: their labels stay empty" in note for note in card["notes"])
     by_name = {record.split("/")[-1]: reason for record, reason in rejects.items()}
     assert "truncated" in by_name["c001.jpg"]
@@ -148,7 +148,7 @@ def test_hostile_archive_members_are_refused(tmp_path):
         add("ecgen-radiology/readme.txt", b"hello")
     index, card, rejects = prepare("openi", tmp_path, tmp_path / "out", settings={"max_reject_share": 1})
     assert dict(zip(index["study_id"], index["impression"], strict=True)) == {"CXR1": "Clear.", "CXR12": "Opacité."}
-    assert "read as Latin-1: ecgen-radiology/c.xml" in card["notes"][0]
+    assert "or Latin-1: ecgen-radiology/c.xml" in card["notes"][0]
     expected = {
         "../evil.xml": "climbs out",
         str(outside): "climbs out",

@@ -254,7 +254,7 @@ def test_faults_of_the_tables(tmp_path):
     raw = pair_tree(tmp_path / "raw")
     table = pd.read_csv(raw / "indiana_reports.csv", dtype=str)
     table.loc[0, "uid"] = None
-    table.loc[1, ["findings", "impression"]] = ["XXXX.", None]
+    table.loc[1, ["findings", "impression"]] = ["XXXX.", "n/a"]
     table.loc[2, "uid"] = "5"
     table.to_csv(raw / "indiana_reports.csv", index=False)
     index, _, rejects = prepare("openi", raw, tmp_path / "out", settings={"max_reject_share": 1})
