@@ -23,6 +23,10 @@ from data_prep.__main__ import main
             ["covid_cxr", "--raw", "RAW", "--out", "OUT", "--set", "max_reject_share=much"],
             "a number for max_reject_share",
         ),
+        *(
+            (["covid_cxr", "--raw", "RAW", "--out", "OUT", "--set", f"max_reject_share={share}"], "a share from 0 to 1")
+            for share in ("5", "inf", "nan", "-1")
+        ),
         (["covid_cxr", "--raw", "RAW", "--out", "OUT", "--size", "0"], "size=0"),
         (["covid_cxr", "--raw", "RAW", "--out", "OUT", "--workers", "two"], "--workers"),
         (["phantom"], "--out or --raw"),
