@@ -107,7 +107,7 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict | None, str, bool]]:
             f"{path.name} line {line}",
             report if row["uid"] else None,
             "" if row["uid"] else "no report id (uid)",
-            True,
+            "encoding" not in table.attrs,
         )
 
 

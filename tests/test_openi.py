@@ -293,3 +293,15 @@ def test_three_bytes_of_the_real_archive(shared, tmp_path):
     (tmp_path / "NLMCXR_reports.tgz").write_bytes(data)
     with pytest.raises(DataError, match="expected a whole archive"):
         prepare("openi", tmp_path, tmp_path / "out")
+
+
+def test_a_table_from_windows_whose_cells_say_that_there_is_no_report(tmp_path):
+    raw = pair_tree(tmp_path / "raw")
+    words = ["nan", "NA", "None", "N/A", "null", "-"]
+    rows = [{"uid": k, "MeSH": "", "findings": word, "impression": word} for k, word in enumerate(words)]
+    rows += [{"uid": 6, "MeSH": "", "findings": "n/a", "impression": "Can’t exclude edema."}]
+    pd.DataFrame(rows).to_csv(raw / "indiana_reports.csv", index=False, encoding="cp1252")
+    index, card, rejects = prepare("openi", raw, tmp_path / "out")
+    assert list(index["impression"]) == ["Can’t exclude edema."] and not index["findings"].any()
+    assert sum(reason == "no findings or impression" for reason in rejects.values()) == len(words)
+    assert any("not UTF-8 and were read as Windows-1252" in note for note in card["notes"])
