@@ -8,6 +8,7 @@ from data_prep_trees import ROOT, covid_tree
 
 from data_prep import DATASETS, dataset
 from data_prep.__main__ import main
+from data_prep.phantom import LAYOUTS
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,16 @@ def test_list_shows_what_each_dataset_needs_and_its_settings(capsys):
         for setting in module.SETTINGS:
             assert f"    {setting}=" in part
     assert "{" not in shown.replace("{metadata,split,chexpert}", "").replace('{"id", "label", "text", "img"}', "")
+
+
+def test_list_names_the_layouts_of_the_phantom(capsys):
+    assert main(["list"]) == 0
+    part = capsys.readouterr().out.partition("\nphantom\n")[2]
+    assert (
+        "--layout" in part and "max_reject_share" not in part and "    mimic_cxr      mimic_cxr (the default)\n" in part
+    )
+    for layout, (reader, _, _) in LAYOUTS.items():
+        assert f"    {layout:14} {reader}" in part
 
 
 def test_help_has_examples_of_this_command_line(capsys):
