@@ -185,14 +185,14 @@ CUES = [  # (kind, pattern): the first that fits wins
             r"suspected|questionable)",
             r"(?:is |are )?(?:difficult|hard|impossible) to (?:\w+ )?(?:exclude|rule out)",
             r"(?:should|must|needs? to) be (?:\w+ )?(?:excluded|ruled out)",
-            r",? ?(?:(?:is|are|was|were|seems?|appears?|remains?|felt|thought|considered|deemed|to be|very|highly|also|therefore) )*"
-            r"(?:(?:less |more )?unlikely|doubtful|doubted|improbable|not likely)\b"
+            r"(?:, ?)?(?:(?:is|are|was|were|seems?|appears?|remains?|felt|thought|considered|deemed|to be|very|also|therefore) )*"
+            r"(?:(?:less |more |highly )?unlikely|doubtful|doubted|improbable|not likely)\b"
             rf"(?! (?:that|for)\b)(?! to\b(?! be (?:there|{SEEN})))",
             rf"(?:(?:is|are) (?:\w+ )?)?less likely(?= {_THAN}|\s*(?:$|[^\sa-z]))",
-            r"(?:(?:is|are|was|were) (?:\w+,? ){1,3})?,? ?if (?:any|present)\b",
+            r"(?:(?:is|are|was|were) (?:\w+,? ){1,3})?(?:, ?)?if (?:any|present)\b",
             r"(?:(?:is|are|remains?|would be|should be) )?(?:(?:also|still|high|low) )*(?:up )?(?:in|on|within|included in|part of) "
             r"(?:the|our|my) (?:\w+ )?differential\b",
-            r" ?\?\s*$",
+            r"\?\s*$",
             r"(?:may|might|could)(?: also| well)? be (?:present|there|seen|developing|evolving)\b",
         ),
     ),
@@ -214,17 +214,17 @@ CUES = [  # (kind, pattern): the first that fits wins
     ("past", r"history of|hx of|h/o|(?:known|prior|previous|remote) history"),
     (  # an answer negates its heading and what it names: "Pneumonia: no consolidation", but not "Line: no pneumothorax"
         "negation of both",
-        r"\s?: ?no\b(?= [a-z])(?! (?:\w+ ){0,3}?(?:chang|increas|decreas|improv|worse|resol|progress|pneumothora))",
+        r": ?no\b(?= [a-z])(?! (?:\w+ ){0,3}?(?:chang|increas|decreas|improv|worse|resol|progress|pneumothora))",
     ),
     (
         "negation after",
         words(
             rf"(?:(?:is|are|was|were|has|have|had|been|be|being) )*(?:not|no longer|never) (?:been |be )?{_FEW}{SEEN}\b",
             rf"(?:is|are|was|were|has|have|had)n't (?:been |be )?{_FEW}{SEEN}\b",
-            rf"(?:,? which )?{_BE}? ?(?:(?:now|all|completely|entirely|since|fully) )?"
+            rf"(?:,? which )?(?:{_BE} )?(?:(?:now|all|completely|entirely|since|fully) )?"
             r"(?:absent\b|resolved\b|cleared\b|ruled out|excluded|removed|gone\b|disappeared\b)",
             r", ?(?:(?:now|since|completely|entirely|fully) )+(?:absent|resolved|cleared|removed|gone|disappeared)\b",
-            r"\s?(?::|-|=) ?(?:no(?=\s*(?:$|[.,)]))|none\b|nil\b|negative\b(?! for)|absent\b)",
+            r"[:=?-] ?(?:no(?=\s*(?:$|[.,)]))|none\b|nil\b|negative\b(?! for)|absent\b)",
         ),
     ),
     ("contrast", r"rather than|instead of|in place of|as opposed to"),

@@ -39,14 +39,16 @@ _ONE = (  # "no effusion on the left; small one on the right"
 _ANOTHER = re.compile(rf"(?:[,;]|\bbut\b|\band\b|\bwith\b){_ONE}")
 _SAME = str.maketrans("\u2018\u2019\u02bc\u2010\u2011\u2012\u2013\u2014", "'''-----")  # one letter for one letter
 _SENTENCE_END = re.compile(
-    r"(?<!\bdr)(?<!\bmr)(?<!\bvs)(?<!\bapprox)(?<!\b[a-z])[.!]+(?=\s|$|[a-z]{2})|(?<=[a-z0-9)])\?+(?=\s|$|[a-z]{2})"
+    r"(?<!\bdr)(?<!\bmr)(?<!\bvs)(?<!\bapprox)(?<!\b[a-z])[.!]+(?=\s|$|[a-z]{2})"
+    r"|(?<=[a-z0-9)])\?+(?=\s|$|[a-z]{2})(?!\s(?:no|none|nil)\b\s*(?:[.,;]|$))"
     rf"|;(?!{_ONE})"
     r"|(?<=\s)\d{1,2}[.)]\s|\n\s*\n|\n\s*[-*•]\s"
 )
 _VERB = re.compile(r"\b(?:is|are|was|were|has|have|had|appears|remains|demonstrates|shows|there)\b")
 _SUGGEST = re.compile(r"\b(?:suggest\w*|indicat\w+|that|to)\b")
 _NEW_CLAUSE = re.compile(
-    r"(?:,|\band\b|\bwith\b)\s+(?:(?:a|an|the|there)\s+)?(?:this|these|it|they|stable|unchanged|mild\w*|moderate\w*|small|tiny|trace|"
+    r"(?:,|\band\b|\bwith\b)\s+(?:(?:a|an|the|there)\s+)?(?:this|these|it|they|stable|unchanged|mild\w*|"
+    r"moderate\w*|small|tiny|trace|"
     r"minimal\w*|left|right|bilateral|low|old|healed|healing|chronic|borderline|persistent|increas\w+|decreas\w+|patchy|streaky|bibasilar|calcified)\b"
 )
 _SUBJECT = re.compile(r"(?:,|\band\b|\bwith\b)\s+(?:(?!or\b|nor\b)[a-z-]+\s+){0,4}$")  # up to a finding
@@ -151,7 +153,7 @@ def _statements(sentence: str) -> list[tuple[int, int, str, int]]:
         return []
     cues = [(m.start(), m.end(), _CUE_OF[m.lastgroup]) for m in _CUE.finditer(sentence)]
     found = [(start, end, name, _value(sentence, start, end, cues)) for start, end, name in nouns]
-    found = [*_alternatives(sentence, _without_headings(sentence, found)), *_others(sentence, nouns)]
+    found = [*_alternatives(sentence, _without_headings(sentence, found)), *_others(sentence, nouns, cues)]
     for start, end, name, state in organs:
         value = NEGATIVE if state is None else _value(sentence, state, end, cues)
         found.append((start, end, name, value))
@@ -169,7 +171,7 @@ def _without_headings(sentence: str, found: list[tuple]) -> list[tuple]:
     ]
 
 
-def _others(sentence: str, nouns: list[tuple]) -> Iterator[tuple[int, int, str, int]]:
+def _others(sentence: str, nouns: list[tuple], cues: list[tuple]) -> Iterator[tuple[int, int, str, int]]:
     """Of "no effusion on the left, small one on the right" the second: the finding named last, but another one."""
     if " one" not in sentence:
         return
@@ -177,7 +179,8 @@ def _others(sentence: str, nouns: list[tuple]) -> Iterator[tuple[int, int, str, 
         named = [name for _, end, name in nouns if end <= match.start()]
         if named:
             doubt = "possible" in match[0] or "questionable" in match[0]
-            yield match.start(), match.end(), named[-1], UNCERTAIN if doubt else POSITIVE
+            after = _after(sentence, match.end(), [cue for cue in cues if cue[0] >= match.end()])
+            yield match.start(), match.end(), named[-1], UNCERTAIN if doubt and after == POSITIVE else after
 
 
 def _alternatives(sentence: str, found: list[tuple]) -> list[tuple[int, int, str, int | None]]:

@@ -188,7 +188,9 @@ CASES = [
     ),
     ("No pneumothorax, effusion has resolved.", {"Pneumothorax": 0, "Pleural Effusion": 0}),
     ("No pneumothorax, heart enlarged.", {"Pneumothorax": 0, "Cardiomegaly": 1}),
+    ("No definite effusion is identified; a small one cannot be excluded.", {"Pleural Effusion": -1}),
     # a heading and its answer
+    ("Pneumothorax? None. Effusion? Small.", {"Pneumothorax": 0, "Pleural Effusion": -1}),
     ("Heart: Enlarged.", {"Cardiomegaly": 1}),
     ("Heart: Normal. Mediastinum: Widened.", {"Cardiomegaly": 0, "Enlarged Cardiomediastinum": 1}),
     ("Heart - normal.", {"Cardiomegaly": 0}),
