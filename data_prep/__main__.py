@@ -88,7 +88,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--layout",
         default="mimic_cxr",
         metavar="L",
-        help="phantom: which of its raw trees --out gets (default mimic_cxr)",
+        help="phantom: which of its raw trees --out gets (default mimic_cxr; `list` shows them)",
     )
     return parser.parse_args(arguments)
 
@@ -99,12 +99,19 @@ def _needs() -> dict[str, str]:
 
 def _list() -> None:
     """Each dataset: what --raw points to, and its settings with their defaults."""
+    from .phantom import LAYOUTS
     from .prepared import HELP, SETTINGS
 
     for name, needs in _needs().items():
-        module = dataset(name if name in DATASETS else "mimic_cxr")
+        print(f"{name}\n  raw: {needs}")
+        if name == "phantom":
+            print("  --layout L, the raw tree to prepare, with the settings of the dataset beside it:")
+            for layout, (reader, _, _) in LAYOUTS.items():
+                print(f"    {layout:14} {reader}" + " (the default)" * (layout == "mimic_cxr"))
+            continue
+        module = dataset(name)
         told = getattr(module, "HELP", {}) | HELP
-        print(f"{name}\n  raw: {needs}\n  settings, as --set NAME=VALUE:")
+        print("  settings, as --set NAME=VALUE:")
         for setting, default in (module.SETTINGS | SETTINGS).items():
             shown = {True: "yes", False: "no"}.get(default, default) if isinstance(default, bool) else default
             print(f"    {setting}={shown}".ljust(30) + f" {told.get(setting, '')}".rstrip())

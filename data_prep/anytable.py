@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from medxvl.reports import ENCODINGS
+
 from . import DataError, fault
 from .raw import short_list
 
@@ -42,8 +44,8 @@ def load(path: Path, keep_empty: bool = False) -> tuple[pd.DataFrame, list[tuple
     """(all cells as text, blanks around them stripped, missing = ""; rows that cannot be read, with the reason).
 
     The index counts the rows from 1, below the header. What separates the cells is seen from the first line: comma, tab,
-    semicolon or bar. UTF-8, UTF-16 with its mark, else Latin-1. Rows without any text (Excel leaves them) are no rows
-    unless `keep_empty`.
+    semicolon or bar. UTF-8, UTF-16 with its mark, else Windows-1252 or Latin-1: a guess that attrs["encoding"] names. Rows
+    without any text (Excel leaves them) are no rows unless `keep_empty`.
     """
     try:
         cells, rejects = _parquet(path) if path.name.lower().endswith(PARQUET) else _text(path, keep_empty)
@@ -70,12 +72,17 @@ def load(path: Path, keep_empty: bool = False) -> tuple[pd.DataFrame, list[tuple
 
 
 def _text(path: Path, keep_empty: bool) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    try:
-        return _rows(path, "utf-8-sig", keep_empty)
-    except UnicodeDecodeError:
-        with _open(path) as file:
-            marked = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
-        return _rows(path, "utf-16" if marked else "latin-1", keep_empty)
+    with _open(path) as file:
+        marked = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    if marked:
+        return _rows(path, "utf-16", keep_empty)
+    for encoding in ENCODINGS:
+        try:
+            cells, rejects = _rows(path, encoding, keep_empty)
+        except UnicodeDecodeError:  # never of Latin-1
+            continue
+        cells.attrs = {} if encoding == ENCODINGS[0] else {"encoding": encoding}
+        return cells, rejects
 
 
 def _open(path: Path) -> io.BufferedIOBase:
@@ -86,8 +93,8 @@ def _rows(path: Path, encoding: str, keep_empty: bool) -> tuple[pd.DataFrame, li
     csv.field_size_limit(MAX_CELL)
     with _open(path) as packed, io.TextIOWrapper(packed, encoding, newline="") as file:
         first = file.readline(MAX_CELL)
-        separator = max(",\t;|", key=first.count) if first.strip() else ","
-        lines = csv.reader(_again(first, file), delimiter=separator, strict=True)
+        separator = max(",\t;|", key=lambda mark: _fits(first, mark))
+        lines = _named(csv.reader(_again(first, file), delimiter=separator, strict=True))
         header = [name.strip() for name in next(lines, [])]
         while header and not header[-1]:  # Excel leaves empty columns at the end
             header.pop()
@@ -102,6 +109,26 @@ def _rows(path: Path, encoding: str, keep_empty: bool) -> tuple[pd.DataFrame, li
                 kept.append([cell.strip() for cell in row[: len(header)]])
                 numbers.append(number)
     return pd.DataFrame(kept, columns=header, index=numbers, dtype=object), rejects
+
+
+def _fits(header: str, separator: str) -> tuple[bool, int]:
+    """How well the header falls into names: no quotation mark left in them, and many of them."""
+    names = next(csv.reader([header], delimiter=separator), [])
+    return '"' not in "".join(names), len(names)
+
+
+def _named(lines) -> Iterator[list[str]]:
+    """The rows of a csv.reader; its errors name the lines of the file."""
+    while True:
+        began = lines.line_num + 1
+        try:
+            row = next(lines, None)
+        except csv.Error as problem:
+            where = f"line {began}" + f" to {lines.line_num}" * (lines.line_num > began)
+            raise csv.Error(f"{problem} in {where} (a stray quotation mark?)") from None
+        if row is None:
+            return
+        yield row
 
 
 def _again(first: str, file) -> Iterator[str]:

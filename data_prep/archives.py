@@ -1,9 +1,11 @@
 """Decode images that are still packed: a tar archive has no index, so it is read once from its start to its end."""
 
+import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,6 +14,40 @@ from . import fault
 from .images import ABSENT, MAX_BYTES, decode, shrink_and_pad
 from .raw import progress_bar
 
+PART = 1 << 20  # bytes read at once on the way to the end
+
+
+class Header(tarfile.TarInfo):
+    """tarfile takes a damaged header for the end of the archive, and says nothing: here only zero blocks are the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError) as problem:
+            raise tarfile.ReadError(f"damaged or cut off at byte {archive.offset:,}: {problem}") from None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar archive, whose members are to be gone through; then the rest is read, for the checksum stands at the end.
+
+    Raises DataError when the archive is damaged.
+    """
+    try:
+        with tarfile.open(path, tarinfo=Header) as archive:
+            yield archive
+            while archive.fileobj.read(PART):
+                pass
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as problem:
+        raise _broken(path, problem) from None
+
+
+def _broken(path: Path, problem: Exception) -> Exception:
+    lines = f"{problem}".split("\n")  # one for each way of packing that was tried, when none fits
+    what = f"{type(problem).__name__}: {problem}" if len(lines) == 1 else "none: not a tar archive, packed or not"
+    return fault(f"a whole archive at {path}", what, "download it again")
+
 
 def members(path: Path, suffix: str) -> tuple[list[str], list[tuple[str, str]]]:
     """(names of the usable files with `suffix` in a tar archive, (name, why not) of the others); nothing is unpacked.
@@ -19,16 +55,13 @@ def members(path: Path, suffix: str) -> tuple[list[str], list[tuple[str, str]]]:
     Raises DataError when the archive is damaged.
     """
     good, bad = [], []
-    try:
-        with tarfile.open(path) as archive:
-            for member in progress_bar(archive, desc=path.name, unit="member", leave=False, disable=None):
-                reason = unusable(member, suffix)
-                if reason:
-                    bad.append((member.name, reason))
-                elif not member.isdir():
-                    good.append(member.name)
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as problem:
-        raise broken(path, problem) from None
+    with opened(path) as archive:
+        for member in progress_bar(archive, desc=path.name, unit="member", leave=False, disable=None):
+            reason = unusable(member, suffix)
+            if reason:
+                bad.append((member.name, reason))
+            elif not member.isdir():
+                good.append(member.name)
     return good, bad
 
 
@@ -46,10 +79,6 @@ def unusable(member: tarfile.TarInfo, suffix: str) -> str:
     return ""
 
 
-def broken(path: Path, problem: Exception) -> Exception:
-    return fault(f"a whole archive at {path}", f"{type(problem).__name__}: {problem}", "download it again")
-
-
 def decoded_from_tar(path: Path, images: list[str], rows: np.ndarray, size: int, workers: int) -> Iterator[tuple]:
     """Like decoding.decoded for member names images[row] of a tar archive: decoders release Python's lock, so threads do.
 
@@ -58,21 +87,18 @@ def decoded_from_tar(path: Path, images: list[str], rows: np.ndarray, size: int,
     todo = {images[int(row)]: int(row) for row in rows}
     with ThreadPoolExecutor(workers) as pool:
         pending = set()
-        try:
-            with tarfile.open(path) as archive:
-                for member in archive:
-                    row = todo.pop(member.name, None)
-                    if row is None:
-                        continue
-                    if member.size > MAX_BYTES:
-                        yield row, None, f"file of {member.size:,} bytes: more than {MAX_BYTES:,}"
-                        continue
-                    pending.add(pool.submit(_decode, row, archive.extractfile(member).read(), size))
-                    if len(pending) >= 3 * workers:
-                        finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                        yield from (future.result() for future in finished)
-        except (tarfile.TarError, EOFError, zlib.error) as problem:
-            raise broken(path, problem) from None
+        with opened(path) as archive:
+            for member in archive:
+                row = todo.pop(member.name, None)
+                if row is None:
+                    continue
+                if member.size > MAX_BYTES:
+                    yield row, None, f"file of {member.size:,} bytes: more than {MAX_BYTES:,}"
+                    continue
+                pending.add(pool.submit(_decode, row, archive.extractfile(member).read(), size))
+                if len(pending) >= 3 * workers:
+                    finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in finished)
         yield from (future.result() for future in pending)
     yield from ((row, None, ABSENT) for row in todo.values())
 

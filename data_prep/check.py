@@ -33,9 +33,15 @@ def check(folder: Path, progress: bool = True) -> list[tuple[str, str]]:
         index = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, ValueError) as problem:
         return [*found, ("index.csv can be read", f"{type(problem).__name__}: {problem}; {AGAIN}")]
-    found += _check_index(folder, card, index, _is_linked(folder))
-    found += _check_images(folder, card, progress)
-    found += _check_account(folder, card, index)
+    for checks in (
+        _check_index(folder, card, index, _is_linked(folder)),
+        _check_images(folder, card, progress),
+        _check_account(folder, card, index),
+    ):
+        try:
+            found += checks
+        except (KeyError, TypeError, AttributeError, ValueError, OSError) as problem:  # entries of another form
+            found.append(("the card's entries can be compared", f"{type(problem).__name__}: {problem}; {AGAIN}"))
     return found
 
 

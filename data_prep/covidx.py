@@ -70,7 +70,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
 def _lists(raw: Path) -> list[tuple[Path, str]]:
     """Lists and their splits, test before valid before train: an image named twice stays where it is tested."""
     found = []
-    for path in sorted(raw.glob("*.txt")):
+    for path in sorted(p for p in raw.glob("*.txt") if p.is_file()):
         words = re.findall(r"[a-z]+", path.stem.lower())
         split = next((SPLITS[word] for word in words if word in SPLITS), None)
         if split is None and "covidx" in path.stem.lower():

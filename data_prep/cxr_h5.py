@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from . import fault
+from . import DataError, fault
 from .anytable import load
 from .images import shrink_and_pad
 from .raw import CHEXPERT_14, Table, plain, short_hash, short_list
@@ -43,13 +43,17 @@ PATHS_WITH_IDS = (
     r"p(?P<patient>\d{8})/s(?P<study>\d{8})/(?P<image>[^/]+?)(?:\.\w{3,4})?$",  # MIMIC-CXR
     r"(?P<study>(?P<patient>patient\d+)/study\d+)(?P<image>(?:/[^/]+?)?)(?:\.\w{3,4})?$",  # CheXpert
 )
+DAMAGE = (OSError, KeyError, RuntimeError, ValueError)  # what h5py raises for a damaged file
 SAMPLE = 64  # images looked at to tell the range of values
 
 
 def own_size(raw: Path) -> int:
-    """Side of the stored images in px: the size at which they need no copy."""
-    with h5py.File(_files(Path(raw), {"csv": ""}, need_csv=False)[0], "r") as file:
-        return int(max(file["cxr"].shape[1:3])) if "cxr" in file and file["cxr"].ndim == 3 else 512
+    """Side of the stored images in px: the size at which they need no copy; 512 where `read` will refuse the file."""
+    try:
+        with h5py.File(_files(Path(raw), {"csv": ""}, need_csv=False)[0], "r") as file:
+            return int(max(file["cxr"].shape[1:3])) if file["cxr"].ndim == 3 else 512
+    except (DataError, AttributeError, *DAMAGE):
+        return 512
 
 
 def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
@@ -129,7 +133,9 @@ def _look(path: Path, name: str) -> tuple[float, tuple, bool]:
             low, high = np.median(ends, axis=0)  # of most images: a single odd one is rejected later
             unit = high <= 1 and data.dtype.kind in "fb"
             return (0.0 if low < 0 or high > 255 else 255.0 if unit else 1.0), data.shape, False
-    except OSError as problem:
+    except DataError:
+        raise
+    except DAMAGE as problem:
         raise fault(f"an HDF5 file at {path}", f"{problem}", "copy or download it again") from None
 
 
@@ -199,7 +205,7 @@ def _decoded(root: Path, images: list[str], todo, size: int, workers: int, name:
                 yield int(row), np.ascontiguousarray(grey), ""
             except ValueError as problem:
                 yield int(row), None, str(problem)
-            except OSError as problem:
+            except (OSError, RuntimeError) as problem:
                 yield int(row), None, f"cannot be read: {problem}"
 
 

@@ -66,7 +66,8 @@ def path_inside(raw: Path, relative: str) -> str:
 def to_square(data: bytes, size: int, full: bool = False, equalise: bool = False) -> np.ndarray:
     """Bytes of an image file to uint8 (size, size); a JPEG in reduced resolution where that is as good, unless `full`.
 
-    `equalise`: see dicom.decode. Raises ValueError, with the reason, for anything that is not one whole picture.
+    `equalise`: see dicom.decode. Raises ValueError, with the reason, for anything that is not one whole picture. Limit:
+    a JPEG with damage in its middle is not noticed, as the decoder goes on after it; only a copy's checksum tells.
     """
     if not full and data.startswith(b"\xff\xd8\xff"):
         grey, shape = decode_reduced(data, size)

@@ -29,7 +29,12 @@ def digest_linked(table: Table, size: int, progress: bool) -> dict | None:
         hashes = np.zeros((len(data), 4), np.uint64)
         with progress_bar(total=len(data), desc="check pixels", unit="image", disable=not progress) as bar:
             for first in range(0, len(data), BLOCK):
-                for k, image in enumerate(data[first : first + BLOCK], first):
+                try:
+                    block = data[first : first + BLOCK]
+                except (OSError, RuntimeError):  # damaged: decoding one by one tells which
+                    table.keep_first(None)
+                    return None
+                for k, image in enumerate(block, first):
                     if image.min() == image.max():
                         table.keep_first(None)
                         return None

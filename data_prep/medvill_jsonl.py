@@ -33,7 +33,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     release lists positives only. `img` begins in the folder of its file; text only when no line has one. A line that
     repeats an image (or an id, without images) is rejected.
     """
-    paths = [raw] if raw.is_file() else sorted(raw.glob("*.jsonl"))
+    paths = [raw] if raw.is_file() else sorted(p for p in raw.glob("*.jsonl") if p.is_file())
     records, rejects = [], []
     for path in paths:
         for name, record in _lines(path):

@@ -1,6 +1,8 @@
 """MIMIC-CXR reports: 227,835 text files, in folders or in their zip archive."""
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +17,7 @@ from .raw import Table, progress_bar, short_list
 ARCHIVE = "mimic-cxr-reports.zip"
 MAX_REPORT_BYTES = 1_000_000
 NONE = "no report file"
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, lzma.LZMAError)  # what reading a damaged member may raise
 PLACES = 4  # names that one report may have
 
 
@@ -34,13 +37,16 @@ def add_reports(table: Table, raw: Path, where: str, layout: Layout) -> None:
     ):
         parts, reason = {"findings": "", "impression": ""}, ""
         try:
-            text, is_utf8 = decode(read_report(paths))
+            data = read_report(paths)
+            if len(data) > MAX_REPORT_BYTES:
+                raise ValueError(f"more than {MAX_REPORT_BYTES:,} bytes")
+            text, is_utf8 = decode(data)
             parts = sections(text)
             reason = "" if any(parts.values()) else ("no findings or impression" if text.strip() else "empty report")
             foreign += [paths[0]] * (not is_utf8)
         except FileNotFoundError:
             reason = NONE
-        except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as problem:
+        except (OSError, ValueError, RuntimeError, NotImplementedError, *DAMAGE) as problem:
             reason = f"report cannot be read: {problem}"
         found.append(parts)
         reasons.append(reason)
@@ -51,7 +57,9 @@ def add_reports(table: Table, raw: Path, where: str, layout: Layout) -> None:
             f"download {ARCHIVE} (of MIMIC-CXR, not -JPG), or name it: --set reports=PATH",
         )
     if foreign:
-        table.notes.append(f"{len(foreign)} reports are not UTF-8 and were read as Latin-1: {short_list(foreign)}")
+        table.notes.append(
+            f"{len(foreign)} reports are not UTF-8 and were read as Windows-1252 or Latin-1: {short_list(foreign)}"
+        )
     table.rows = table.rows.assign(findings=[p["findings"] for p in found], impression=[p["impression"] for p in found])
     reason = pd.Series(reasons, index=table.rows.index, dtype=object)
     table.drop(reason != "", "report has findings or impression", reason)
@@ -88,7 +96,7 @@ def reader(raw: Path, where: str) -> Callable[[tuple[str, ...]], bytes]:
 def _from_folder(home: Path, name: str) -> bytes | None:
     try:
         with open(home / name, "rb") as file:
-            return file.read(MAX_REPORT_BYTES)
+            return file.read(MAX_REPORT_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -97,7 +105,7 @@ def _from_zip(archive: zipfile.ZipFile, prefix: str, name: str) -> bytes | None:
     if prefix + name not in archive.NameToInfo:
         return None
     with archive.open(prefix + name) as file:
-        return file.read(MAX_REPORT_BYTES)
+        return file.read(MAX_REPORT_BYTES + 1)
 
 
 def _open(path: Path) -> tuple[zipfile.ZipFile, str]:
@@ -106,5 +114,8 @@ def _open(path: Path) -> tuple[zipfile.ZipFile, str]:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as problem:
         raise fault(f"a zip archive at {path}", f"{problem}", "download it again") from None
-    first = next((n for n in archive.namelist() if "files" in PurePosixPath(n).parts), "files/")
-    return archive, first[: first.index("files/")] if "files/" in first else ""
+    for name in archive.namelist():
+        parts = PurePosixPath(name).parts
+        if "files" in parts[:-1] and parts[0] != "/" and ".." not in parts:
+            return archive, "".join(f"{part}/" for part in parts[: parts.index("files")])
+    return archive, ""

@@ -81,7 +81,8 @@ def _reports(raw: Path) -> Table:
         {"step": "well-formed report", "rows": len(rows), "dropped": len(refused), "why": why},
     ]
     if foreign:
-        table.notes.append(f"{len(foreign)} reports are not UTF-8 and were read as Latin-1: {short_list(foreign)}")
+        guess = "not UTF-8 and were read as Windows-1252 or Latin-1"
+        table.notes.append(f"{len(foreign)} reports are {guess}: {short_list(foreign)}")
     return table
 
 

@@ -1,9 +1,7 @@
 """Reports of Open-I: XML files, their tar archive, or the CSV table of the Indiana collection."""
 
 import re
-import tarfile
 import xml.etree.ElementTree
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +10,8 @@ from defusedxml.ElementTree import fromstring
 
 from medxvl.reports import clean, decode
 
-from .archives import broken, unusable
-from .raw import read_csv
+from .archives import opened, unusable
+from .raw import given_text, read_csv
 
 REPORTS_CSV = "indiana_reports.csv"
 ARCHIVES = ("*reports*.tgz", "*reports*.tar.gz", "*reports*.tar")
@@ -100,8 +98,8 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict | None, str, bool]]:
     for line, row in enumerate(table.to_dict("records"), 2):
         report = {
             "study_id": study(row["uid"]),
-            "findings": _or_empty(clean(row["findings"])),
-            "impression": _or_empty(clean(row["impression"])),
+            "findings": _or_empty(clean(given_text(row["findings"]))),
+            "impression": _or_empty(clean(given_text(row["impression"]))),
             "mesh": row.get("MeSH", ""),
             "_images": None,
         }
@@ -109,7 +107,7 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict | None, str, bool]]:
             f"{path.name} line {line}",
             report if row["uid"] else None,
             "" if row["uid"] else "no report id (uid)",
-            True,
+            "encoding" not in table.attrs,
         )
 
 
@@ -142,14 +140,11 @@ def _checked(path: Path) -> bytes | str:
 
 
 def _packed(path: Path) -> Iterator[tuple[str, bytes | str]]:
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                reason = unusable(member, ".xml")
-                if member.isdir() and not reason:
-                    continue
-                if not reason and member.size > MAX_XML_BYTES:
-                    reason = f"file of {member.size:,} bytes: too large for a report"
-                yield member.name, reason or archive.extractfile(member).read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as problem:
-        raise broken(path, problem) from None
+    with opened(path) as archive:
+        for member in archive:
+            reason = unusable(member, ".xml")
+            if member.isdir() and not reason:
+                continue
+            if not reason and member.size > MAX_XML_BYTES:
+                reason = f"file of {member.size:,} bytes: too large for a report"
+            yield member.name, reason or archive.extractfile(member).read()

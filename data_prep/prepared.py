@@ -64,6 +64,9 @@ def prepare(
     for key, choices in CHOICES.items():
         if settings[key] not in choices:
             raise fault(f"{key} as {' or '.join(choices)}", repr(settings[key]), f"correct --set {key}=...")
+    if not 0 <= settings["max_reject_share"] <= 1:
+        found = repr(settings["max_reject_share"])
+        raise fault("a share from 0 to 1 for max_reject_share", found, "correct --set max_reject_share=SHARE")
     raw, out = Path(raw).expanduser().absolute(), Path(out).expanduser().absolute()
     if raw.resolve() == out.resolve():
         raise fault(

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from tqdm.std import tqdm
 
+from medxvl.reports import ENCODINGS
+
 from . import DATASETS, MAY_BE_A_FILE, dataset, fault
 
 CHEXPERT_14 = [
@@ -22,6 +24,7 @@ CHEXPERT_14 = [
     "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
 ]  # fmt: skip
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".json")
+NO_TEXT = ("na", "n/a", "nan", "<na>", "none", "null", "-")  # a whole cell that stands for no report, in small letters
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 PHANTOM_MARK = "PHANTOM.json"  # lies in every raw tree that is synthetic
 
@@ -49,6 +52,10 @@ class Table:
     decode: Callable | None = None  # as decoding.decoded, for pixels that are not image files below `root`
     linked: tuple[Path, str] | None = None  # HDF5 file and dataset whose rows can be used as they are, without a copy
     found: dict[str, int] = field(default_factory=dict)  # counts beside EXPECTED that the index does not tell
+
+    def __post_init__(self) -> None:
+        if guessed := self.rows.attrs.get("encoding"):
+            self.notes.append(f"the table is not UTF-8: its encoding was guessed to be {guessed}")
 
     def start(self, step: str) -> None:
         """Open the attrition table with all rows there are."""
@@ -107,13 +114,16 @@ class Table:
 def read_csv(path: Path, need: list[str], also: list[str] = ()) -> pd.DataFrame:
     """Columns `need` and, where present, `also` of a CSV file (.gz too) as text, blanks stripped, empty = "".
 
+    One that is not UTF-8 is read as Windows-1252, or Latin-1, and says so in attrs["encoding"], which the card tells.
     Raises DataError when the file is damaged or lacks a needed column.
     """
     try:
-        try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="latin-1")
+        for encoding in ENCODINGS:
+            try:
+                table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding=encoding)
+                break
+            except UnicodeDecodeError:  # never of Latin-1
+                continue
     except (OSError, EOFError, zlib.error, ValueError) as problem:  # pandas' parser errors are ValueErrors
         raise fault(
             f"a CSV table in {path}", f"{type(problem).__name__}: {problem}", "download this file again"
@@ -127,7 +137,14 @@ def read_csv(path: Path, need: list[str], also: list[str] = ()) -> pd.DataFrame:
             "check that this is the dataset's own, unedited table",
         )
     table = table[[*need, *(c for c in also if c in table.columns)]]
-    return table.apply(lambda column: column.str.strip())
+    table = table.apply(lambda column: column.str.strip())
+    table.attrs = {} if encoding == ENCODINGS[0] else {"encoding": encoding}
+    return table
+
+
+def given_text(cell: str) -> str:
+    """The cell of a report, "" where it only says that there is none (NO_TEXT)."""
+    return "" if cell.strip().lower() in NO_TEXT else cell
 
 
 def parse_labels(text: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:

@@ -11,7 +11,7 @@ from medxvl.reports import clean, sections
 from . import fault
 from .anytable import load, only_table
 from .images import path_inside
-from .raw import CHEXPERT_14, Table, parse_labels, plain, short_hash, short_list, split_by_hash, split_list
+from .raw import CHEXPERT_14, Table, given_text, parse_labels, plain, short_hash, short_list, split_by_hash, split_list
 
 NEEDS = "a CSV, TSV or Parquet file; --set image_column=NAME and/or text_column=NAME say what to read"
 MARKS = ()  # whatever is given: what is wrong with it is told by `read`
@@ -40,6 +40,7 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 SPLITS |= dict.fromkeys(("valid", "validate", "validation", "val", "dev"), "valid")
 NO_LABEL = ("nan", "na", "n/a", "none", "null", "<na>")
 OWN = ["study_id", "patient_id", "image_id", "split", "view", "findings", "impression", *CHEXPERT_14]
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _HEADING = re.compile(
     r"(?:^|\n)[\s*#]*(?i:final report|exam|indication|history|clinical|technique|comparison|finding|impression|conclusion"
     r"|opinion|summary|reason for|procedure)[^\n:.]{0,40}(?::|\n|[ \t]+[-–—])"
@@ -133,10 +134,14 @@ def _add_images(table: Table, paths: pd.Series, home: Path) -> None:
     for cell in paths[table.rows.index]:
         if "\\" in cell and "/" not in cell:  # written on Windows
             cell = cell.replace("\\", "/")
+        if cell.startswith("~"):
+            cell = os.path.expanduser(cell)
         try:
-            real = os.path.normpath(cell) if os.path.isabs(cell) else path_inside(home, cell)
-            if "\0" in real:
+            if _URL.match(cell):
+                raise ValueError("a URL: only files on this machine are read, download it first")
+            if "\0" in cell:
                 raise ValueError("path holds a zero byte")
+            real = os.path.normpath(cell) if os.path.isabs(cell) else path_inside(home, cell)
             found.append(real.lstrip("/"))
             reasons.append("")
         except (ValueError, OSError) as problem:
@@ -145,6 +150,9 @@ def _add_images(table: Table, paths: pd.Series, home: Path) -> None:
     table.rows["_image"] = found
     reason = pd.Series(reasons, index=table.rows.index, dtype=object)
     table.drop(reason != "", "path stays in the table's folder, or is absolute", reason)
+    # One picture under two spellings, in different splits, would be a leak.
+    again = table.rows["_image"].map(lambda path: os.path.realpath("/" + path)).duplicated()
+    table.drop(again, "each file is named once", "the same file as in a row before: first row used")
 
 
 def from_text(text: str) -> dict[str, str]:
@@ -160,12 +168,12 @@ def add_texts(table: Table, cells: pd.DataFrame, named: dict) -> None:
     cells = cells.loc[table.rows.index]
     table.rows = table.rows.assign(findings="", impression="")
     if "text_column" in named:
-        parts = [from_text(text) for text in cells[named["text_column"]]]
+        parts = [from_text(given_text(text)) for text in cells[named["text_column"]]]
         for part in ("findings", "impression"):
             table.rows[part] = pd.Series([p[part] for p in parts], index=cells.index, dtype=object)
     for part in ("findings", "impression"):
         if f"{part}_column" in named:
-            table.rows[part] = cells[named[f"{part}_column"]].map(clean)
+            table.rows[part] = cells[named[f"{part}_column"]].map(given_text).map(clean)
     for part in ("findings", "impression"):
         table.rows[part] = plain(table.rows[part])
     if {"text_column", "findings_column", "impression_column"} & set(named):

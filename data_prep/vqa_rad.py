@@ -35,7 +35,10 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     is, and train_questions and test_questions count them. An image stands for a study and a patient (cases are not
     told apart). Numbers as answers become text, `"CLOSED "` loses its blank.
     """
-    path = raw if raw.is_file() else sorted(p for mark in MARKS for p in raw.glob(mark[0]))[0]
+    paths = [raw] if raw.is_file() else sorted(p for mark in MARKS for p in raw.glob(mark[0]) if p.is_file())
+    if not paths:
+        raise fault(f"a file {MARKS[0][0]} in {raw}", "a folder of that name", "give the JSON file, or its folder")
+    path = paths[0]
     records, rejects = _records(path)
     table = Table(records, raw_version=f"{path.name} {short_hash(path)}", labels=[], rejects=rejects)
     table.faults = [reason for _, reason in rejects]
@@ -72,7 +75,7 @@ def _records(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """Questions as text, one row each, and what is no question at all."""
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         found = f"{type(problem).__name__}: {problem}"[:200]
         raise fault(f"JSON in {path}", found, "download this file again") from None
     if not isinstance(found, list) or not found:

@@ -44,7 +44,7 @@ def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, pr
     table.rows = table.rows.reset_index(drop=True)
     if not len(table.rows):
         raise _nothing_left(table, raw)
-    has_images = "_image" in table.rows
+    has_images, seen = "_image" in table.rows, None
     linked = digest_linked(table, size, progress) if table.linked else None
     if not linked:  # readers sort already; pixels that stay in the user's file keep its order
         table.rows = table.rows.sort_values(["study_id", "image_id"], kind="stable", ignore_index=True)
@@ -55,14 +55,14 @@ def write(table: Table, raw: Path, partial: Path, wanted: dict, workers: int, pr
             len(images) * size * size,
             [size, how, wanted["raw"], wanted["code"], table.raw_version, str(table.root or ""), *images],
         )
-        failed = _decode(table, raw, partial, size, how, share, workers, progress)
+        failed, seen = _decode(table, raw, partial, size, how, share, workers, progress)
         reason = pd.Series(failed, dtype=object).reindex(range(len(table.rows))).fillna("")
         table.rows["_row"] = np.arange(len(table.rows))  # where its pixels lie in the flat file
         table.drop(reason == ABSENT, "image file is there", ABSENT, table.absent_is_fault)
         table.drop(reason[table.rows.index] != "", "image is decoded", reason[table.rows.index])
         if not len(table.rows):
             raise _nothing_left(table, raw)
-    _check_share(table, len(table.rows), share, partial)
+    _check_share(table, len(table.rows), share, partial, seen)
 
     index = table.rows[[c for c in table.rows if not c.startswith("_")]]
     index = index[FIRST_COLUMNS + [c for c in index if c not in FIRST_COLUMNS]]
@@ -92,20 +92,25 @@ def _nothing_left(table: Table, raw: Path) -> DataError:
     return fault(f"at least one usable record in {raw}", f"none is left ({steps})", "check the path and the settings")
 
 
-def _check_share(table: Table, used: int, share: float, partial: Path) -> None:
-    """Raise DataError when too many records are at fault; a single one never is too many."""
+def _check_share(table: Table, used: int, share: float, partial: Path, seen: tuple[int, int] | None = None) -> None:
+    """Raise DataError when too many records are at fault; a single one never is too many.
+
+    `seen`: how many images of how many were looked at, fewer than all when decoding stopped early; None without any.
+    """
     faults = len(table.faults)
     if faults <= 1 or faults <= share * (faults + used):
         return
     _write_rejects(table, partial)
     part = faults / (faults + used)
     most = ", ".join(f"{reason!r} ({n:,})" for reason, n in Counter(table.faults).most_common(3))
-    raise fault(
-        f"at most {share:.1%} of the records at fault",
-        f"{faults:,} of {faults + used:,} ({part:.1%}): {most}",
-        f"see {partial / 'rejects.csv'} and mend the data, or allow it with --set max_reject_share="
-        f"{min(1, math.ceil(part * 100) / 100)}",
-    )
+    do = f"see {partial / 'rejects.csv'} and mend the data, or allow "
+    if seen and seen[0] < seen[1]:  # how many there are in all is not known
+        found = f"{faults:,} already, stopped after {seen[0]:,} of {seen[1]:,} images"
+        do += "more with --set max_reject_share=SHARE (1: any number)"
+    else:
+        found = f"{faults:,} of {faults + used:,} ({part:.1%})"
+        do += f"it with --set max_reject_share={min(1, math.ceil(part * 100) / 100)}"
+    raise fault(f"at most {share:.1%} of the records at fault", f"{found}: {most}", do)
 
 
 def _write_rejects(table: Table, partial: Path) -> None:
@@ -133,8 +138,11 @@ def _start_or_go_on(partial: Path, length: int, jobs: list) -> None:
 
 def _decode(
     table: Table, raw: Path, partial: Path, size: int, how: dict, share: float, workers: int, progress: bool
-) -> dict[int, str]:
-    """Decode what is not marked as done; returns row -> reason of those that failed (a later run tries them anew)."""
+) -> tuple[dict[int, str], tuple[int, int]]:
+    """Decode what is not marked as done; too many failures end it.
+
+    Returns row -> reason of those that failed (a later run tries them anew), and how many images of how many were seen.
+    """
     todo = np.flatnonzero(np.fromfile(partial / "done.u8", np.uint8) == 0)
     total, images, read = (
         len(table.rows),
@@ -143,7 +151,7 @@ def _decode(
     )
     if progress and len(todo) < total:
         print(f"going on: {total - len(todo):,} of {total:,} images are decoded already", flush=True)
-    failed, fresh, marked, faults = {}, [], time.monotonic(), len(table.faults)
+    failed, fresh, marked, faults, seen = {}, [], time.monotonic(), len(table.faults), total - len(todo)
     with (
         open(partial / "pixels.u8", "r+b", buffering=0) as pixels,
         open(partial / "done.u8", "r+b", buffering=0) as done,
@@ -157,6 +165,7 @@ def _decode(
             fresh.clear()
 
         for row, grey, reason in read(table.root or raw, images, todo, size, workers):
+            seen += 1
             if grey is None:
                 failed[row] = reason
                 faults += reason != ABSENT or table.absent_is_fault
@@ -171,7 +180,7 @@ def _decode(
                 marked = time.monotonic()
             bar.update()
         mark()
-    return failed
+    return failed, (seen, total)
 
 
 def _write_images(partial: Path, rows: np.ndarray, size: int, progress: bool) -> dict:

@@ -16,17 +16,18 @@ from medxvl import data as datasets
 
 
 def results(folder: Path) -> Path:
-    """Write results.csv: the rows of every notebook below one header, in the notebooks' order; its path."""
-    header, lines = [], []
+    """Write results.csv: the rows of every notebook below one header, in the notebooks' order; its path.
+
+    Where no notebook left rows, the header stands alone.
+    """
+    lines = []
     for name in graph.NAMES:
         path = folder / "rows" / f"{name}.csv"
         if path.is_file():
             with open(path, newline="", encoding="utf-8") as stream:
-                first, *rest = list(csv.reader(stream)) or [[]]
-            header = header or first
-            lines += rest
+                lines += list(csv.reader(stream))[1:]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *lines] if header else [])
+    csv.writer(text, lineterminator="\n").writerows([records.COLUMNS, *lines])
     records.write_text(folder / "results.csv", text.getvalue())
     return folder / "results.csv"
 

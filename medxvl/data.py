@@ -1,12 +1,15 @@
 """Prepared datasets: which one serves which role, and reading them."""
 
+import ast
+import difflib
 import hashlib
 import json
 import shlex
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
+import data_prep
 from data_prep import DATASETS as NAMES  # `phantom` is the default; the package itself is the standard library alone
 from data_prep import MAY_BE_A_FILE  # noqa: F401  (with the rest of what launch asks about data)
 
@@ -20,6 +23,7 @@ ROLES = {
 }
 # The datasets that a role can be given. Any can be looked at as main (notebooks 01 and 02); training needs images with reports.
 ACCEPTS = {"main": NAMES, "unseen_disease": ("covid_cxr", "covidx"), "readers": ("chexpert_test",)}
+TABLE_READS = ("image_column", "text_column", "findings_column", "impression_column")  # a table is read by one at least
 
 
 @dataclass(frozen=True)
@@ -68,16 +72,47 @@ def parse(data: str) -> dict[str, tuple[str, str]]:
 def settings(data: str) -> dict[str, dict[str, str]]:
     """``"main=table:/t.csv main.text_column=report"`` -> ``{"main": {"text_column": "report"}}``.
 
-    Settings of a dataset, as data_prep's --set takes them. ValueError for a role without data of its own.
+    Settings of a dataset, as data_prep's --set takes them. ValueError for a role without data of its own, for a name
+    that its dataset does not have and for a share that is none.
     """
-    own, found = {role for role, (name, _) in parse(data).items() if name != "phantom"}, {}
+    own, found = {role: name for role, (name, _) in parse(data).items() if name != "phantom"}, {}
     for item in shlex.split(data):
         left, _, value = item.partition("=")
         role, dot, setting = left.partition(".")
         if dot and role not in own:
             raise ValueError(f"data {item!r}: a setting of your own data for {role}: give {role}=NAME:PATH too")
         if dot:
+            _check_setting(item, own[role], setting, value)
             found.setdefault(role, {})[setting] = value
+    return found
+
+
+def _check_setting(item: str, name: str, setting: str, value: str) -> None:
+    known = settings_of(name)
+    if setting not in known:
+        near = difflib.get_close_matches(setting, known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"data {item!r}: {name} has no setting {setting!r}{hint}: expected one of {', '.join(known)}")
+    if setting == "max_reject_share":
+        try:
+            good = 0 <= float(value) <= 1
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(f"data {item!r}: expected a share from 0 to 1")
+
+
+@cache
+def settings_of(name: str) -> dict:
+    """SETTINGS of dataset `name` and those of every dataset, with their defaults; read without importing the modules,
+    which need more than the standard library."""
+    found = {}
+    for module in (name, "prepared"):
+        source = (Path(data_prep.__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+        for line in ast.parse(source).body:
+            targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+            if any(isinstance(target, ast.Name) and target.id == "SETTINGS" for target in targets):
+                found |= ast.literal_eval(line.value)
     return found
 
 
@@ -103,6 +138,11 @@ def sources(preset, data: str = "") -> dict[str, Source]:
                     "settings; give the raw data, or prepare it with python -m data_prep --set NAME=VALUE"
                 )
         else:
+            if name == "table" and not any(own.get(column) for column in TABLE_READS):
+                raise ValueError(
+                    f"data {role}=table:{path}: say which columns to read: {role}.image_column=NAME, {role}.text_column=NAME "
+                    f"or both (with run_all.sh: --data {role}.image_column=NAME)"
+                )
             key = json.dumps([name, str(raw), preset.store_size, preset.views, preset.reports] + ([own] if own else []))
             label = f"phantom-{name}" if synthetic else name
             folder = paths.PREPARED / f"{label}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
@@ -112,8 +152,6 @@ def sources(preset, data: str = "") -> dict[str, Source]:
 
 def prepare(source: Source, preset, workers: int = 1, progress: bool = True) -> Path:
     """Make the prepared form of `source` unless it is there; the phantom is drawn first. Returns its folder."""
-    import data_prep
-
     if source.folder == source.raw:
         return source.folder
     if source.synthetic:

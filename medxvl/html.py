@@ -125,8 +125,12 @@ def _index(folder: Path, preset: str, pages: list, done: dict, outdated=()) -> s
     body = [f"<h1>medxvl: results of the preset <code>{html.escape(preset)}</code></h1>"]
     body.append("<p>MedViLL and Medical X-VL, notebook by notebook. Each page is a notebook as it was run.</p>")
     body += _banner([record for record in _data(folder) if record])
-    rows = []
-    for name, source in pages:
+    rows, sources = [], dict(pages)
+    for name in graph.NAMES:
+        source = sources.get(name)
+        if source is None:
+            rows.append([name, html.escape(_title(paths.NOTEBOOKS / f"{name}.ipynb")), "", "", "not run"])
+            continue
         record = done.get(name, {})
         status = record.get("status", "")
         said = f"failed: {record.get('error', '')}" if ".failed" in source.name else status
@@ -156,9 +160,10 @@ def _index(folder: Path, preset: str, pages: list, done: dict, outdated=()) -> s
     if results.exists():
         with open(results, newline="", encoding="utf-8") as stream:
             lines = [[html.escape(_short(row[column])) for column in SHOWN] for row in csv.DictReader(stream)]
+        shown = _table(SHOWN, lines) if lines else "<p>None of the notebooks that ran leaves rows in it.</p>"
         body.append(
             '<h2>Results</h2><p>All columns: <a href="../results.csv">results.csv</a>; settings, versions and '
-            'machine: <a href="../manifest.json">manifest.json</a>.</p>' + _table(SHOWN, lines)
+            'machine: <a href="../manifest.json">manifest.json</a>.</p>' + shown
         )
     return PAGE.format(title=f"medxvl: {preset}", style=STYLE, body="\n".join(body), footer="Made by medxvl.")
 

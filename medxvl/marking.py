@@ -94,7 +94,7 @@ def agreement(dataset, most=2000) -> pd.DataFrame | None:
     theirs = index[COLUMNS].apply(pd.to_numeric, errors="coerce").reset_index(drop=True)
     if not theirs.notna().any(axis=None):
         return None
-    ours = label_reports(index["findings"] + " " + index["impression"])
+    ours = label_reports((index["findings"] + " " + index["impression"]).tolist())
     same = (theirs == ours) | (theirs.isna() & ours.isna())
     table = pd.DataFrame({"positive in the dataset": (theirs == 1).sum(), "positive by rules": (ours == 1).sum()})
     table["positive in both"] = ((theirs == 1) & (ours == 1)).sum()

@@ -5,6 +5,7 @@ Only the standard library is imported here, so that `./run_all.sh --help` works 
 
 import difflib
 import shlex
+import sys
 from dataclasses import asdict, fields, make_dataclass
 
 NAMES = ("smoke", "demo", "paper")
@@ -20,8 +21,24 @@ _TABLE = (
     ("store_size", "data", 69, 69, 512, "px, longer side shrunk to this, zero-padded to a square", "released code"),
     ("views", "data", "AP", "AP", "AP", "views kept, comma-separated, one image a study", "MedViLL, data preparation"),
     ("max_reject_share", "data", 0.05, 0.05, 0.05, "share of faulty records above which preparing stops", "our choice"),
-    ("reports", "data", "", "", "", "MIMIC-CXR's reports (folder or zip), where they do not lie with the images", "our choice"),
-    ("show", "look", "open", "open", "open", "what notebooks 01 and 02 show of images and texts: open, all or none", "our choice"),
+    (
+        "reports",
+        "data",
+        "",
+        "",
+        "",
+        "MIMIC-CXR's reports (folder or zip), where they do not lie with the images",
+        "our choice",
+    ),
+    (
+        "show",
+        "look",
+        "open",
+        "open",
+        "open",
+        "what notebooks 01 and 02 show of images and texts: open, all or none",
+        "our choice",
+    ),
     ("resize", "model", 69, 69, 240, "px before the centre crop at evaluation", "released code"),
     ("image_size", "model", 64, 64, 224, "px seen by the vision encoder", "released code"),
     ("channels", "model", 1, 1, 3, "channels of the encoder's input (grey is repeated)", "ImageNet and iBOT weights"),
@@ -129,6 +146,7 @@ _TABLE = (
 
 _LEAST = {"epochs": 1, "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
           "supervised_epochs": 1, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
+_MOST = {"max_reject_share": 1}
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas
 _VIEWS = ("AP", "PA", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "LAO", "RAO", "LPO", "RPO",
           "SWIMMERS", "XTABLE LATERAL")  # fmt: skip
@@ -148,12 +166,15 @@ def load(name: str, overrides: str = "") -> "Preset":
     values = {row[0]: row[2 + NAMES.index(name)] for row in _TABLE}
     for key, text in parse_overrides(overrides).items():
         values[key] = _cast(key, text, type(values[key]))
-        if isinstance(values[key], int | float) and values[key] < _LEAST.get(key, 0):
-            raise ValueError(f"setting {key}={text}: expected at least {_LEAST.get(key, 0)}")
+        least, most = _LEAST.get(key, 0), _MOST.get(key, sys.float_info.max)
+        if isinstance(values[key], int | float) and not least <= values[key] <= most:  # "nan" is neither
+            raise ValueError(f"setting {key}={text}: expected at least {least}" + f", at most {most}" * (key in _MOST))
         if key in _CHOICES and values[key] not in _CHOICES[key]:
             raise ValueError(f"setting {key}={text!r}: expected one of {', '.join(_CHOICES[key])}")
         if key == "views" and not {view.strip() for view in text.split(",")} <= set(_VIEWS):
-            raise ValueError(f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, separated by commas")
+            raise ValueError(
+                f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, separated by commas"
+            )
     return Preset(name=name, **values)
 
 

@@ -9,6 +9,12 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+# Of results.csv and of the rows that each notebook leaves.
+COLUMNS = (
+    "run", "paper", "task", "dataset", "split", "subset", "model", "metric", "value", "ci_low", "ci_high", "n", "control",
+    "seed", "preset", "checkpoint", "manifest",
+)  # fmt: skip
+
 
 def run_id() -> str:
     """Name of this run: MEDXVL_RUN (environment), or the time in UTC. It enters the column `run` and nothing else."""

@@ -22,17 +22,19 @@ _INLINE = re.compile(
     r"(?<=[^A-Z\s#*])[ \t]+(?=(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|COMPARISONS?|INDICATIONS?|TECHNIQUE|HISTORY|"
     r"EXAMINATION|RECOMMENDATIONS?|NOTIFICATION)(?:(?: AND | ?/ ?| ?& ?)[A-Z]+)?\s*:)"
 )
+ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")  # tried in this order: Windows writes ’ and “ where Latin-1 has controls
 _SIGNED = re.compile(r"\s*(dictated|electronically|signed|attending|reviewed|transcribed)\b", re.I)
 
 
 def decode(data: bytes) -> tuple[str, bool]:
-    """(text, whether it was UTF-8). Anything else is read as Latin-1; raises ValueError when it is no text at all."""
+    """(text, whether it was UTF-8). Else it is read as Windows-1252, or Latin-1; ValueError when it is no text at all."""
     if b"\0" in data:
         raise ValueError("report is not text (it holds zero bytes)")
-    try:
-        return data.decode("utf-8-sig"), True
-    except UnicodeDecodeError:
-        return data.decode("latin-1"), False
+    for encoding in ENCODINGS:
+        try:
+            return data.decode(encoding), encoding == ENCODINGS[0]
+        except UnicodeDecodeError:  # never of Latin-1
+            continue
 
 
 def clean(text: str) -> str:

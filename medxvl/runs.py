@@ -21,25 +21,7 @@ from tqdm.std import tqdm
 from medxvl import data as datasets
 from medxvl import graph, paths, presets, records
 
-COLUMNS = (
-    "run",
-    "paper",
-    "task",
-    "dataset",
-    "split",
-    "subset",
-    "model",
-    "metric",
-    "value",
-    "ci_low",
-    "ci_high",
-    "n",
-    "control",
-    "seed",
-    "preset",
-    "checkpoint",
-    "manifest",
-)
+COLUMNS = records.COLUMNS
 NEEDED = ("paper", "task", "dataset", "split", "subset", "model", "metric", "value")
 OPTIONAL = ("ci_low", "ci_high", "n", "control", "checkpoint")
 NUMBERS = ("value", "ci_low", "ci_high", "n")

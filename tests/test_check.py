@@ -208,3 +208,18 @@ def test_pixels_that_stay_in_the_users_file_keep_its_order_and_chunks(tmp_path, 
     (raw / "cxr.h5").unlink()
     code, failed = run(tmp_path / "out", capsys)
     assert code == 2 and "images.h5 can be read" in failed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": {"train": {}}}, {"counts": [], "attrition": None}, {"fingerprint": {}}, {"fingerprint": None},
+        {"attrition": [{}]}, {"attrition": [{"step": "a", "rows": 1}] * 2}, {"attrition": {"a": 1}}, {"overlap": []},
+        {"extra": {"x.csv": {}}}, {"extra": [1]}, {"extra": {".": {"sha256": ""}}}, {"rows": None}, {"size": "x"},
+        {"images": []}, {"columns": None}, {"rejects": {}},
+    ],
+)  # fmt: skip
+def test_a_card_whose_entries_have_another_form(folder, capsys, change):
+    edit_card(folder, lambda card: card.update(change))
+    code, failed = run(folder, capsys)
+    assert code == 2 and failed and all("prepare it again" in told for told in failed.values())

@@ -135,3 +135,12 @@ def test_real_list(shared, tmp_path):
     assert table.rows["covid"].sum() == 200 and pd.isna(table.rows["severity_sum"]).all()  # scores are of other images
     index, _, rejects = prepare("covidx", raw, tmp_path / "out")
     assert len(index) == 12 and set(rejects.values()) == {"file not in the folder"} and len(rejects) == 388
+
+
+def test_a_folder_with_the_name_of_a_list(tmp_path):
+    raw = tree(tmp_path / "raw", train=lines(3))
+    (raw / "test_COVIDx9A.txt").mkdir()
+    assert len(prepare("covidx", raw, tmp_path / "out")[0]) == 3
+    (raw / "train_COVIDx9A.txt").unlink()
+    with pytest.raises(DataError, match="expected lists like"):
+        prepare("covidx", raw, tmp_path / "none")

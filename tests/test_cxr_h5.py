@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from data_prep import DataError, cxr_h5
+from data_prep.__main__ import main
 from medxvl import data
 
 RNG = np.random.default_rng(0)
@@ -207,3 +208,37 @@ def test_faults_of_the_dataset(tmp_path):
     assert "found cxr.h5, second.h5; give the file" in error()
     with pytest.raises(DataError, match="expected cxr_h5"):
         prepare("cxr_h5", tmp_path, tmp_path / "out")
+
+
+def test_damaged_files_are_one_message(tmp_path, capsys):
+    raw, _ = pair(tmp_path / "raw", RNG.integers(0, 256, (12, 64, 64), dtype=np.uint8))
+    whole = (raw / "cxr.h5").read_bytes()
+    damaged = [
+        whole[: len(whole) // 2],
+        b"not HDF5",
+        b"",
+        *(whole[:k] + b"\xff" * 64 + whole[k + 64 :] for k in (96, 800)),
+    ]
+    for content in damaged:
+        (raw / "cxr.h5").write_bytes(content)
+        assert main(["cxr_h5", "--raw", str(raw), "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert "error: expected an" in error or "error: expected a dataset" in error
+    for path in (tmp_path / "nowhere", tmp_path):
+        assert main(["cxr_h5", "--raw", str(path), "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: expected cxr_h5: ")
+        assert path == tmp_path or f"found nothing at {path}" in error
+
+
+def test_a_damaged_block_of_pixels_costs_its_images_only(tmp_path):
+    raw, pixels = pair(tmp_path / "raw")
+    with h5py.File(raw / "cxr.h5", "w") as file:
+        stored_images = file.create_dataset("cxr", data=pixels, chunks=(1, 32, 32), compression="gzip")
+        place = stored_images.id.get_chunk_info(5).byte_offset
+    content = bytearray((raw / "cxr.h5").read_bytes())
+    content[place : place + 100] = b"\xff" * 100
+    (raw / "cxr.h5").write_bytes(content)
+    index, _, rejects = prepare("cxr_h5", raw, tmp_path / "out", settings={"max_reject_share": 1}, size=32)
+    assert len(index) == 11 and 5 not in set(index["h5_row"].astype(int))
+    assert [reason for reason in rejects.values() if reason.startswith("cannot be read: ")] and len(rejects) == 1

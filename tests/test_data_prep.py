@@ -307,3 +307,20 @@ def test_table_in_latin_1_and_with_a_byte_order_mark(tmp_path):
     assert set(prepare("covid_cxr", raw, tmp_path / "a")[0]["license"]) == {"© Zürich"}
     (raw / "metadata.csv").write_bytes(text.encode("utf-8-sig"))
     assert set(prepare("covid_cxr", raw, tmp_path / "b")[0]["license"]) == {"© Zürich"}
+
+
+def test_no_report_in_a_csv_beside_hdf5(tmp_path):
+    with h5py.File(tmp_path / "cxr.h5", "w") as file:
+        file["cxr"] = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    (tmp_path / "cxr.csv").write_text("findings,impression\nNone,nan\nn/a,Nodule.\nNo nodule.,-\n")
+    index, _, rejects = prepare("cxr_h5", tmp_path, tmp_path / "out", settings={"max_reject_share": 1})
+    assert index[["findings", "impression"]].to_numpy().tolist() == [["", "Nodule."], ["No nodule.", ""]]
+    assert len(rejects) == 1
+
+
+def test_a_table_in_a_guessed_encoding_is_noted(tmp_path):
+    raw = covid_tree(tmp_path / "raw", 4)
+    path = raw / "metadata.csv"
+    path.write_bytes(pd.read_csv(path, dtype=str).assign(note="’").to_csv(index=False).encode("cp1252"))
+    _, card, _ = prepare("covid_cxr", raw, tmp_path / "out")
+    assert "the table is not UTF-8: its encoding was guessed to be cp1252" in card["notes"]

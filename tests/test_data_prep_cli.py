@@ -8,6 +8,7 @@ from data_prep_trees import ROOT, covid_tree
 
 from data_prep import DATASETS, dataset
 from data_prep.__main__ import main
+from data_prep.phantom import LAYOUTS
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,10 @@ from data_prep.__main__ import main
         (
             ["covid_cxr", "--raw", "RAW", "--out", "OUT", "--set", "max_reject_share=much"],
             "a number for max_reject_share",
+        ),
+        *(
+            (["covid_cxr", "--raw", "RAW", "--out", "OUT", "--set", f"max_reject_share={share}"], "a share from 0 to 1")
+            for share in ("5", "inf", "nan", "-1")
         ),
         (["covid_cxr", "--raw", "RAW", "--out", "OUT", "--size", "0"], "size=0"),
         (["covid_cxr", "--raw", "RAW", "--out", "OUT", "--workers", "two"], "--workers"),
@@ -69,6 +74,16 @@ def test_list_shows_what_each_dataset_needs_and_its_settings(capsys):
         for setting in module.SETTINGS:
             assert f"    {setting}=" in part
     assert "{" not in shown.replace("{metadata,split,chexpert}", "").replace('{"id", "label", "text", "img"}', "")
+
+
+def test_list_names_the_layouts_of_the_phantom(capsys):
+    assert main(["list"]) == 0
+    part = capsys.readouterr().out.partition("\nphantom\n")[2]
+    assert (
+        "--layout" in part and "max_reject_share" not in part and "    mimic_cxr      mimic_cxr (the default)\n" in part
+    )
+    for layout, (reader, _, _) in LAYOUTS.items():
+        assert f"    {layout:14} {reader}" in part
 
 
 def test_help_has_examples_of_this_command_line(capsys):

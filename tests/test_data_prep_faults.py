@@ -60,7 +60,7 @@ def test_faults_of_records_go_to_the_rejects(tmp_path):
     index, card, rejects = prepare("mimic_cxr", raw, tmp_path / "out", settings={"max_reject_share": 1})
     assert list(index["study_id"]) == ["50000000", "50000003", "50000011"]
     assert index["findings"][1] == "Épanchement à gauche."
-    assert any("read as Latin-1: files/p10/p10000001/s50000003.txt" in note for note in card["notes"])
+    assert any("or Latin-1: files/p10/p10000001/s50000003.txt" in note for note in card["notes"])
     assert any("not in mimic-cxr-2.0.0-chexpert.csv: their labels stay empty" in note for note in card["notes"])
     by_name = {record.split("/")[-1]: reason for record, reason in rejects.items()}
     assert "truncated" in by_name["c001.jpg"]
@@ -85,7 +85,8 @@ def test_too_many_faults_stop_the_run_unless_allowed(tmp_path):
     (raw / "images" / "1.png").write_bytes(b"")
     assert len(prepare("covid_cxr", raw, tmp_path / "one")[0]) == 9  # a single one never stops a run
     (raw / "images" / "2.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"at most 5.0% .* found 2 of 10 \(20.0%\): 'empty file.*max_reject_share=0.2"):
+    told = r"at most 5.0% .* found 2 already, stopped after 3 of 10 images: 'empty file.*max_reject_share=SHARE"
+    with pytest.raises(DataError, match=told):
         prepare("covid_cxr", raw, tmp_path / "two")
     assert not (tmp_path / "two").exists()
     assert "images/2.png" in (tmp_path / "two.partial" / "rejects.csv").read_text()
@@ -102,7 +103,7 @@ def test_the_message_of_too_many_faults_lists_faults_only(tmp_path):
         (raw / "images" / f"{k}.png").write_bytes(b"")
     (raw / "images" / "0.png").unlink()
     (raw / "images" / "stray.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"found 2 of 9 \(22.2%\): 'empty file \(0 bytes\)' \(2\); see"):
+    with pytest.raises(DataError, match=r"stopped after 3 of 10 images: 'empty file \(0 bytes\)' \(2\); see"):
         prepare("covid_cxr", raw, tmp_path / "out")
     rejects = (tmp_path / "out.partial" / "rejects.csv").read_text()
     assert "file not in metadata.csv" in rejects and "file not in the folder" in rejects
@@ -148,7 +149,7 @@ def test_hostile_archive_members_are_refused(tmp_path):
         add("ecgen-radiology/readme.txt", b"hello")
     index, card, rejects = prepare("openi", tmp_path, tmp_path / "out", settings={"max_reject_share": 1})
     assert dict(zip(index["study_id"], index["impression"], strict=True)) == {"CXR1": "Clear.", "CXR12": "Opacité."}
-    assert "read as Latin-1: ecgen-radiology/c.xml" in card["notes"][0]
+    assert "or Latin-1: ecgen-radiology/c.xml" in card["notes"][0]
     expected = {
         "../evil.xml": "climbs out",
         str(outside): "climbs out",

@@ -37,7 +37,10 @@ CASES = [
     ("The effusion has not significantly changed.", {"Pleural Effusion": 1}),
     ("Atelectasis rather than pneumonia.", {"Atelectasis": 1, "Pneumonia": 0}),
     ("Atelectasis versus pneumonia.", {"Atelectasis": -1, "Pneumonia": -1}),
-    ("Stable cardiomegaly with infiltrate versus atelectasis.", {"Cardiomegaly": 1, "Lung Opacity": -1, "Atelectasis": -1}),
+    (
+        "Stable cardiomegaly with infiltrate versus atelectasis.",
+        {"Cardiomegaly": 1, "Lung Opacity": -1, "Atelectasis": -1},
+    ),
     ("Right pleural effusion may be present.", {"Pleural Effusion": -1}),
     ("Left base opacity may be atelectasis.", {"Lung Opacity": 1, "Atelectasis": -1}),
     ("Atelectasis vs. pneumonia.", {"Atelectasis": -1, "Pneumonia": -1}),
@@ -145,6 +148,123 @@ CASES = [
     ("Mild cardiomegaly is present.", {"Cardiomegaly": 1}),
     ("Effusion is again noted.", {"Pleural Effusion": 1}),
     ("Cardiac silhouette size is difficult to assess.", {"Cardiomegaly": None}),
+    # typographic letters
+    ("Can’t exclude pneumonia.", {"Pneumonia": -1, "No Finding": None}),
+    ("Pneumonia can’t be excluded.", {"Pneumonia": -1}),
+    ("There isn’t a pneumothorax.", {"Pneumothorax": 0}),
+    ("Effusion isn't seen.", {"Pleural Effusion": 0}),
+    ("Doesn't exclude pneumonia.", {"Pneumonia": -1}),
+    # a negation ends before a clause with its own subject
+    ("No pneumothorax, the effusion is unchanged.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
+    ("No obvious pneumothorax, pleural effusion is moderate.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
+    (
+        "No pneumothorax or consolidation, effusions are small.",
+        {"Pneumothorax": 0, "Consolidation": 0, "Pleural Effusion": 1},
+    ),
+    ("No evidence of pneumonia, effusion unchanged.", {"Pneumonia": 0, "Pleural Effusion": 1}),
+    ("Without pneumothorax, effusion remains.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
+    ("No pneumothorax after chest tube removal, effusion persists.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
+    ("No pleural effusion on the left; small one on the right.", {"Pleural Effusion": 1}),
+    ("No effusion on the left, but a tiny one on the right.", {"Pleural Effusion": 1}),
+    ("No effusion on the left, possible small one on the right.", {"Pleural Effusion": -1}),
+    (
+        "No pneumothorax, effusion and atelectasis are unchanged.",
+        {"Pneumothorax": 0, "Pleural Effusion": 1, "Atelectasis": 1},
+    ),
+    ("No pneumothorax and the effusion is unchanged.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
+    ("No pneumothorax, effusion is again seen.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
+    ("No pneumothorax, effusion on the left has decreased.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
+    (
+        "No effusion, pneumothorax or consolidation is seen.",
+        {"Pleural Effusion": 0, "Pneumothorax": 0, "Consolidation": 0},
+    ),
+    (
+        "No consolidation, effusion, pneumothorax are identified.",
+        {"Consolidation": 0, "Pleural Effusion": 0, "Pneumothorax": 0},
+    ),
+    (
+        "No consolidation, pneumothorax, or large effusion.",
+        {"Consolidation": 0, "Pleural Effusion": 0, "Pneumothorax": 0},
+    ),
+    ("No pneumothorax, effusion has resolved.", {"Pneumothorax": 0, "Pleural Effusion": 0}),
+    ("No pneumothorax, heart enlarged.", {"Pneumothorax": 0, "Cardiomegaly": 1}),
+    ("No definite effusion is identified; a small one cannot be excluded.", {"Pleural Effusion": -1}),
+    # a heading and its answer
+    ("Pneumothorax? None. Effusion? Small.", {"Pneumothorax": 0, "Pleural Effusion": -1}),
+    ("Heart: Enlarged.", {"Cardiomegaly": 1}),
+    ("Heart: Normal. Mediastinum: Widened.", {"Cardiomegaly": 0, "Enlarged Cardiomediastinum": 1}),
+    ("Heart - normal.", {"Cardiomegaly": 0}),
+    ("Consolidation - none. Pneumothorax - none.", {"Consolidation": 0, "Pneumothorax": 0}),
+    ("Consolidation – none.", {"Consolidation": 0}),
+    ("Pneumothorax - no.", {"Pneumothorax": 0}),
+    ("Left effusion - no pneumothorax.", {"Pleural Effusion": 1, "Pneumothorax": 0}),
+    ("Effusion: no change.", {"Pleural Effusion": 1}),
+    ("Pleural effusion: No pleural effusion.", {"Pleural Effusion": 0}),
+    ("Pneumonia: No focal consolidation.", {"Pneumonia": 0, "Consolidation": 0}),
+    ("Pneumothorax: No pneumothorax.", {"Pneumothorax": 0}),
+    ("Central line: no pneumothorax.", {"Support Devices": 1, "Pneumothorax": 0}),
+    # doubt
+    ("?pneumonia", {"Pneumonia": -1}),
+    ("? PTX", {"Pneumothorax": -1}),
+    ("Cough. ??pneumonia", {"Pneumonia": -1}),
+    ("Small effusion. Pneumonia?", {"Pleural Effusion": 1, "Pneumonia": -1}),
+    ("Unlikely to be pneumonia.", {"Pneumonia": -1}),
+    ("It is unlikely that this represents pneumonia.", {"Pneumonia": -1}),
+    ("Pneumonia is felt unlikely.", {"Pneumonia": -1}),
+    ("Pneumonia is unlikely to be present.", {"Pneumonia": -1}),
+    ("Pneumonia is considered very unlikely.", {"Pneumonia": -1}),
+    ("Not likely to represent pneumonia.", {"Pneumonia": -1}),
+    ("Doubt pneumonia.", {"Pneumonia": -1}),
+    ("Pneumonia is doubtful.", {"Pneumonia": -1}),
+    ("Pneumonia unlikely, effusion small.", {"Pneumonia": -1, "Pleural Effusion": 1}),
+    ("There is nothing to suggest pneumonia.", {"Pneumonia": 0}),
+    ("There is little evidence of pneumonia.", {"Pneumonia": -1}),  # not ruled out
+    (
+        "Atelectasis, less likely pneumonia.",
+        {"Atelectasis": 1, "Pneumonia": -1},
+    ),  # likely is positive, as is "probable"
+    ("Atelectasis is favored, pneumonia less likely.", {"Atelectasis": 1, "Pneumonia": -1}),
+    ("Favor atelectasis over pneumonia.", {"Atelectasis": 1, "Pneumonia": -1}),
+    ("Atelectasis is favoured over early pneumonia.", {"Atelectasis": 1, "Pneumonia": -1}),
+    ("Opacity over the left nodule.", {"Lung Opacity": 1, "Lung Lesion": 1}),
+    ("Pneumonia is in the differential.", {"Pneumonia": -1}),
+    ("Pneumonia remains on the differential diagnosis.", {"Pneumonia": -1}),
+    ("Effusions are small if any.", {"Pleural Effusion": -1}),
+    ("Effusion is very small, if present.", {"Pleural Effusion": -1}),
+    # contrast, and what has gone
+    ("Rather than pneumonia, this represents atelectasis.", {"Pneumonia": 0, "Atelectasis": 1}),
+    ("Instead of pneumonia, atelectasis is seen.", {"Pneumonia": 0, "Atelectasis": 1}),
+    ("No longer seen is the left pneumothorax.", {"Pneumothorax": 0}),
+    ("Not seen are the effusions.", {"Pleural Effusion": 0}),
+    ("Resolved pulmonary edema.", {"Edema": 0}),
+    ("Interval resolved pneumothorax, small effusion.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
+    ("Edema resolved since the prior study.", {"Edema": 0}),
+    ("Prior right effusion, now gone.", {"Pleural Effusion": 0}),
+    ("Prior effusion, which has resolved.", {"Pleural Effusion": 0}),
+    ("Left effusion, now improved.", {"Pleural Effusion": 1}),
+    # words
+    ("Shoulder effusion.", {"Pleural Effusion": None}),
+    ("Effusion in the left shoulder.", {"Pleural Effusion": None}),
+    ("No pleural or pericardial effusion.", {"Pleural Effusion": 0}),
+    ("Congestive failure.", {"Edema": 1}),
+    ("No congestive heart failure.", {"Edema": 0}),
+    ("Lung is collapsed.", {"Atelectasis": 1}),
+    ("The left lower lobe remains partially collapsed.", {"Atelectasis": 1}),
+    ("Lung cancer.", {"Lung Lesion": 1}),
+    ("Breast cancer.", {"Lung Lesion": None}),
+    ("Multiple pulmonary metastases.", {"Lung Lesion": 1}),
+    ("No metastatic disease.", {"Lung Lesion": 0}),
+    ("Osseous metastases.", {"Lung Lesion": None}),
+    ("ETT 3cm above carina.", {"Support Devices": 1}),
+    ("Trach in place.", {"Support Devices": 1}),
+    ("The trachea is midline.", {"Support Devices": None}),
+    ("Dobhoff.", {"Support Devices": 1}),
+    ("Dobbhoff tip in the stomach.", {"Support Devices": 1}),
+    ("ECMO cannula.", {"Support Devices": 1}),
+    ("IABP.", {"Support Devices": 1}),
+    ("Pigtail.", {"Support Devices": 1}),
+    ("Left-sided port.", {"Support Devices": 1}),
+    ("Portable view.", {"Support Devices": None}),
 ]
 
 
@@ -156,9 +276,18 @@ def test_each_rule(text, expected):
 
 def test_table_of_labels():
     table = label_reports(pd.Series(["No edema.", "Edema."], index=[7, 3]))
-    assert list(table.columns) == CHEXPERT_14 and list(table.index) == [0, 1]
+    assert list(table.columns) == CHEXPERT_14 and list(table.index) == [7, 3]  # a Series keeps its index
     assert table.Edema.tolist() == [0, 1] and table.to_numpy().dtype == np.float64
     assert label_reports([]).shape == (0, 14)
+    assert list(label_reports(["Edema.", "Clear."]).index) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "texts", ["No edema.", b"No edema.", None, 5, {"a": "Edema."}, pd.DataFrame({"text": ["Edema."]})]
+)
+def test_what_is_no_list_of_texts_is_refused(texts):
+    with pytest.raises(TypeError, match=f"takes a list or a Series of texts, not {type(texts).__name__}"):
+        label_reports(texts)
 
 
 def test_strongest_statement_of_a_report_wins():

@@ -62,7 +62,14 @@ def test_data_paths_are_the_callers(tmp_path, monkeypatch):
 def test_a_table_may_be_a_file_and_has_settings(tmp_path, monkeypatch):
     (tmp_path / "my table.csv").write_text("image,report")
     monkeypatch.chdir(tmp_path)
-    given = ["--data", "main=table:my table.csv", "--data", "main.image_column=image", "--data", "main.text_column=my report"]
+    given = [
+        "--data",
+        "main=table:my table.csv",
+        "--data",
+        "main.image_column=image",
+        "--data",
+        "main.text_column=my report",
+    ]
     source = data.sources(presets.load("smoke"), launch.parse(["smoke", *given]).data)["main"]
     assert source.raw == tmp_path / "my table.csv" and not source.synthetic
     assert source.settings == {"image_column": "image", "text_column": "my report"}
@@ -82,8 +89,21 @@ def test_a_table_may_be_a_file_and_has_settings(tmp_path, monkeypatch):
         (["--data", "main=openi:no/such/place"], "there is no folder"),
         (["--data", "main=openi:EMPTY"], "is empty"),
         (["--data", "main=mimic_cxr:EMPTY/../file"], "is a file"),
+        (
+            ["--data", "main=table:file", "--data", "main.text_column=x", "--data", "main.nope=3"],
+            "one of image_column, text_column",
+        ),
+        (["--data", "main=table:file", "--data", "main.text_colum=x"], "did you mean text_column"),
+        (["--data", "main=table:file"], "main.image_column=NAME"),
+        (["--data", "main=table:file", "--data", "main.patient_column=who"], "main.image_column=NAME"),
+        (["--data", "main=openi:.", "--data", "main.max_reject_share=7"], "a share from 0 to 1"),
+        (["--data", "main=openi:.", "--data", "main.max_reject_share=much"], "a share from 0 to 1"),
+        (["--set", "max_reject_share=7"], "at most 1"),
         (["--data", "main=phantom", "--data", "main.views=PA"], "give main=NAME:PATH too"),
-        (["--data", "main=openi:.", "--data", "main.split=a", "--data", "main.split=b"], "main.split=... is given 2 times"),
+        (
+            ["--data", "main=openi:.", "--data", "main.split=a", "--data", "main.split=b"],
+            "main.split=... is given 2 times",
+        ),
         (["--data", "main=openi:.", "--data", "main=openi:."], "2 times"),
         (["--cores", "0"], "from 1"),
         (["--sett", "seed=1"], "unrecognized"),
@@ -98,6 +118,28 @@ def test_wrong_options(given, said, tmp_path, monkeypatch, capsys):
     assert launch.main(given) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and said in told
+
+
+@pytest.mark.parametrize("name", data.NAMES)
+def test_settings_are_those_that_data_prep_takes(name):
+    import data_prep
+    from data_prep import prepared
+
+    assert data.settings_of(name) == data_prep.dataset(name).SETTINGS | prepared.SETTINGS
+
+
+# --- what is gathered -----------------------------------------------------------------------------------------------
+def test_a_run_without_rows_has_a_header_and_names_what_did_not_run(tmp_path, monkeypatch):
+    from medxvl import collect
+
+    folder = tmp_path / "smoke"
+    (folder / "notebooks").mkdir(parents=True)
+    shutil.copy(paths.NOTEBOOKS / "01_prepare_data.ipynb", folder / "notebooks")
+    assert collect.results(folder).read_text() == ",".join(records.COLUMNS) + "\n"
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    page = html.build("smoke").read_text()
+    assert page.count("<td>not run</td>") == len(graph.NAMES) - 1 and "<td>21_xvl_pretrain</td>" in page
+    assert '<a href="01_prepare_data.html">' in page and "leaves rows" in page
 
 
 # --- the graph ------------------------------------------------------------------------------------------------------

@@ -204,3 +204,11 @@ def test_real_label_strings(shared):
     ]
     counts = pd.Series([name for row in rows for name in medvill_jsonl.parse_label(row) or ["Others"]]).value_counts()
     assert counts["Lung Opacity"] == counts["Atelectasis"] == 2 and counts["Others"] == 3  # two empty ones and one "''"
+
+
+def test_a_folder_with_the_name_of_a_file(tmp_path):
+    (tmp_path / "raw" / "Test.jsonl").mkdir(parents=True)
+    with pytest.raises(DataError, match="expected lines of JSON.*empty files"):
+        prepare("medvill_jsonl", tmp_path / "raw", tmp_path / "out")
+    write(tmp_path / "raw" / "Train.jsonl", [record(1, img="")])
+    assert len(prepare("medvill_jsonl", tmp_path / "raw", tmp_path / "out")[0]) == 1

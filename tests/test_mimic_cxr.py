@@ -1,6 +1,7 @@
 """MIMIC-CXR in every layout: JPG, DICOM, MedViLL's own, both releases; all that is selected, counted and labelled."""
 
 import shutil
+import zipfile
 
 import h5py
 import numpy as np
@@ -255,3 +256,41 @@ def test_wrong_settings_and_a_table_instead_of_the_folder(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             prepare("mimic_cxr", given, tmp_path / "out", settings=settings)
+
+
+def test_damaged_and_oversized_reports_cost_one_record_each(tmp_path, monkeypatch):
+    raw = mimic_tree(tmp_path / "raw", 12, zipped=True)
+    monkeypatch.setattr("data_prep.mimic_reports.MAX_REPORT_BYTES", 2000)
+    path = raw / "mimic-cxr-reports.zip"
+    with zipfile.ZipFile(path) as archive:
+        texts = {name: archive.read(name) for name in archive.namelist()}
+    kinds = (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_STORED)
+    with zipfile.ZipFile(path, "w") as archive:
+        for k, (name, text) in enumerate(sorted(texts.items())):
+            archive.writestr(name, text + b"x" * 2000 * (k == 3), kinds[min(k, 3)])
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist()[:3]:
+            start = member.header_offset + 30 + len(member.filename)
+            data[start + 20 : start + 60] = b"\xff" * 40
+    path.write_bytes(data)
+    index, _, rejects = prepare("mimic_cxr", raw, tmp_path / "out", settings={"max_reject_share": 1})
+    assert len(index) == 8 and sum("report cannot be read: " in reason for reason in rejects.values()) == 4
+    assert sum(reason == "report cannot be read: more than 2,000 bytes" for reason in rejects.values()) == 1
+
+
+def test_an_archive_of_reports_whose_names_all_climb_out_is_not_read(tmp_path):
+    raw = mimic_tree(tmp_path / "raw", zipped=True)
+    path = raw / "mimic-cxr-reports.zip"
+    with zipfile.ZipFile(path) as archive:
+        texts = {name: archive.read(name) for name in archive.namelist()}
+    for start in ("../../", "/"):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, text in texts.items():
+                archive.writestr(start + name, text)
+        with pytest.raises(DataError, match="expected reports as files/"):
+            prepare("mimic_cxr", raw, tmp_path / "out")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in texts.items():
+            archive.writestr("my-files/physionet/" + name, text)
+    assert len(prepare("mimic_cxr", raw, tmp_path / "out")[0]) == 6

@@ -1,5 +1,6 @@
 """Open-I in every layout: archives as downloaded, unpacked, or the Indiana pair of tables; all give the same rows."""
 
+import gzip
 import io
 import json
 import shutil
@@ -253,7 +254,7 @@ def test_faults_of_the_tables(tmp_path):
     raw = pair_tree(tmp_path / "raw")
     table = pd.read_csv(raw / "indiana_reports.csv", dtype=str)
     table.loc[0, "uid"] = None
-    table.loc[1, ["findings", "impression"]] = ["XXXX.", None]
+    table.loc[1, ["findings", "impression"]] = ["XXXX.", "n/a"]
     table.loc[2, "uid"] = "5"
     table.to_csv(raw / "indiana_reports.csv", index=False)
     index, _, rejects = prepare("openi", raw, tmp_path / "out", settings={"max_reject_share": 1})
@@ -264,3 +265,43 @@ def test_faults_of_the_tables(tmp_path):
     table.drop(columns="impression").to_csv(raw / "indiana_reports.csv", index=False)
     with pytest.raises(DataError, match="expected the columns impression in .*indiana_reports.csv"):
         prepare("openi", raw, tmp_path / "columns")
+
+
+@pytest.mark.parametrize("name", ["NLMCXR_reports.tgz", "NLMCXR_png.tgz"])
+@pytest.mark.parametrize("damage", ["header", "no end", "data", "not an archive"])
+def test_a_damaged_archive_is_never_taken_for_a_shorter_one(tmp_path, name, damage):
+    raw = packed_tree(tmp_path / "raw")
+    whole = bytearray(gzip.decompress((raw / name).read_bytes()))
+    with tarfile.open(raw / name) as archive:
+        third = archive.getmembers()[3]
+    if damage == "header":
+        whole[third.offset + 3] ^= 1
+    elif damage == "no end":
+        whole = whole[: third.offset]
+    packed = bytearray(gzip.compress(whole))
+    if damage == "data":  # as if one stored byte had changed: only the checksum at the end tells
+        packed[-8] ^= 1
+    (raw / name).write_bytes(b"no archive" if damage == "not an archive" else packed)
+    with pytest.raises(DataError, match="expected a whole archive at .*; download it again") as caught:
+        prepare("openi", raw, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_three_bytes_of_the_real_archive(shared, tmp_path):
+    data = bytearray((shared / "data" / "openi" / "NLMCXR_reports.tgz").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3] = b"\0\0\0"
+    (tmp_path / "NLMCXR_reports.tgz").write_bytes(data)
+    with pytest.raises(DataError, match="expected a whole archive"):
+        prepare("openi", tmp_path, tmp_path / "out")
+
+
+def test_a_table_from_windows_whose_cells_say_that_there_is_no_report(tmp_path):
+    raw = pair_tree(tmp_path / "raw")
+    words = ["nan", "NA", "None", "N/A", "null", "-"]
+    rows = [{"uid": k, "MeSH": "", "findings": word, "impression": word} for k, word in enumerate(words)]
+    rows += [{"uid": 6, "MeSH": "", "findings": "n/a", "impression": "Can’t exclude edema."}]
+    pd.DataFrame(rows).to_csv(raw / "indiana_reports.csv", index=False, encoding="cp1252")
+    index, card, rejects = prepare("openi", raw, tmp_path / "out")
+    assert list(index["impression"]) == ["Can’t exclude edema."] and not index["findings"].any()
+    assert sum(reason == "no findings or impression" for reason in rejects.values()) == len(words)
+    assert any("not UTF-8 and were read as Windows-1252" in note for note in card["notes"])

@@ -73,7 +73,20 @@ def test_nothing_is_needed_to_read_them():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("override", ["checkpoints=0", "batch_size=0", "epochs=-1", "device=gpu", "momentum=-0.1"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "checkpoints=0",
+        "batch_size=0",
+        "epochs=-1",
+        "device=gpu",
+        "momentum=-0.1",
+        "max_reject_share=7",
+        "max_reject_share=nan",
+        "learning_rate=inf",
+        "clip=nan",
+    ],
+)
 def test_values_out_of_range_are_refused_at_once(override):
     with pytest.raises(ValueError, match="expected"):
         presets.load("demo", override)

@@ -130,8 +130,10 @@ def test_paths(tmp_path):
     path = written(table, home / "t.csv")
     index, _, rejects = prepare("table", path, tmp_path / "out", settings=BOTH | {"max_reject_share": 1})
     used = set(index["image_id"])
-    assert {str(other / "x.png"), "disk/x.png", "images\\00.png"} <= used and len(used) == 23
+    assert str(other / "x.png") in used and len(used) == 21
     assert rejects == {
+        "row 22 disk/x.png": "the same file as in a row before: first row used",
+        "row 23 images\\00.png": "the same file as in a row before: first row used",
         "row 24 ../other/x.png": "path leaves the folder of the table",
         "row 25 images/../../other/x.png": "path leaves the folder of the table",
         "row 26 images/link.png": "path leaves the folder of the table through a symbolic link",
@@ -339,3 +341,77 @@ def test_the_fourteen_are_found_whatever_the_spelling(tmp_path):
         "table", written(table, tmp_path / "t.csv"), tmp_path / "out", settings={"text_column": "report"}
     )
     assert (index[CHEXPERT_14] == "1").all(axis=None)
+
+
+def test_cells_that_say_there_is_no_report(tmp_path):
+    """They are empty reports: not a text without findings, which would be labelled No Finding."""
+    words = ["NA", "nan", "None", "n/a", "NULL", "-", "<NA>"]
+    table = pd.DataFrame({"F": [*words, "NA", "No nodule."], "I": [*words, "Nodule.", "none"]})
+    settings = {"findings_column": "F", "impression_column": "I", "max_reject_share": 1}
+    index, _, rejects = prepare("table", written(table, tmp_path / "t.csv"), tmp_path / "out", settings=settings)
+    assert index[["findings", "impression"]].to_numpy().tolist() == [["", "Nodule."], ["No nodule.", ""]]
+    assert list(rejects.values()) == ["empty report, or none with findings or impression"] * len(words)
+    table = pd.DataFrame({"text": ["None", "IMPRESSION: Nodule."]})
+    settings = {"text_column": "text", "max_reject_share": 1}
+    index, _, rejects = prepare("table", written(table, tmp_path / "u.csv"), tmp_path / "u", settings=settings)
+    assert index["impression"].tolist() == ["Nodule."] and len(rejects) == 1
+
+
+def test_windows_letters(tmp_path):
+    (tmp_path / "t.csv").write_bytes("report\nCan’t exclude “pneumonia”\n".encode("cp1252"))
+    index, card, _ = prepare("table", tmp_path / "t.csv", tmp_path / "out", settings={"text_column": "report"})
+    assert index["impression"].tolist() == ["Can’t exclude “pneumonia”"]
+    assert "the table is not UTF-8: its encoding was guessed to be cp1252" in card["notes"]
+    (tmp_path / "u.csv").write_bytes(b"report\nLungs \x81 clear \xfc\n")  # 81 is no letter of Windows-1252
+    index, card, _ = prepare("table", tmp_path / "u.csv", tmp_path / "u", settings={"text_column": "report"})
+    assert index["impression"].tolist() == ["Lungs clear ü"] and any("latin-1" in note for note in card["notes"])
+
+
+def test_one_file_under_several_spellings_is_one_row(tmp_path):
+    table = folder(tmp_path, 20)
+    (tmp_path / "images" / "link.png").symlink_to("05.png")
+    paths = [
+        "./images/01.png",
+        str(tmp_path / "images" / "02.png"),
+        "images\\03.png",
+        "images/../images/04.png",
+        "images/link.png",
+    ]
+    table = pd.concat([table, pd.DataFrame({"image": paths, "report": "Clear lungs."})])
+    settings = BOTH | {"max_reject_share": 1}
+    index, card, rejects = prepare("table", written(table, tmp_path / "t.csv"), tmp_path / "out", settings=settings)
+    assert index["image_id"].tolist() == [f"images/{k:02d}.png" for k in range(20)]
+    reasons = list(rejects.values())
+    assert (
+        reasons.count("the same file as in a row before: first row used") == 4 and len(reasons) == 5
+    )  # ../: climbs out
+    assert card["overlap"]["identical_images"] == 0
+
+
+def test_urls_and_the_home_folder(tmp_path, monkeypatch):
+    table = folder(tmp_path, 20)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "x.png").write_bytes(encoded(picture(50)))
+    paths = ["~/x.png", "http://host/x.png", "s3://bucket/x.png"]
+    table = pd.concat([table, pd.DataFrame({"image": paths, "report": "Clear lungs."})])
+    settings = BOTH | {"max_reject_share": 1}
+    index, _, rejects = prepare("table", written(table, tmp_path / "t.csv"), tmp_path / "out", settings=settings)
+    assert "~/x.png" in set(index["image_id"]) and len(index) == 21
+    assert list(rejects.values()) == ["a URL: only files on this machine are read, download it first"] * 2
+
+
+def test_a_stray_quote_is_named_with_its_line(tmp_path):
+    path = tmp_path / "t.csv"
+    for text, where in [('a,b\n1,2\n"x"y,3\n', "in line 3 "), ('a,b\n1,2\n3,"never\nclosed\n', "in line 3 to 4 ")]:
+        path.write_text(text)
+        with pytest.raises(DataError, match=where):
+            anytable.load(path)
+
+
+@pytest.mark.parametrize("header", ['image,"a;b;c"', 'image;"a, b, c"', 'image\t"x|y|z"'])
+def test_a_separator_in_quotes_separates_nothing(tmp_path, header):
+    mark = header[5]
+    (tmp_path / "t.csv").write_text(f"{header}\n1{mark}2\n")
+    cells, rejects = anytable.load(tmp_path / "t.csv")
+    assert list(cells)[0] == "image" and cells.to_numpy().tolist() == [["1", "2"]] and not rejects

@@ -183,3 +183,9 @@ def test_any_json_is_a_table_or_an_error(entries):
         table = vqa_rad.read(path, vqa_rad.SETTINGS)
     assert len(table.rows) >= 1 and len(table.extra["questions.csv"]) >= 1
     assert len(table.extra["questions.csv"]) + len(table.rejects) == len(entries) + 1
+
+
+def test_a_folder_with_the_name_of_the_file(tmp_path):
+    (tmp_path / "raw" / "VQA_RAD x.json").mkdir(parents=True)
+    with pytest.raises(DataError, match="expected a file VQA_RAD.*; found a folder of that name"):
+        prepare("vqa_rad", tmp_path / "raw", tmp_path / "out")
