@@ -53,8 +53,10 @@ def run(plan: Namespace) -> int:
     results = collect.results(folder)
     collect.manifest(folder, preset, plan.overrides, plan.data)
     older = outdated(plan, folder, wanted)
-    index = html.build(preset.name, older)
     rows, bad = summary(folder, wanted)
+    notes = dict.fromkeys(older, "older than the latest run's settings, data or code")
+    notes |= {step: f"{state}; the page is of an earlier run" for step, *_, state in rows if state.startswith("not run")}
+    index = html.build(preset.name, notes)
     print("\n" + records.table(rows, ["notebook", "time", "peak memory", "status"]))
     if code and not stopped and not any("FAILED" in row[-1] for row in rows):
         print(

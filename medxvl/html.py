@@ -63,10 +63,10 @@ PAGE = """<!DOCTYPE html>
 SHOWN = ("task", "dataset", "subset", "model", "metric", "value", "ci_low", "ci_high", "n", "control")
 
 
-def build(preset: str, outdated=()) -> Path:
+def build(preset: str, notes: dict | None = None) -> Path:
     """Write the pages of runs/<preset> that are older than their notebook, and the index; its path.
 
-    The index marks the notebooks `outdated`: those the latest run would have made anew, had it been asked to.
+    `notes` {notebook: words} stand in the index in place of a notebook's state, where the latest run left an earlier page.
     """
     folder = paths.RUNS / preset
     target = folder / "html"
@@ -85,7 +85,7 @@ def build(preset: str, outdated=()) -> Path:
         if page.stem not in [name for name, _ in pages]:
             page.unlink()
     index = target / "index.html"
-    records.write_text(index, _index(folder, preset, pages, done, outdated))
+    records.write_text(index, _index(folder, preset, pages, done, notes or {}))
     return index
 
 
@@ -121,7 +121,7 @@ def _notebook_page(source: Path, name: str, preset: str, around: list) -> str:
     )
 
 
-def _index(folder: Path, preset: str, pages: list, done: dict, outdated=()) -> str:
+def _index(folder: Path, preset: str, pages: list, done: dict, notes: dict) -> str:
     body = [f"<h1>medxvl: results of the preset <code>{html.escape(preset)}</code></h1>"]
     body.append("<p>MedViLL and Medical X-VL, notebook by notebook. Each page is a notebook as it was run.</p>")
     body += _banner([record for record in _data(folder) if record])
@@ -134,8 +134,7 @@ def _index(folder: Path, preset: str, pages: list, done: dict, outdated=()) -> s
         record = done.get(name, {})
         status = record.get("status", "")
         said = f"failed: {record.get('error', '')}" if ".failed" in source.name else status
-        if name in outdated:
-            said = "older than the latest run's settings, data or code"
+        said = notes.get(name, said)
         rows.append(
             [
                 f'<a href="{name}.html">{name}</a>',

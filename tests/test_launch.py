@@ -342,6 +342,16 @@ def test_what_makes_a_notebook_run_again(project):
     assert table == {"01": "done", "02": "up to date", "03": "done", "04": "up to date"}, "results gone; code changed"
 
 
+def test_the_page_of_a_notebook_that_could_not_run_again_is_marked(project):
+    project.write("02_bad", "raise KeyError('again')")
+    _, done = project.run()
+    page = (project.folder / "html" / "index.html").read_text()
+    assert "not run: needs 02_bad; the page is of an earlier run" in page, done.stdout
+    project.write("02_bad", "print('mended')")
+    project.run()
+    assert "earlier run" not in (project.folder / "html" / "index.html").read_text()
+
+
 def test_what_a_partial_run_leaves_behind_is_marked(project):
     _, done = project.run("04", "--set", "bootstrap=60")
     assert "note: 01_good was made with other settings" in done.stdout, done.stdout + done.stderr
