@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medxvl import paths, presets, text, train, weights
+from medxvl import paths, presets, text, train, weights, xvl_pretrain
 from medxvl.xvl import XVL
 
 TINY = presets.load(
@@ -80,7 +80,7 @@ def fit(folder, bar=None, preset=TINY, data=None):
     torch.set_num_threads(1)
     data = data or Fake()
     tokenizer = text.train_tokenizer([". ".join(WORDS)] * 3, preset.vocabulary)
-    return train.fit(preset, data, tokenizer, Path(folder), CPU, bar or Bar())
+    return xvl_pretrain.fit(preset, data, tokenizer, Path(folder), CPU, bar or Bar())
 
 
 def killed(folder):
@@ -201,21 +201,21 @@ def test_too_few_reports(tmp_path):
 def test_findings_stand_in_for_a_missing_impression():
     data = Fake(reports=[""] * 26)
     data.index["findings"] = "No Acute Process. ok. Clear lungs!"
-    assert train.report_sentences(data, [0], TINY) == [["no acute process", "clear lungs"]]
+    assert xvl_pretrain.report_sentences(data, [0], TINY) == [["no acute process", "clear lungs"]]
 
 
 # --- schedule and groups --------------------------------------------------------------------------------------------
 def test_stages():
-    contrast, objective = train.stages(TINY)
+    contrast, objective = xvl_pretrain.stages(TINY)
     assert (contrast.name, contrast.first, contrast.epochs, contrast.batch_size) == ("contrast", 0, 2, 6)
     assert (objective.name, objective.first, objective.epochs, objective.batch_size) == ("objective", 2, 2, 4)
-    only = train.stages(presets.load("paper"))
+    only = xvl_pretrain.stages(presets.load("paper"))
     assert [stage.name for stage in only] == ["objective"], "the published models have no warm-up by contrast"
 
 
 def test_learning_rate():
     preset = replace(TINY, warmup_steps=10, min_learning_rate=1e-5)
-    stage = train.Stage("objective", 0, 4, 4, 1e-3)
+    stage = xvl_pretrain.Stage("objective", 0, 4, 4, 1e-3)
     rates = [stage.learning_rate(k, 25, preset) for k in range(101)]
     assert rates[0] == pytest.approx(1e-4) and rates[9] == rates[10] == pytest.approx(1e-3)
     assert rates[55] == pytest.approx((1e-3 + 1e-5) / 2), "half-way down the cosine"
@@ -226,7 +226,7 @@ def test_learning_rate():
 
 def test_weight_decay_spares_what_it_should():
     model = XVL(TINY, 60)
-    decayed, spared, temperature = train.parameter_groups(model, TINY)
+    decayed, spared, temperature = xvl_pretrain.parameter_groups(model, TINY)
     assert decayed["weight_decay"] == TINY.weight_decay and spared["weight_decay"] == temperature["weight_decay"] == 0
     names = {id(p): n for n, p in model.named_parameters()}
     assert [names[id(p)] for p in temperature["params"]] == ["temperature"] and temperature[
@@ -287,8 +287,8 @@ def test_the_fingerprint_follows_what_shapes_a_training(change):
 
 def test_pixels_from_memory_and_from_disk_are_the_same(monkeypatch):
     data = Fake()
-    corpus = train.Corpus(data, "train", None, TINY)
+    corpus = xvl_pretrain.Corpus(data, "train", None, TINY)
     kept = corpus.images(np.array([3, 0, 3]))
-    monkeypatch.setattr(train, "IN_MEMORY", 0)
-    read = train.Corpus(data, "train", None, TINY).images(np.array([3, 0, 3]))
+    monkeypatch.setattr(xvl_pretrain, "IN_MEMORY", 0)
+    read = xvl_pretrain.Corpus(data, "train", None, TINY).images(np.array([3, 0, 3]))
     assert torch.equal(kept, read) and torch.equal(kept, torch.from_numpy(data.pixels[data.rows("train")[[3, 0, 3]]]))
