@@ -15,6 +15,8 @@ _TABLE = (
     ("seed", "run", 0, 0, 42, "seed of every random draw of training and evaluation", "released code"),
     ("device", "run", "cpu", "cpu", "auto", "cpu, cuda, or auto: cuda when there is one", "our choice"),
     ("threads", "run", 1, 1, 0, "CPU threads of a training notebook, 0: all", "our choice"),
+    ("checkpoint_every", "run", 5, 100, 1000, "steps between states to go on from, 0: after epochs alone", "our choice"),
+    ("log_every", "run", 1, 1, 10, "steps between lines of the training log", "our choice"),
     ("studies", "data", 160, 3600, 0, "studies in the phantom, 0: none, real data is needed", "our choice"),
     ("phantom_seed", "data", 7, 7, 7, "seed of the phantom", "our choice"),
     ("store_size", "data", 69, 69, 512, "px, longer side shrunk to this, zero-padded to a square", "released code"),
@@ -56,6 +58,8 @@ _TABLE = (
         "1: attention starts as a mean over tokens, instead of from CXR-BERT",
         "our choice",
     ),
+    ("packed", "model", 0, 0, 1, "1: no padding is computed, image keys once; equal but for rounding", "our choice"),
+    ("itm_heads", "model", 1, 1, 1, "2: also a head on image-queries-text, logits averaged", "final code; early X-VL: 2"),
     ("max_words", "model", 120, 120, 120, "words of a report that are read", "released code"),
     ("max_tokens", "model", 24, 24, 512, "tokens of a report that are read", "BERT's position table"),
     ("projection", "model", 32, 64, 256, "width of the joint space", "released code"),
@@ -71,7 +75,9 @@ _TABLE = (
     ),
     ("contrast_batch", "pretrain", 16, 64, 10, "studies a step of those epochs", "our choice"),
     ("contrast_rate", "pretrain", 2e-3, 2e-3, 1e-4, "peak learning rate of those epochs", "our choice"),
-    ("batch_size", "pretrain", 16, 32, 10, "studies a step and process", "released code"),
+    ("batch_size", "pretrain", 16, 32, 10, "studies a batch and process", "released code"),
+    ("accumulation", "pretrain", 1, 1, 1, "batches whose gradients make one step", "released code: none"),
+    ("precision", "pretrain", "fp32", "fp32", "fp16", "fp32, or autocast to bf16 or fp16 (fp16 needs a GPU)", "released code"),
     ("learning_rate", "pretrain", 1e-3, 1e-3, 1e-4, "peak of AdamW's learning rate", "released code"),
     ("min_learning_rate", "pretrain", 1e-4, 1e-4, 2e-5, "end of the cosine", "released code"),
     ("weight_decay", "pretrain", 0.05, 0.05, 0.1, "AdamW", "released code"),
@@ -109,6 +115,16 @@ _TABLE = (
         "cosine from which two reports are no negative pair",
         "released code",
     ),
+    ("negatives", "pretrain", "online", "online", "momentum", "whose features weigh the hard negatives", "released code"),
+    (
+        "soft_targets",
+        "pretrain",
+        "vocabulary",
+        "vocabulary",
+        "vocabulary",
+        "axis of the soft targets of masked words; sequence: as released, by mistake",
+        "paper; the release errs",
+    ),
     ("itm_weight", "pretrain", 2.0, 2.0, 2.0, "weight of the matching loss", "released code"),
     ("crop_scale", "pretrain", 0.7, 0.7, 0.7, "smallest area of the random resized crop", "released code"),
     (
@@ -131,15 +147,80 @@ _TABLE = (
         "passes of the supervised upper bound",
         "our choice: not in the paper",
     ),
+    (
+        "vision_weights",
+        "pretrain",
+        "",
+        "",
+        "ibot_vitb16.pth",
+        "start of the vision encoder, a file in data/weights or elsewhere; empty: random weights",
+        "released code: iBOT",
+    ),
+    ("text_weights", "pretrain", "", "", "cxr-bert", "start of the text encoder, likewise", "released code: CXR-BERT"),
     ("bootstrap", "evaluate", 200, 1000, 1000, "resamples of a confidence interval", "released code"),
+    # MedViLL: what it shares with X-VL (seed, mask_share, initial_range, pooling_start, ...) stands above
+    ("medvill_mask", "medvill", "bar", "bar", "bar", "bidirectional, seq2seq, bi_seq2seq, noncross or bar", "paper"),
+    (
+        "medvill_padding",
+        "medvill",
+        "blocked",
+        "blocked",
+        "blocked",
+        "blocked: nobody looks at padding; pretraining, finetuning: as the release's code does there",
+        "our choice",
+    ),
+    ("medvill_seq2seq", "medvill", 0.75, 0.75, 0.75, "share of Seq2Seq samples in bi_seq2seq", "released code"),
+    ("medvill_trunk", "medvill", "conv", "conv", "resnet50", "image encoder: resnet50, patch or conv", "paper"),
+    (
+        "medvill_freeze",
+        "medvill",
+        "none",
+        "none",
+        "meant",
+        "of ResNet-50: none; meant: the first five children; released: all, but batch-norm statistics move",
+        "released code, as meant",
+    ),
+    ("medvill_image_size", "medvill", 64, 64, 512, "px seen by the image encoder", "paper"),
+    ("medvill_channels", "medvill", 1, 1, 3, "channels of its input (grey is repeated)", "ImageNet weights"),
+    ("medvill_patch", "medvill", 16, 8, 32, "px, side of a patch of the encoders patch and conv", "released code"),
+    ("medvill_features", "medvill", 64, 128, 2048, "features of the encoders patch and conv", "released code"),
+    ("medvill_positions", "medvill", 11, 45, 180, "grid positions kept in a pre-training step, of all", "released code"),
+    (
+        "medvill_draw",
+        "medvill",
+        "sample",
+        "sample",
+        "sample",
+        "those positions are drawn for each sample, or once a batch",
+        "released code: batch",
+    ),
+    ("medvill_text", "medvill", 48, 48, 253, "tokens of a report that are read", "released code"),
+    ("medvill_max_positions", "medvill", 64, 64, 512, "rows of the position table", "BERT-base"),
+    ("medvill_width", "medvill", 48, 96, 768, "width of BERT", "BERT-base"),
+    ("medvill_layers", "medvill", 2, 3, 12, "layers of BERT", "BERT-base"),
+    ("medvill_heads", "medvill", 2, 3, 12, "heads of BERT", "BERT-base"),
+    ("medvill_hidden", "medvill", 96, 192, 3072, "feed-forward width of BERT", "BERT-base"),
+    ("medvill_dropout", "medvill", 0.0, 0.0, 0.1, "of BERT", "BERT-base"),
+    ("medvill_matched", "medvill", 0.5, 0.5, 0.5, "share of pairs with their own report", "released code"),
+    ("medvill_mlm_mismatched", "medvill", 0, 0, 0, "1: masked words of mismatched pairs train too", "released code: 1"),
+    ("medvill_crop_low", "medvill", 0.8, 0.8, 0.8, "smallest area of the random resized crop", "released code"),
+    ("medvill_crop_high", "medvill", 1.1, 1.1, 1.1, "largest area of it; what does not fit is drawn again", "released code"),
+    ("medvill_epochs", "medvill", 1, 12, 50, "passes over the training studies", "released code"),
+    ("medvill_batch", "medvill", 16, 32, 32, "studies a step and process", "released code: 32 and 36"),
+    ("medvill_rate", "medvill", 1e-3, 1e-3, 1e-5, "peak of AdamW's learning rate", "released code"),
+    ("medvill_weight_decay", "medvill", 0.0, 0.0, 0.0, "AdamW", "released code: its library's default"),
+    ("medvill_warmup", "medvill", 2, 50, 0, "steps of linear warm-up", "released code: none"),
 )
 
-_LEAST = {"epochs": 1, "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
+_LEAST = {"epochs": 1, "accumulation": 1, "log_every": 1, "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
           "supervised_epochs": 1, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas
 _VIEWS = ("AP", "PA", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "LAO", "RAO", "LPO", "RPO",
           "SWIMMERS", "XTABLE LATERAL")  # fmt: skip
-_CHOICES = {"device": ("cpu", "cuda", "auto"), "vision_stem": ("patch", "conv")}
+_CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp16"), "vision_stem": ("patch", "conv"),
+            "medvill_mask": ("bidirectional", "seq2seq", "bi_seq2seq", "noncross", "bar"),
+            "medvill_padding": ("blocked", "pretraining", "finetuning"), "medvill_trunk": ("resnet50", "patch", "conv"),
+            "medvill_freeze": ("none", "meant", "released"), "medvill_draw": ("sample", "batch")}  # fmt: skip
 
 Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
 Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."
@@ -158,7 +239,7 @@ def load(name: str, overrides: str = "") -> "Preset":
         if isinstance(values[key], int | float) and values[key] < _LEAST.get(key, 0):
             raise ValueError(f"setting {key}={text}: expected at least {_LEAST.get(key, 0)}")
         if key in _CHOICES and values[key] not in _CHOICES[key]:
-            raise ValueError(f"setting {key}={text!r}: expected one of {', '.join(_CHOICES[key])}")
+            raise ValueError(f"setting {key}={text!r}: expected one of {', '.join(map(str, _CHOICES[key]))}")
         if key == "views" and not {view.strip() for view in text.split(",")} <= set(_VIEWS):
             raise ValueError(
                 f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, separated by commas"
