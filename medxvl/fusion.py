@@ -76,33 +76,26 @@ class FusionEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
         """States (B, L, d) with their mask (B, L) and what they look at (B, P, e) -> fused states (B, L, d)."""
-        if self.packed:
+        if self.packed or memory_mask is not None:  # transformers' layer drops the mask of what it looks at
             layout = packed.from_mask(mask)
             pairs = torch.arange(len(x), device=x.device)
             return layout.pad(packed.run(self.encoder.layer, layout.pack(x), mask, memory, pairs, memory_mask))
-        seen = None if memory_mask is None else blocked(memory_mask, x.dtype)
-        return self.encoder(
-            x, attention_mask=blocked(mask, x.dtype), encoder_hidden_states=memory, encoder_attention_mask=seen
-        ).last_hidden_state
+        blocked = torch.finfo(x.dtype).min * (1 - mask[:, None, None, :].to(x.dtype))
+        return self.encoder(x, attention_mask=blocked, encoder_hidden_states=memory).last_hidden_state
 
     def tokens(self, x, mask, memory, keep, memory_of=(None,), memory_mask=None) -> Tensor:
         """Fused states of the tokens that `keep` (B, L) marks, row by row (K, d).
 
         memory_of says what the rows of x look at, group by group: None for memory itself, or an index into it.
         """
-        if self.packed:
+        if self.packed or memory_mask is not None:
             own = torch.arange(len(memory), device=x.device)
             row = torch.cat([own if part is None else part for part in memory_of])
             return packed.run(self.encoder.layer, packed.from_mask(mask).pack(x), mask, memory, row, memory_mask, keep)
-        seen, seen_mask = regroup(memory, memory_of), None if memory_mask is None else regroup(memory_mask, memory_of)
-        return self(x, mask, seen, seen_mask)[keep]
+        return self(x, mask, regroup(memory, memory_of))[keep]
 
 
 def regroup(x: Tensor, groups) -> Tensor:
     """Rows of x, group by group: all of them for None, else those of an index."""
     return torch.cat([x if part is None else x[part] for part in groups])
 
-
-def blocked(mask: Tensor, dtype) -> Tensor:
-    """Mask (B, L), 1 = token, -> what is added to attention scores, (B, 1, 1, L)."""
-    return torch.finfo(dtype).min * (1 - mask[:, None, None, :].to(dtype))

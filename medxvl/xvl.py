@@ -104,6 +104,7 @@ class XVL(nn.Module):
         for name in ("image_queue", "text_queue"):
             self.register_buffer(name, F.normalize(torch.randn(preset.queue_size, preset.projection), dim=-1))
         self.register_buffer("queue_at", torch.zeros((), dtype=torch.long))
+        self.follows = True  # whether a step moves the twin; not so where gradients are still being accumulated
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -233,7 +234,7 @@ class XVL(nn.Module):
     def masked_language(self, fused: Tensor, masked_states, tokens, b: Batch, m: Momentum, alpha: float) -> Tensor:
         """Masked-language loss from the fused states of the masked tokens (K, d), with the twin's distribution as target."""
         chosen = b.labels != -100
-        weight = mean_weight(chosen.sum(), tokens.device)
+        weight = mean_weight(chosen.sum(), tokens)
         if self.preset.soft_targets == "sequence":  # as released
             with torch.no_grad():
                 soft = F.softmax(self.twin.fusion.mlm_head(self.twin.fusion(m.masked_states, b.mask, m.tokens)), dim=-1)
