@@ -193,9 +193,9 @@ def _unpickle(file: Path, mmap: bool):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap or None)
     except Exception as fault:  # a damaged pickle can raise anything
         said = str(fault)
-        asked = re.search(r"GLOBAL ([\w.<>]+)|function ([\w.<>]+)|operand \d+", said)
-        if "nsupported" in said or "not an allowed" in said or "unrecognized" in said:
-            what = next((g for g in asked.groups() if g), asked[0]) if asked else "more than plain data"
+        asked = re.search(r"GLOBAL ([\w.<>]+)|function ([\w.<>]+)", said)
+        if asked or "nsupported" in said:
+            what = next(g for g in asked.groups() if g) if asked else "more than plain data, or is damaged"
             raise ValueError(
                 f"{file}: refused, it asks for {what}, where only tensors, numbers and text are let in: reading it would run "
                 "code. If it is a whole model from a source you trust, save its state_dict() where it was made, and give that"

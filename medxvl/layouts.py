@@ -42,7 +42,7 @@ _LEFT_OUT = (
     (r"(^|\.)pooler\.", "pooler"),
     (r"^fusion_decoder", "the decoder of answers and corrections"),
     (r"crossattention\.", "cross-attention of a text encoder that also sees the image"),
-    (r"(^|\.)(clf|ans_classifier|seq_relationship|cls)\.", "head of a task"),
+    (r"(^|\.)(clf|ans_classifier|seq_relationship|cls|class_head|answer_head)\.", "head of a task"),
     (r"(^|\.)(head|fc|fc_norm|last_layer)\.", "head of the earlier training"),
     (r"masked_embed$|mask_token$", "iBOT's mask token"),
     (r"^(image_queue|text_queue|queue_ptr|queue_at|idx_queue)$", "queue of momentum features"),

@@ -79,10 +79,16 @@ def convert(path, branch: str = "") -> Checkpoint:
             f"{raw.file}: no known layout. Expected one of: {'; '.join(KINDS)}. Found {len(state)} weights such as "
             f"{', '.join(list(state)[:4])}. Rename them to one of these layouts, or give another file"
         )
-    encoders = {name: layouts.part(kind, state, name) for name in ("vision", "text")}
-    found = layouts.sizes(encoders["vision"], encoders["text"])
-    ours = _renamed(kind, state, encoders)
-    report = fit(ours, _skeleton(kind, state, raw.about, encoders, found))
+    try:
+        encoders = {name: layouts.part(kind, state, name) for name in ("vision", "text")}
+        found = layouts.sizes(encoders["vision"], encoders["text"])
+        ours = _renamed(kind, state, encoders)
+        report = fit(ours, _skeleton(kind, state, raw.about, encoders, found))
+    except (LookupError, RuntimeError, TypeError, ValueError, ArithmeticError) as fault:  # names as expected, shapes not at all
+        raise ValueError(
+            f"{raw.file}: has the names of {kind}, but its weights do not go together "
+            f"({type(fault).__name__}: {fault}); it is damaged or was changed: download it again, or give another"
+        ) from fault
     report.kind, report.file = kind, raw.file
     same = {id(v) for v in ours.values()}
     dropped = [k for k, v in state.items() if id(v) not in same and not re.search("queue", k)]
@@ -258,6 +264,8 @@ def remarks(found: Checkpoint) -> list[str]:
         guess = next((mask for mask, pattern in names.items() if re.search(pattern, path)), "")
         said = f"its name says medvill_mask={guess}" if guess else "set medvill_mask to what you downloaded"
         return [f"the five masks share one layout, and the file does not say which it was trained with: {said}"]
+    if found.kind in ("MedViLL answers", "MedViLL report generation", "MedViLL report generation, decoding"):
+        return ["made with a LayerNorm epsilon of 1e-5, pre-training with 1e-12: MedViLL(preset, words, layer_norm_eps=1e-5)"]
     if found.family == "bert":
         folder = found.file.parent
         return [] if (folder / "vocab.txt").is_file() else ["no vocab.txt beside it: its tokenizer is needed too"]
