@@ -68,12 +68,15 @@ def gather_ragged(x: Tensor) -> Tensor:
     return torch.cat([part[:n] for part, n in zip(gather(padded).split(max(counts)), counts, strict=True)])
 
 
-def mean_weight(count: int | Tensor, device) -> float | Tensor:
-    """Factor that turns a mean over `count` own rows into this process's part of the mean over all processes' rows."""
+def mean_weight(count: Tensor, like: Tensor) -> float | Tensor:
+    """Factor that turns a mean over `count` own rows into this process's part of the mean over all processes' rows.
+
+    It is as exact as `like`, the float32 of half-precision numbers at least.
+    """
     if processes() == 1:
         return 1.0
-    total = torch.as_tensor(count, dtype=torch.float64, device=device)
-    return (total * processes() / _Sum.apply(total).clamp(min=1)).float()
+    total = count.to(torch.float64)
+    return (total * processes() / _Sum.apply(total).clamp(min=1)).to(torch.promote_types(like.dtype, torch.float32))
 
 
 class _SharedBatchNorm2d(nn.BatchNorm2d):

@@ -78,11 +78,6 @@ class Log:
             self.stream.write(json.dumps(row) + "\n")
             self.stream.flush()
 
-    def sync(self) -> None:
-        """Onto the disk, before a checkpoint that counts on it."""
-        if self.writes:
-            os.fsync(self.stream.fileno())
-
     def close(self) -> None:
         if self.writes:
             self.stream.close()

@@ -6,6 +6,7 @@ bits as one that was not: every draw comes from a generator whose state is in th
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,11 @@ class _Training:
         distributed.share_batch_statistics(self.model)
         optimizer = torch.optim.AdamW(task.parameter_groups(self.model))
         self.generator = torch.Generator().manual_seed(preset.seed)
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "`broadcast_buffers` is deprecated", FutureWarning
+            )  # no other way by accelerate
+            self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
 
         self.epoch, self.step, self.steps, self.best, self.drawn = 0, 0, 0, {}, None  # steps: of all epochs
         state = resume.load(folder, task.settings, distributed.processes())
@@ -230,7 +235,6 @@ class _Training:
         drawn = resume.generators(self.generator, rng, self.device)
         every = distributed.gather_objects(drawn)
         if self.first:
-            self.log.sync()
             scaler = self.accelerator.scaler
             resume.save(self.folder, {
                 "settings": self.task.settings, "processes": distributed.processes(), "epoch": self.epoch, "step": self.step,

@@ -145,7 +145,6 @@ class Pretraining(train.Task):
     """X-VL on the split `train` of `dataset`; the epochs kept tell matched from mismatched validation pairs best."""
 
     label, score_label = "pre-training", "validation match AUROC"
-    skips_parameters = True  # the warm-up by contrast leaves out the fusion encoder
 
     def __init__(self, preset, dataset, tokenizer):
         self.preset, self.tokenizer = preset, tokenizer
@@ -153,6 +152,7 @@ class Pretraining(train.Task):
         self.corpus, self.valid = (Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
         self.stages = stages(preset)
         self.epochs = sum(stage.epochs for stage in self.stages)
+        self.skips_parameters = self.stages[0].name == "contrast"  # it leaves out the fusion encoder
 
     def build(self, device) -> Objective:
         self.device, self.model = device, XVL(self.preset, len(self.tokenizer)).to(device)
@@ -183,6 +183,8 @@ class Pretraining(train.Task):
         return rng.permutation(len(self.corpus))
 
     def start_epoch(self, epoch: int) -> None:
+        if epoch == 0:
+            weights.start_from(self.model, self.preset)
         if self.stage(epoch) == "objective" and epoch == self._stage(epoch).first:
             self.model.reset_twin()
 

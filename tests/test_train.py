@@ -1,104 +1,16 @@
 """Pre-training: the same weights whether or not it was interrupted, checkpoints that say what they are, clear failures."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from train_helpers import TINY, Bar, Fake, fit, result, same
 
-from medxvl import paths, presets, text, train, weights, xvl_pretrain
+from medxvl import presets, train, weights, xvl_pretrain
 from medxvl.xvl import XVL
-
-TINY = presets.load(
-    "smoke",
-    "vision_width=16 vision_layers=1 vision_heads=2 text_width=16 text_layers=1 text_heads=2 text_hidden=16 fusion_layers=1 "
-    "fusion_hidden=16 projection=8 queue_size=10 vocabulary=80 max_tokens=12 image_size=32 resize=34 threads=1 "
-    "epochs=2 contrast_epochs=2 batch_size=4 contrast_batch=6 checkpoints=2 warmup_steps=2",
-)
-WORDS = (
-    "small left effusion",
-    "no acute process",
-    "mild cardiomegaly",
-    "right pneumothorax",
-    "clear lungs",
-    "rib fracture",
-)
-CPU = torch.device("cpu")
-
-
-class Fake:
-    """What `fit` uses of a prepared dataset."""
-
-    label, fingerprint, card = "fake", "0" * 12, {"size": 40}
-
-    def __init__(self, images=None, reports=None, n=26):
-        rng = np.random.default_rng(5)
-        self.pixels = rng.integers(0, 256, (n, 40, 40), dtype=np.uint8) if images is None else images
-        said = [". ".join(WORDS[j] for j in rng.permutation(6)[: 1 + k % 3]) + "." for k in range(n)]
-        self.index = pd.DataFrame({
-            "study_id": [f"s{k:02d}" for k in range(n)], "split": ["valid" if k % 4 == 0 else "train" for k in range(n)],
-            "findings": "", "impression": reports or said,
-        })  # fmt: skip
-
-    def rows(self, split):
-        return np.flatnonzero(self.index["split"] == split)
-
-    def images(self, rows):
-        return self.pixels[rows]
-
-
-class Bar:
-    """A progress bar that calls `after_epoch(k)` when epoch k is done and saved."""
-
-    def __init__(self, after_epoch=lambda k: None, after_step=lambda k: None):
-        self.epochs, self.steps, self.after_epoch, self.after_step = 0, 0, after_epoch, after_step
-
-    def __call__(self, total, desc):
-        return self
-
-    def update(self, n=1):
-        self.steps += n
-        self.after_step(self.steps)
-
-    def set_postfix_str(self, told):
-        self.epochs += 1
-        self.after_epoch(self.epochs)
-
-    def close(self):
-        pass
-
-
-def fit(folder, bar=None, preset=TINY, data=None):
-    torch.set_num_threads(1)
-    data = data or Fake()
-    tokenizer = text.train_tokenizer([". ".join(WORDS)] * 3, preset.vocabulary)
-    return xvl_pretrain.fit(preset, data, tokenizer, Path(folder), CPU, bar or Bar())
-
-
-def killed(folder):
-    """Run in a process of its own: it kills itself in the middle of the third epoch."""
-    steps = 2 * (len(Fake().rows("train")) // TINY.contrast_batch) + 2
-    fit(folder, Bar(after_step=lambda k: k == steps and os.kill(os.getpid(), signal.SIGKILL)))
-
-
-def result(folder):
-    """Everything a finished run leaves: weights by file, their scores and the log."""
-    kept = {p.name: load_file(p) for p in sorted(Path(folder).glob("epoch-*.safetensors"))}
-    return kept, json.loads((Path(folder) / "best.json").read_text()), (Path(folder) / "log.jsonl").read_text()
-
-
-def same(a, b):
-    assert a[1:] == b[1:] and a[0].keys() == b[0].keys()
-    for name, state in a[0].items():
-        assert all(torch.equal(state[k], b[0][name][k]) for k in state), f"{name} differs"
 
 
 @pytest.fixture(scope="module")
@@ -143,18 +55,6 @@ def test_stopped_after_an_epoch_and_resumed(whole, tmp_path, epoch):
     rest = Bar()
     fit(tmp_path, rest)
     assert rest.epochs == 4 - epoch, "only the epochs that were missing are trained"
-    same(result(whole[0]), result(tmp_path))
-
-
-def test_killed_and_resumed(whole, tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_train; test_train.killed({str(tmp_path)!r})"
-    environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    assert (tmp_path / "last.pt").is_file()
-    rest = Bar()
-    fit(tmp_path, rest)
-    assert rest.epochs == 2
     same(result(whole[0]), result(tmp_path))
 
 
