@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import compat  # noqa: F401  (before transformers)
-from . import fusion
+from . import distributed, fusion
 from .medvill_image import Trunk
 from .medvill_keys import from_released  # noqa: F401
 
@@ -129,8 +128,10 @@ class MedViLL(nn.Module):
             labels = labels.masked_fill(b.matched[:, None] == 0, -100)
         rows, columns = torch.where(labels != -100)
         logits = self.mlm_logits(states[rows, text_at + columns])
+        words = F.cross_entropy(logits, labels[rows, columns], reduction="sum") / max(len(rows), 1)
+        share = distributed.mean_weight(torch.tensor(len(rows), device=words.device), words)  # processes mask unequal numbers
         terms = {
-            "mlm": F.cross_entropy(logits, labels[rows, columns]) if len(rows) else logits.sum(),
+            "mlm": words * share,
             "itm": F.cross_entropy(self.itm_head(self.pool(states, text_at)), b.matched),
         }
         terms["total"] = terms["mlm"] + terms["itm"]

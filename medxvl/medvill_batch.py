@@ -4,12 +4,13 @@ import re
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from . import masks
+from . import distributed, masks
 from .data import CHEXPERT_14
 from .medvill import Batch, Joint
-from .medvill_image import plain_view, training_view
+from .medvill_image import crop_boxes, grid_side, plain_view, training_view
 
 _BLANK = re.compile(r"_{2,}")  # what de-identification left of a name or a date
 _SPACES = re.compile(r"\s+")
@@ -18,7 +19,7 @@ _SPACES = re.compile(r"\s+")
 def report_texts(dataset, rows) -> list[str]:
     """Findings and impression of each row in one text, without de-identification blanks."""
     table = dataset.index.iloc[rows]
-    return [_SPACES.sub(" ", _BLANK.sub(" ", f"{f} {i}")).strip() for f, i in zip(table["findings"], table["impression"], strict=True)]  # fmt: skip
+    return [_SPACES.sub(" ", _BLANK.sub(" ", text)).strip() for text in table["findings"] + " " + table["impression"]]
 
 
 def label_sets(dataset, rows) -> np.ndarray:
@@ -27,15 +28,19 @@ def label_sets(dataset, rows) -> np.ndarray:
     return np.unique(positive, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def encode(tokenizer, texts: list[str], max_tokens: int, own_cls: bool = False) -> tuple[Tensor, Tensor]:
+def encode(
+    tokenizer, texts: list[str], max_tokens: int, own_cls: bool = False, full: bool = False
+) -> tuple[Tensor, Tensor]:
     """Ids of the text parts and whether each is a token, (N, T): `w_1 .. w_n [SEP]`, padded to the longest of the batch.
 
-    With `own_cls` a `[CLS]` stands before (the mask `noncross`). At most `max_tokens` words.
+    With `own_cls` a `[CLS]` stands before (the mask `noncross`). At most `max_tokens` words; `full`: padded as if one had them.
     """
     batch = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=max_tokens)["input_ids"]
     first = [tokenizer.cls_token_id] if own_cls else []
     rows = [torch.tensor(first + ids + [tokenizer.sep_token_id]) for ids in batch]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    if full:
+        ids = F.pad(ids, (0, max_tokens + 1 + own_cls - ids.shape[1]), value=tokenizer.pad_token_id)
     lengths = torch.tensor([len(row) for row in rows])
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
@@ -136,26 +141,27 @@ class Corpus:
         return np.where(own, picked, other), torch.from_numpy(own.astype(np.int64))
 
     def batch(self, picked, rng: np.random.Generator, generator: torch.Generator, training: bool = True) -> Batch:
-        """One step's input from the studies `picked` (b,): half of them with a report of other findings.
+        """One step's input from the studies `picked` (b,), some with a report of other findings; this process's part of it.
 
-        For evaluation the whole image is seen and all grid positions are kept; words are masked all the same.
+        All draws are made for the whole batch. For evaluation the whole image is seen and all grid positions are kept; words are
+        masked and reports exchanged all the same.
         """
-        preset, picked = self.preset, np.asarray(picked)
+        preset, picked, tokenizer = self.preset, np.asarray(picked), self.tokenizer
+        own, n, side = distributed.own(len(picked)), len(picked), grid_side(self.preset)
         whose, matched = self.pairs(picked, rng)
-        ids, real = encode(self.tokenizer, [self.texts[k] for k in whose], preset.medvill_text, preset.medvill_mask == "noncross")
-        if preset.medvill_padding == "pretraining":  # padding is looked at there: its length must be the release's
-            missing = preset.medvill_text + 1 + (preset.medvill_mask == "noncross") - ids.shape[1]
-            ids, real = (torch.nn.functional.pad(x, (0, missing), value=v) for x, v in ((ids, self.tokenizer.pad_token_id), (real, False)))  # fmt: skip
-        word = real & (ids != self.tokenizer.sep_token_id) & (ids != self.tokenizer.cls_token_id)
-        ids, labels = draw_masked(ids, word, self.tokenizer, preset.mask_share, generator)
-        n, size = len(picked), preset.medvill_image_size // (32 if preset.medvill_trunk == "resnet50" else preset.medvill_patch)
+        own_cls, texts = preset.medvill_mask == "noncross", [self.texts[k] for k in whose]
+        full = preset.medvill_padding != "blocked"  # where padding is looked at, its length is the release's
+        ids, real = encode(tokenizer, texts, preset.medvill_text, own_cls, full)
+        word = real & (ids != tokenizer.sep_token_id) & (ids != tokenizer.cls_token_id)
+        ids, labels = draw_masked(ids, word, tokenizer, preset.mask_share, generator)
+        seq2seq = masks.draw_seq2seq(n, preset.medvill_seq2seq, generator)[own] if preset.medvill_mask == "bi_seq2seq" else None
         if training:
-            grid = draw_grid(n, size**2, preset.medvill_positions, preset.medvill_draw == "batch", generator)
-            images = training_view(self.images(picked), preset, generator)
+            grid = draw_grid(n, side**2, preset.medvill_positions, preset.medvill_draw == "batch", generator)[own]
+            boxes = crop_boxes(n, preset.medvill_crop_low, preset.medvill_crop_high, generator)[own]
+            images = training_view(self.images(picked[own]), preset, boxes)
         else:
-            grid, images = torch.arange(size**2).expand(n, -1), plain_view(self.images(picked), preset)
-        seq2seq = masks.draw_seq2seq(n, preset.medvill_seq2seq, generator) if preset.medvill_mask == "bi_seq2seq" else None
-        mask = masks.attention(preset.medvill_mask, grid.shape[1] + 2, real, seq2seq, preset.medvill_padding)
-        special = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        joint = join(ids, mask, grid, special, every=not training, own_cls=preset.medvill_mask == "noncross")
-        return Batch(images, joint, labels, matched)
+            grid, images = torch.arange(side**2).expand(len(picked[own]), -1), plain_view(self.images(picked[own]), preset)
+        mask = masks.attention(preset.medvill_mask, grid.shape[1] + 2, real[own], seq2seq, preset.medvill_padding)
+        special = tokenizer.cls_token_id, tokenizer.sep_token_id
+        joint = join(ids[own], mask, grid, special, every=not training, own_cls=own_cls)
+        return Batch(images, joint, labels[own], matched[own])

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import compat  # noqa: F401  (before timm)
-from . import vision
+from . import vision  # before timm
 
 from timm.layers import PatchEmbed  # noqa: E402  isort: skip
 from timm.models.resnet import resnet50  # noqa: E402  isort: skip
@@ -35,7 +34,7 @@ class Trunk(nn.Module):
             self.net = stem(
                 img_size=size, patch_size=preset.medvill_patch, in_chans=preset.medvill_channels, embed_dim=self.features
             )
-        self.grid = size // (32 if self.kind == "resnet50" else preset.medvill_patch)
+        self.grid = grid_side(preset)
         for part in self.frozen():
             part.requires_grad_(False)
 
@@ -62,6 +61,11 @@ class Trunk(nn.Module):
         return tokens.flatten(2).transpose(1, 2)
 
 
+def grid_side(preset) -> int:
+    """Tokens along an edge of the image: 16 at 512 px."""
+    return preset.medvill_image_size // (32 if preset.medvill_trunk == "resnet50" else preset.medvill_patch)
+
+
 def normalise(images: Tensor, channels: int) -> Tensor:
     """Grey levels (N, 1, s, s) in [0, 1] -> (N, channels, s, s); three channels get ImageNet's mean and SD."""
     if channels != 3:
@@ -81,13 +85,12 @@ def plain_view(images: Tensor, preset) -> Tensor:
     return normalise(x, preset.medvill_channels)
 
 
-def training_view(images: Tensor, preset, generator: torch.Generator) -> Tensor:
-    """Random resized crop of `medvill_crop_low` to `medvill_crop_high` of the area. (N, S, S) uint8 -> (N, C, s, s)."""
+def training_view(images: Tensor, preset, boxes: Tensor) -> Tensor:
+    """The `boxes` (N, 2, 3) of `crop_boxes`, resized. (N, S, S) uint8 -> (N, C, s, s)."""
     x, size = vision.normalise(images), preset.medvill_image_size
     if x.shape[-1] > 1.5 * size:  # the resampling below has no low-pass filter of its own
         x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    theta = crop_boxes(len(x), preset.medvill_crop_low, preset.medvill_crop_high, generator).to(x)
-    grid = F.affine_grid(theta, (len(x), 1, size, size), align_corners=False)
+    grid = F.affine_grid(boxes.to(x), (len(x), 1, size, size), align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return normalise(x, preset.medvill_channels)
 
