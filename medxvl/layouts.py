@@ -24,8 +24,8 @@ KINDS = {
     "iBOT or DINO": ("vit", "the start of X-VL's vision encoder: setting vision_weights"),
     "Vision Transformer": ("vit", "the start of X-VL's vision encoder: setting vision_weights"),
     "CXR-BERT": ("bert", "the start of X-VL's text encoder: setting text_weights, with the tokenizer of its folder"),
-    "BERT": ("bert", "the start of a text encoder: setting text_weights, with its own tokenizer"),
-    "ResNet-50": ("resnet", "the start of MedViLL's image encoder: setting vision_weights"),
+    "BERT": ("bert", "the start of a text encoder: setting medvill_text_weights or text_weights, with its own tokenizer"),
+    "ResNet-50": ("resnet", "the start of MedViLL's image encoder: setting medvill_vision_weights"),
     "medxvl X-VL": ("medxvl", "zero-shot detection, retrieval, error detection, a start for every other task of X-VL"),
     "medxvl MedViLL": ("medxvl", "a start for every task of MedViLL"),
 }

@@ -21,9 +21,14 @@ SOURCES = {
     "`full ckpt`; X-VL's own, trained on MIMIC-CXR, was never published: notebook 20 makes one from your data",
     "CXR-BERT": "CXR-BERT: Hugging Face hub, microsoft/BiomedVLP-CXR-BERT-specialized (the whole folder; its code is not run)",
     "MedViLL": "MedViLL: the links of the README at github.com/SuperSupermoon/MedViLL, one file for each of the five masks",
+    "BERT": "BERT: Hugging Face hub, google-bert/bert-base-uncased (the whole folder)",
+    "ResNet-50": "ResNet-50 (ImageNet): torchvision, the file of ResNet50_Weights.IMAGENET1K_V1 (resnet50-0676ba61.pth)",
     "X-VL": "Medical X-VL: its weights were never published; notebook 21 makes them from your data",
 }
-_HINTS = {"iBOT": "ibot|dino|vit", "CXR-BERT": "cxr.?bert|biomedvlp|bert", "MedViLL": "medvill|model\\.\\d+", "X-VL": "x.?vl"}
+_HINTS = {
+    "iBOT": "ibot|dino|vit", "CXR-BERT": "cxr.?bert|biomedvlp", "BERT": "bert", "ResNet-50": "resnet",
+    "MedViLL": "medvill|model\\.\\d+", "X-VL": "x.?vl",
+}  # fmt: skip
 _MAY_LACK = r"^twin\.|^(image|text)_queue$|^queue_at$|num_batches_tracked$"  # made anew: twins are copied from the online model
 
 
@@ -231,7 +236,7 @@ def locate(path) -> Path:
     for place in places:
         if place.exists():
             return place
-    hints = [name for name, pattern in _HINTS.items() if re.search(pattern, given.name.lower())] or list(SOURCES)
+    hints = [name for name, pattern in _HINTS.items() if re.search(pattern, given.name.lower())][:1] or list(SOURCES)
     where = "\n  ".join(SOURCES[name] for name in hints)
     raise FileNotFoundError(
         f"{given}: no such weights file or folder (looked at {', '.join(map(str, places))}). Where to get it:\n  {where}\n"

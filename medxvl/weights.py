@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from . import layouts, presets, released, text
+from .medvill import MedViLL
 from .xvl import XVL
 
 _SHAPES_WEIGHTS = (
@@ -95,6 +96,8 @@ def load_into(model: nn.Module, path, part: str = "all", *, strict: bool = True,
     bad = [k for k, v in report.weights.items() if not v.sum().isfinite() and not v.isfinite().all()]
     if bad:
         raise ValueError(f"{found.file}: {len(bad)} weights are not finite, such as {bad[0]}; it is damaged: use an earlier one")
+    if part == "all":
+        report.left_out = found.report.left_out | report.left_out
     target.load_state_dict(report.weights, strict=False)
     if hasattr(model, "reset_twin") and not any(k.startswith("twin.") for k in report.weights):
         model.reset_twin()
@@ -106,11 +109,13 @@ def _encoder_states(model: nn.Module):
 
 
 def start_from(model: nn.Module, preset) -> list[released.Report]:
-    """Start the encoders of `model` from the weights that the preset names (`vision_weights`, `text_weights`; "" = none).
+    """Start the encoders of `model` from the weights that the preset names, "" = none: `vision_weights` and `text_weights` for
+    X-VL, `medvill_vision_weights` and `medvill_text_weights` for MedViLL.
 
     Names are files or folders, as given or under data/weights. Returns one report an encoder; raises as `load_into` does.
     """
-    named = {"vision": preset.vision_weights, "text": preset.text_weights}
+    prefix = "medvill_" if isinstance(model, MedViLL) else ""
+    named = {part: getattr(preset, f"{prefix}{part}_weights") for part in ("vision", "text")}
     return [load_into(model, path, part) for part, path in named.items() if path]
 
 

@@ -286,6 +286,7 @@ def test_other_sizes_and_colours_are_reshaped():
 
 @pytest.mark.parametrize("name, source", [
     ("ibot_vits16.pth", "bytedance/ibot"), ("cxr-bert", "microsoft/BiomedVLP-CXR-BERT-specialized"),
+    ("bert-base-uncased", "google-bert/bert-base-uncased"), ("resnet50.pth", "IMAGENET1K_V1"),
     ("medvill_bar.bin", "SuperSupermoon/MedViLL"), ("xvl.pth", "never published"), ("weights.pth", "bytedance/ibot"),
 ])  # fmt: skip
 def test_a_missing_file_says_where_to_get_it(name, source, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medxvl import checkpoint, fusion, paths, presets, released, vision, weights
+from medxvl import checkpoint, fusion, medvill, paths, presets, released, vision, weights
 from medxvl.xvl import XVL
 
 PAPER = presets.load("paper")
@@ -162,6 +162,21 @@ def test_start_from_the_presets_weights(tmp_path, monkeypatch):
     assert weights.start_from(ours, replace(named, vision_weights="", text_weights="")) == [] and same(before, ours.state_dict())
     with pytest.raises(FileNotFoundError, match="bytedance/ibot"):
         weights.start_from(ours, replace(named, vision_weights="ibot_vitb16.pth"))
+
+
+def test_medvill_starts_from_resnet_and_bert(tmp_path):
+    tiny = replace(PAPER, medvill_layers=2, medvill_width=64, medvill_heads=1, medvill_hidden=96, medvill_max_positions=32)
+    torch.manual_seed(1)
+    given = medvill.MedViLL(tiny, 50)
+    torch.save(given.trunk.net.state_dict() | {"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "resnet50.pth")
+    torch.save({f"bert.{k}": v for k, v in given.bert.state_dict().items()}, tmp_path / "bert.bin")
+    named = replace(tiny, medvill_vision_weights=str(tmp_path / "resnet50.pth"), medvill_text_weights=str(tmp_path / "bert.bin"))
+    torch.manual_seed(2)
+    ours = medvill.MedViLL(named, 50)
+    assert [r.kind for r in weights.start_from(ours, named)] == ["ResNet-50", "BERT"]
+    assert same(ours.bert.state_dict(), given.bert.state_dict()) and same(ours.trunk.state_dict(), given.trunk.state_dict())
+    with pytest.raises(ValueError, match="does not fit the vision encoder of the model"):
+        weights.load_into(model(), tmp_path / "resnet50.pth", "vision")  # X-VL has a Vision Transformer
 
 
 def test_presets_name_published_starts():
