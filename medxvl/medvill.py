@@ -89,9 +89,20 @@ class MedViLL(nn.Module):
         words = self.bert.embeddings.word_embeddings(joint.ids)
         return torch.cat([words[:, :1], self.image_proj(features), words[:, 1 + features.shape[1] :]], dim=1)
 
-    def encode(self, features: Tensor, joint: Joint) -> Tensor:
-        """Hidden states of the last layer (N, L, d) from the trunk's features (N, P, F)."""
-        return self._bert(features, joint, joint.mask[:, None]).last_hidden_state
+    def encode(self, features: Tensor, joint: Joint, at: Tensor | None = None) -> Tensor:
+        """Hidden states of the last layer (N, L, d) from the trunk's features (N, P, F).
+
+        `at` (N, K): the places whose states are wanted, (N, K, d); the last layer computes no other.
+        """
+        if at is None:
+            return self._bert(features, joint, joint.mask[:, None]).last_hidden_state
+        states = self.bert.embeddings(
+            inputs_embeds=self.embed(features, joint), position_ids=joint.position_ids, token_type_ids=joint.segment_ids
+        )
+        *layers, last = self.bert.encoder.layer
+        for layer in layers:
+            states = layer(states, joint.mask[:, None])
+        return some_rows(last, states, joint.mask, at)
 
     def attention_maps(self, features: Tensor, joint: Joint) -> list[Tensor]:
         """Attention probabilities of every layer, (N, heads, L, L) each: for figures, it is slow."""
@@ -121,18 +132,32 @@ class MedViLL(nn.Module):
 
     def forward(self, b: Batch) -> dict[str, Tensor]:
         """`mlm`, `itm` and their sum `total`."""
-        states = self.encode(self.trunk(b.images), b.joint)
-        text_at = states.shape[1] - b.labels.shape[1]
-        labels = b.labels
+        labels, n_image = b.labels, b.joint.ids.shape[1] - b.labels.shape[1]
         if not self.preset.medvill_mlm_mismatched:  # a foreign report says nothing of this image; the release learns it anyway
             labels = labels.masked_fill(b.matched[:, None] == 0, -100)
-        rows, columns = torch.where(labels != -100)
-        logits = self.mlm_logits(states[rows, text_at + columns])
-        words = F.cross_entropy(logits, labels[rows, columns], reduction="sum") / max(len(rows), 1)
-        share = distributed.mean_weight(torch.tensor(len(rows), device=words.device), words)  # processes mask unequal numbers
-        terms = {
-            "mlm": words * share,
-            "itm": F.cross_entropy(self.itm_head(self.pool(states, text_at)), b.matched),
-        }
+        first = [0, n_image] if self.preset.medvill_mask == "noncross" else [0]  # each part's `[CLS]`
+        masked = labels != -100
+        words = (~masked).int().argsort(dim=1, stable=True)[:, : int(masked.sum(dim=1).max())]  # a row's masked words, then others
+        at = torch.cat([torch.tensor(first, device=words.device).expand(len(words), -1), n_image + words], dim=1)
+        states = self.encode(self.trunk(b.images), b.joint, at)
+
+        chosen, targets = masked.gather(1, words), labels.gather(1, words)
+        logits = self.mlm_logits(states[:, len(first) :][chosen])
+        loss = F.cross_entropy(logits, targets[chosen], reduction="sum") / max(len(logits), 1)
+        share = distributed.mean_weight(chosen.sum(), loss)  # processes mask unequal numbers of words
+        terms = {"mlm": loss * share, "itm": F.cross_entropy(self.itm_head(self.pool(states, 1)), b.matched)}
         terms["total"] = terms["mlm"] + terms["itm"]
         return terms
+
+
+def some_rows(layer, states: Tensor, mask: Tensor, at: Tensor) -> Tensor:
+    """A layer of BERT for the places `at` (N, K) alone, which look at all `states` (N, L, d) that `mask` (N, L, L) shows."""
+    attention, asking = layer.attention, states.gather(1, at[:, :, None].expand(-1, -1, states.shape[2]))
+    seen = mask.gather(1, at[:, :, None].expand(-1, -1, mask.shape[2]))[:, None]
+    query, key, value = (
+        project(x).unflatten(2, (attention.self.num_attention_heads, -1)).transpose(1, 2)
+        for project, x in ((attention.self.query, asking), (attention.self.key, states), (attention.self.value, states))
+    )
+    drop = attention.self.dropout.p if layer.training else 0.0
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=drop)
+    return layer.feed_forward_chunk(attention.output(context.transpose(1, 2).flatten(2), asking))

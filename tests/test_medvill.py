@@ -294,6 +294,25 @@ def test_freezing(freeze):
     assert moved == {"none": {"bn1", "layer1"} | rest, "meant": rest, "released": {"bn1", "layer1"} | rest}[freeze]
 
 
+@pytest.mark.parametrize("name", ["bar", "noncross"])
+def test_the_last_layer_computes_wanted_places_alone(tokenizer, name):
+    preset = replace(TINY, medvill_mask=name, medvill_layers=2)
+    model = medvill.MedViLL(preset, len(tokenizer)).eval()
+    batch = draw(medvill_batch.Corpus(Fake(), "train", tokenizer, preset))
+    features = model.trunk(batch.images)
+    at = torch.randint(batch.joint.ids.shape[1], (8, 5), generator=torch.Generator().manual_seed(0))
+    every = model.encode(features, batch.joint)
+    torch.testing.assert_close(model.encode(features, batch.joint, at), every[torch.arange(8)[:, None], at], atol=1e-6, rtol=0)
+    n_image = batch.joint.ids.shape[1] - batch.labels.shape[1]
+    terms = model(batch)
+    torch.testing.assert_close(
+        terms["itm"], torch.nn.functional.cross_entropy(model.itm_head(model.pool(every, n_image)), batch.matched)
+    )
+    chosen = (batch.labels != -100) & batch.matched.bool()[:, None]
+    logits = model.mlm_logits(every[:, n_image:][chosen])
+    torch.testing.assert_close(terms["mlm"], torch.nn.functional.cross_entropy(logits, batch.labels[chosen]))
+
+
 def test_only_masked_words_reach_the_vocabulary(tokenizer, corpus, monkeypatch):
     model = medvill.MedViLL(TINY, len(tokenizer))
     batch, seen = draw(corpus), []
