@@ -145,14 +145,20 @@ def _medvill_bert(state, prefix) -> dict[str, Tensor]:
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------
-def sizes(vision: dict, text: dict) -> dict[str, int]:
+_CONV_HEAD = 2  # entries with weights before the blocks: a convolution and its batch norm
+
+
+def sizes(vision: dict, text: dict) -> dict[str, int | str]:
     """Settings that a pair of encoders was made with; heads are those of the published models, one a 64 channels."""
     out = {}
-    if "cls_token" in vision and "patch_embed.proj.weight" in vision and "pos_embed" in vision:
-        width, patch = vision["cls_token"].shape[-1], vision["patch_embed.proj.weight"].shape
-        out = {"vision_width": width, "vision_layers": _count(vision, "blocks"), "vision_heads": _heads(width)}
+    stem = next((k for k in ("patch_embed.proj.weight", "patch_embed.proj.0.weight") if k in vision), None)
+    if stem and "cls_token" in vision and "pos_embed" in vision:
+        width, first = vision["cls_token"].shape[-1], vision[stem].shape
+        conv = stem.endswith(".0.weight")  # our stack of convolutions: a stride of 4, then 2 in each block
+        patch = 2 ** (_count(vision, "patch_embed.proj") - _CONV_HEAD + 2) if conv else first[-1]
+        out = {"vision_stem": "conv" if conv else "patch", "vision_width": width, "vision_layers": _count(vision, "blocks")}
         grid = math.isqrt(vision["pos_embed"].shape[1] - 1)
-        out |= {"patch_size": patch[-1], "channels": patch[1], "image_size": grid * patch[-1]}
+        out |= {"vision_heads": _heads(width), "patch_size": patch, "channels": first[1], "image_size": grid * patch}
     if "embeddings.word_embeddings.weight" in text and "encoder.layer.0.intermediate.dense.weight" in text:
         vocabulary, width = text["embeddings.word_embeddings.weight"].shape
         out |= {"text_width": width, "text_layers": _count(text, "encoder.layer"), "text_heads": _heads(width)}

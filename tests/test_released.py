@@ -204,8 +204,21 @@ def test_backbone_alone(tmp_path):
     for file in ("a.pth", "b.pth"):
         found = weights.load(tmp_path / file)
         assert found.kind == "Vision Transformer" and not found.report.missing and not found.report.left_out
-        assert found.sizes == {"vision_width": 64, "vision_layers": 2, "vision_heads": 1, "patch_size": 16, "channels": 3,
-                               "image_size": 64}  # fmt: skip
+        assert found.sizes == {
+            "vision_stem": "patch", "vision_width": 64, "vision_layers": 2, "vision_heads": 1, "patch_size": 16, "channels": 3,
+            "image_size": 64,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [{}, {"patch_size": 8}, {"patch_size": 32, "channels": 3}], ids=str)
+def test_the_vision_encoder_of_the_small_presets(tmp_path, change):
+    """With a stack of convolutions instead of patches, as notebook 20 leaves it in demo."""
+    demo = replace(presets.load("demo"), **change)
+    save_file(vision.build(demo).state_dict(), tmp_path / "x.safetensors")
+    found = weights.load(tmp_path / "x.safetensors")
+    assert found.kind == "Vision Transformer" and not found.report.missing
+    assert found.sizes.items() >= {"vision_stem": "conv", "patch_size": demo.patch_size, "channels": demo.channels,
+                                   "image_size": demo.image_size}.items()  # fmt: skip
 
 
 @pytest.mark.parametrize("prefix", ["text_encoder.bert.", "bert.", ""])

@@ -90,7 +90,7 @@ def test_half_precision_is_widened(tmp_path):
 @pytest.mark.parametrize("change, told", [
     ({"vision_width": 128, "vision_heads": 2}, "--set vision_width=64 --set vision_heads=1"),
     ({"vision_layers": 3}, "--set vision_layers=2"),
-    ({"vision_stem": "conv"}, "does not fit the vision encoder of the model"),
+    ({"vision_stem": "conv"}, "--set vision_stem=patch"),
 ])  # fmt: skip
 def test_vision_that_does_not_fit(tmp_path, change, told):
     torch.save(vit(), tmp_path / "x.pth")
