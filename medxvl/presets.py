@@ -15,7 +15,7 @@ _TABLE = (
     ("seed", "run", 0, 0, 42, "seed of every random draw of training and evaluation", "released code"),
     ("device", "run", "cpu", "cpu", "auto", "cpu, cuda, or auto: cuda when there is one", "our choice"),
     ("threads", "run", 1, 1, 0, "CPU threads of a training notebook, 0: all", "our choice"),
-    ("checkpoint_every", "run", 5, 100, 1000, "steps between states to go on from, 0: after epochs alone", "our choice"),
+    ("checkpoint_every", "run", 5, 200, 1000, "steps between states to go on from, 0: after epochs alone", "our choice"),
     ("log_every", "run", 1, 1, 10, "steps between lines of the training log", "our choice"),
     ("studies", "data", 160, 3600, 0, "studies in the phantom, 0: none, real data is needed", "our choice"),
     ("phantom_seed", "data", 7, 7, 7, "seed of the phantom", "our choice"),
@@ -158,6 +158,33 @@ _TABLE = (
     ),
     ("text_weights", "pretrain", "", "", "cxr-bert", "start of the text encoder, likewise", "released code: CXR-BERT"),
     ("bootstrap", "evaluate", 200, 1000, 1000, "resamples of a confidence interval", "released code"),
+    # iBOT (arXiv 2111.07832): self-supervised start of the vision encoder; notebook 20
+    ("ibot_epochs", "ibot", 1, 8, 100, "passes over the training studies", "our choice: not stated"),
+    ("ibot_batch", "ibot", 16, 64, 32, "studies a step and process", "iBOT, ViT-B/16"),
+    ("ibot_rate", "ibot", 5e-4, 1e-3, 7.5e-4, "peak of AdamW's learning rate at 256 studies a step", "iBOT, ViT-B/16"),
+    ("ibot_min_rate", "ibot", 1e-5, 1e-5, 2e-6, "end of the cosine", "iBOT, ViT-B/16"),
+    ("ibot_warmup", "ibot", 0.2, 1.0, 10.0, "epochs of linear warm-up", "iBOT"),
+    ("ibot_decay", "ibot", 0.04, 0.04, 0.04, "AdamW, at the start", "iBOT"),
+    ("ibot_decay_end", "ibot", 0.4, 0.4, 0.4, "AdamW, at the end of a cosine", "iBOT"),
+    ("ibot_clip", "ibot", 3.0, 3.0, 0.3, "gradient norm of each parameter is cut to this", "iBOT, ViT-B/16"),
+    ("ibot_momentum", "ibot", 0.98, 0.99, 0.996, "of the teacher at the start, 1 at the end of a cosine", "iBOT"),
+    ("ibot_local_crops", "ibot", 2, 4, 10, "small crops of an image, beside two large ones", "iBOT"),
+    ("ibot_local_size", "ibot", 32, 32, 96, "px, side of a small crop", "iBOT"),
+    ("ibot_global_low", "ibot", 0.4, 0.4, 0.32, "smallest area of a large crop", "iBOT, ViT-B/16"),
+    ("ibot_local_low", "ibot", 0.1, 0.1, 0.05, "smallest area of a small crop", "iBOT"),
+    ("ibot_local_high", "ibot", 0.4, 0.4, 0.32, "largest area of a small crop", "iBOT, ViT-B/16"),
+    ("ibot_prototypes", "ibot", 64, 256, 8192, "outputs of the head that crops and patches share", "iBOT"),
+    ("ibot_hidden", "ibot", 64, 128, 2048, "width of the head's inner layers", "iBOT"),
+    ("ibot_bottleneck", "ibot", 32, 64, 256, "width before the prototypes", "iBOT"),
+    ("ibot_temperature", "ibot", 0.1, 0.1, 0.1, "of the student", "iBOT"),
+    ("ibot_teacher_start", "ibot", 0.04, 0.04, 0.04, "temperature of the teacher at the start", "iBOT"),
+    ("ibot_teacher_temperature", "ibot", 0.07, 0.07, 0.07, "temperature of the teacher after its warm-up", "iBOT"),
+    ("ibot_teacher_warmup", "ibot", 0.5, 3.0, 50.0, "epochs of that warm-up", "iBOT, ViT-B/16"),
+    ("ibot_centre_momentum", "ibot", 0.9, 0.9, 0.9, "of the running means that the teacher's outputs lose", "iBOT"),
+    ("ibot_mask_share", "ibot", 0.3, 0.3, 0.3, "mean share of patches masked, in the crops that are", "iBOT"),
+    ("ibot_mask_spread", "ibot", 0.2, 0.2, 0.2, "that share differs by up to this, either way", "iBOT"),
+    ("ibot_masked", "ibot", 0.5, 0.5, 0.5, "share of large crops with a mask", "iBOT"),
+    ("ibot_frozen", "ibot", 0, 1, 1, "first epochs in which the prototypes stay", "iBOT"),
     # MedViLL: what it shares with X-VL (seed, mask_share, initial_range, pooling_start, ...) stands above
     ("medvill_mask", "medvill", "bar", "bar", "bar", "bidirectional, seq2seq, bi_seq2seq, noncross or bar", "paper"),
     (
@@ -171,6 +198,24 @@ _TABLE = (
     ),
     ("medvill_seq2seq", "medvill", 0.75, 0.75, 0.75, "share of Seq2Seq samples in bi_seq2seq", "released code"),
     ("medvill_trunk", "medvill", "conv", "conv", "resnet50", "image encoder: resnet50, patch or conv", "paper"),
+    (
+        "medvill_vision_weights",
+        "medvill",
+        "",
+        "",
+        "resnet50.pth",
+        "start of the image encoder, a file in data/weights or elsewhere; empty: random weights",
+        "paper: ImageNet",
+    ),
+    (
+        "medvill_text_weights",
+        "medvill",
+        "",
+        "",
+        "bert-base-uncased",
+        "start of BERT, likewise",
+        "paper: BERT-base; released code: random weights",
+    ),
     (
         "medvill_freeze",
         "medvill",
@@ -212,6 +257,9 @@ _TABLE = (
     ("medvill_warmup", "medvill", 2, 50, 0, "steps of linear warm-up", "released code: none"),
 )
 
+# Settings that turn preset `paper` (the final code) into X-VL's early version: presets.load("paper", presets.EARLY_XVL)
+EARLY_XVL = "vision_width=384 vision_heads=6 itm_heads=2 queue_size=49152 epochs=15 weight_decay=0.02"
+
 _LEAST = {"epochs": 1, "accumulation": 1, "log_every": 1, "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
           "supervised_epochs": 1, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas
@@ -220,7 +268,9 @@ _VIEWS = ("AP", "PA", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD",
 _CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp16"), "vision_stem": ("patch", "conv"),
             "medvill_mask": ("bidirectional", "seq2seq", "bi_seq2seq", "noncross", "bar"),
             "medvill_padding": ("blocked", "pretraining", "finetuning"), "medvill_trunk": ("resnet50", "patch", "conv"),
-            "medvill_freeze": ("none", "meant", "released"), "medvill_draw": ("sample", "batch")}  # fmt: skip
+            "medvill_freeze": ("none", "meant", "released"), "medvill_draw": ("sample", "batch"),
+            "packed": (0, 1), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
+            "soft_targets": ("vocabulary", "sequence")}  # fmt: skip
 
 Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
 Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."
