@@ -58,17 +58,18 @@ def read(path, branch: str = "") -> Raw:
 
 
 def _read_file(file: Path, branch: str) -> Raw:
-    form = form_of(file)
+    form, about = form_of(file), {}
     if form == "safetensors":
-        return _read_safetensors(file)
-    content = _unpickle(file, mmap=form == "PyTorch zip")
+        content, about = _read_safetensors(file)
+    else:
+        content = _unpickle(file, mmap=form == "PyTorch zip")
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected a dictionary of weights, found {type(content).__name__}")
     name, notes = _choose_branch(file, content, branch)
     state = content[name] if name else content
     tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
     beside = {str(k): v for k, v in content.items() if k != name and not isinstance(v, Tensor)}
-    return Raw(file, form, tensors, name, beside, {}, notes)
+    return Raw(file, form, tensors, name, beside, about, notes)
 
 
 # --- which file ------------------------------------------------------------------------------------------------------
@@ -171,7 +172,8 @@ def _check_zip(file: Path) -> None:
 
 
 # --- the content -----------------------------------------------------------------------------------------------------
-def _read_safetensors(file: Path) -> Raw:
+def _read_safetensors(file: Path) -> tuple[dict, dict]:
+    """Weights by name, those of a teacher and a student each under its own, and what the file says of itself."""
     try:
         with safe_open(file, framework="pt") as stream:
             state = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (not a dictionary)
@@ -182,7 +184,10 @@ def _read_safetensors(file: Path) -> Raw:
         about = json.loads(text)
     except ValueError:
         about = {}
-    return Raw(file, "safetensors", state, about=about if isinstance(about, dict) else {})
+    if {key.partition(".")[0] for key in state} <= {"teacher", "student"}:
+        pairs = [(*key.partition(".")[::2], value) for key, value in state.items()]
+        state = {branch: {key: v for b, key, v in pairs if b == branch} for branch in sorted({b for b, _, _ in pairs})}
+    return state, about if isinstance(about, dict) else {}
 
 
 def _unpickle(file: Path, mmap: bool):

@@ -198,6 +198,14 @@ def test_ibot_the_teacher_unless_told(tmp_path):
         weights.load(file, branch="tutor")
 
 
+def test_teacher_and_student_in_one_safetensors_file(tmp_path):
+    flat = {f"{b}.backbone.{k}": v for b, n in (("teacher", 2.0), ("student", 1.0)) for k, v in vit(SMALL, n).items()}
+    save_file(flat, tmp_path / "x.safetensors")
+    for branch, number in (("", 2), ("teacher", 2), ("student", 1)):
+        found = weights.load(tmp_path / "x.safetensors", branch=branch)
+        assert found.kind == "iBOT or DINO" and found.encoders["vision"]["cls_token"].unique().item() == number
+
+
 def test_backbone_alone(tmp_path):
     torch.save({"state_dict": vit(SMALL)}, tmp_path / "a.pth")
     torch.save(vit(SMALL), tmp_path / "b.pth")
