@@ -15,16 +15,21 @@ import pandas as pd
 import torch
 from torch import nn
 
-from . import distributed, metrics, presets, schedules, text, train, vision, weights
+from . import distributed, metrics, presets, released, schedules, text, train, vision, weights
 from .xvl import XVL, Batch
 
 IN_MEMORY = 2**30  # bytes of pixels of a split that are kept in memory
 
 
 def vocabulary(dataset, preset, folder: Path):
-    """The tokenizer of the training reports, learned once and kept in `folder`/tokenizer.json."""
-    parts = report_sentences(dataset, dataset.rows("train"), preset)
-    tokenizer = text.train_tokenizer([text.join(p) for p in parts if p], preset.vocabulary)
+    """The tokenizer of the text encoder: that of the released weights it starts from, else one learned from the training
+    reports. Kept in `folder`/tokenizer.json."""
+    if preset.text_weights:
+        released_at = released.locate(preset.text_weights)
+        tokenizer = text.read_vocabulary((released_at if released_at.is_dir() else released_at.parent) / "vocab.txt")
+    else:
+        parts = report_sentences(dataset, dataset.rows("train"), preset)
+        tokenizer = text.train_tokenizer([text.join(p) for p in parts if p], preset.vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     return tokenizer
