@@ -8,6 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+class _Select(torch.autograd.Function):
+    """Different rows of x: index_select whose gradient is copied back, not summed row by row, which CPUs do slowly."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, at: Tensor) -> Tensor:
+        ctx.save_for_backward(at)
+        ctx.shape = x.shape
+        return x.index_select(0, at)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.new_zeros(ctx.shape).index_copy_(0, ctx.saved_tensors[0], grad), None
+
+
 class Layout:
     """Where each of T tokens lies in a padded batch of (rows, length)."""
 
@@ -27,7 +41,7 @@ class Layout:
 
     def pack(self, x: Tensor) -> Tensor:
         """(rows, length, ...) -> (T, ...)."""
-        return x.flatten(0, 1) if self.at is None else x.flatten(0, 1).index_select(0, self.at)
+        return x.flatten(0, 1) if self.at is None else _Select.apply(x.flatten(0, 1), self.at)
 
 
 def from_mask(mask: Tensor) -> Layout:
@@ -68,7 +82,7 @@ def run(layers, x, mask, memory=None, memory_of=None, memory_mask=None, keep=Non
         states = x
         if keep is not None and number == len(layers) - 1:
             wanted = own.pack(keep).nonzero().squeeze(1)
-            x, row = x[wanted], row[wanted]
+            x, row = _Select.apply(x, wanted), row[wanted]
             asking = grouped(row, len(mask))
             seen_by = None if memory is None else grouped(memory_of[row], memory_at.rows)
         x = attend(layer.attention, x, asking, states, own)
