@@ -50,7 +50,7 @@ class Encoders(nn.Module):
     def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens (N, P, e) and unit features (N, D)."""
         tokens = self.vision.forward_features(images)
-        return tokens, F.normalize(self.vision_proj(tokens[:, 0]), dim=-1)
+        return tokens, unit(self.vision_proj(tokens[:, 0]))
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Text states (N, L, d) and unit features (N, D)."""
@@ -60,7 +60,7 @@ class Encoders(nn.Module):
             states = layout.pad(packed.run(self.text.encoder.layer, words, mask))
         else:
             states = self.text(ids, attention_mask=mask).last_hidden_state
-        return states, F.normalize(self.text_proj(states[:, 0]), dim=-1)
+        return states, unit(self.text_proj(states[:, 0]))
 
     def summarise_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """`[CLS]` states (N, d) and unit features (N, D): what `encode_text` gives, where no other token is needed."""
@@ -69,7 +69,7 @@ class Encoders(nn.Module):
             return states[:, 0], feature
         words = packed.embed(self.text.embeddings, ids, mask, packed.from_mask(mask))
         state = packed.run(self.text.encoder.layer, words, mask, keep=first_of(mask))
-        return state, F.normalize(self.text_proj(state), dim=-1)
+        return state, unit(self.text_proj(state))
 
 
 @dataclass
@@ -90,7 +90,6 @@ class XVL(nn.Module):
     def __init__(self, preset, vocabulary: int):
         super().__init__()
         self.preset = preset
-        self.follows = True  # whether the twins move in this pass: once a step, however many batches it has
         self.online = Encoders(preset, vocabulary)
         self.itm_head = nn.Linear(preset.text_width, 2)
         self.image_fusion = self.image_itm_head = None
@@ -146,7 +145,8 @@ class XVL(nn.Module):
         It stands in for the pre-trained encoders that the published models start from; fusion, twins and queues wait.
         """
         f_image, f_text = gather(self.online.encode_image(images)[1]), gather(self.online.encode_text(ids, mask)[1])
-        similarity = f_image @ f_text.t() / self.temperature
+        with exactly(images):
+            similarity = f_image @ f_text.t() / self.temperature
         own = torch.arange(len(similarity), device=ids.device)
         i2t, t2i = F.cross_entropy(similarity, own), F.cross_entropy(similarity.t(), own)
         return {"i2t": i2t, "t2i": t2i, "total": (i2t + t2i) / 2}
@@ -182,7 +182,7 @@ class XVL(nn.Module):
             t2i = i2t.t()
         else:
             i2t, t2i = f_image @ f_text_m.t() / self.temperature, f_text @ f_image_m.t() / self.temperature
-        same = F.normalize(report, dim=-1)
+        same = unit(report)
         same = same @ same.t()
         other_text = hard_negatives(i2t, same, self.preset.same_report, generator)
         return other_text, hard_negatives(t2i, same, self.preset.same_report, generator)
@@ -205,13 +205,14 @@ class XVL(nn.Module):
             self.update_twin()
         m = self.momentum(b)
         everyone = [gather(f) for f in (f_image, f_text, m.f_image, m.f_text)]
-        terms = contrastive_losses(
-            *everyone, self.image_queue, self.text_queue,
-            gather_ragged(m.f_sentence), gather_ragged(b.sentence_of + mine.start), self.temperature, alpha,
-        )  # fmt: skip
+        with exactly(tokens):
+            terms = contrastive_losses(
+                *everyone, self.image_queue, self.text_queue,
+                gather_ragged(m.f_sentence), gather_ragged(b.sentence_of + mine.start), self.temperature, alpha,
+            )  # fmt: skip
+            other_text, other_image = (k[mine] for k in self.draw_negatives(*everyone, gather(m.report), generator))
         if self.training:
             self.enqueue(*everyone[2:])
-        other_text, other_image = (k[mine] for k in self.draw_negatives(*everyone, gather(m.report), generator))
 
         # The three matching passes and the masked-language pass share one call of the fusion encoder.
         others, other_masks = gather(states)[other_text], gather(b.mask)[other_text]
@@ -245,6 +246,16 @@ class XVL(nn.Module):
             fused_m = self.twin.fusion.tokens(m.masked_states, b.mask, m.tokens, chosen)
             soft = F.softmax(self.twin.fusion.mlm_head(fused_m), dim=-1)
         return weight * distilled_cross_entropy(logits, b.labels[chosen], soft, alpha)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows of length one, in float32 at least."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+def exactly(x: Tensor):
+    """Context without autocast: similarities are divided by the temperature, and half precision would show."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def first_of(mask: Tensor) -> Tensor:
