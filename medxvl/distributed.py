@@ -85,7 +85,8 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        axes, n = (0, 2, 3), x.numel() // x.shape[1] * processes()
+        given, axes, n = x.dtype, (0, 2, 3), x.numel() // x.shape[1] * processes()
+        x = x.to(self.weight.dtype)  # under autocast too the sums are not of half precision
         mean = _Sum.apply(x.mean(axes)) / processes()
         centred = x - mean[:, None, None]
         variance = _Sum.apply(centred.square().mean(axes)) / processes()
@@ -94,7 +95,7 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
             self.running_var.lerp_(variance.to(self.running_var) * (n / (n - 1)), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(given)
 
 
 def share_batch_statistics(model: nn.Module) -> None:
