@@ -30,6 +30,7 @@ class Task:
     score_label = "validation score"
     epochs = 1
     settings = ""  # fingerprint of all that shapes the result: a state of another one is never gone on from
+    max_norm = 0.0  # 0: gradients are not clipped
     skips_parameters = False  # whether some steps leave parameters unused
 
     def build(self, device: torch.device) -> nn.Module:
@@ -59,7 +60,9 @@ class Task:
         raise NotImplementedError
 
     def clip(self, model: nn.Module) -> None:
-        """Limit the gradients, in place."""
+        """Limit the gradients, in place: the norm of all of them together to `max_norm`."""
+        if self.max_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), self.max_norm)
 
     def stage(self, epoch: int) -> str:
         """Name of the stretch of training that the epoch belongs to."""

@@ -104,6 +104,87 @@ def test_findings_stand_in_for_a_missing_impression():
     assert xvl_pretrain.report_sentences(data, [0], TINY) == [["no acute process", "clear lungs"]]
 
 
+# --- precision, accumulation, clipping --------------------------------------------------------------------------------
+def test_bf16_trains_nearly_the_same_and_is_resumed(whole, tmp_path):
+    settings = replace(TINY, precision="bf16", checkpoint_every=2)
+
+    def stop(k):
+        if k == 9:
+            raise KeyboardInterrupt
+
+    log = fit(tmp_path / "whole", preset=settings)
+    assert not log["total"].equals(whole[1]["total"]) and np.allclose(log["total"], whole[1]["total"], rtol=0.03)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "cut", Bar(after_step=stop), settings)
+    fit(tmp_path / "cut", preset=settings)
+    same(result(tmp_path / "whole"), result(tmp_path / "cut"))
+
+
+def test_fp16_needs_a_gpu(tmp_path):
+    with pytest.raises(ValueError, match="precision=fp16 needs a GPU: use precision=bf16"):
+        fit(tmp_path, preset=replace(TINY, precision="fp16"))
+
+
+class Line(train.Task):
+    """Least squares on 24 points, in their order: the smallest task."""
+
+    settings, epochs = "line", 2
+
+    def __init__(self, size, max_norm=0.0):
+        self.size, self.max_norm = size, max_norm
+        self.x = torch.randn(24, 3, generator=torch.Generator().manual_seed(2))
+
+    def build(self, device):
+        self.model = Points(torch.nn.Linear(3, 1, bias=False).to(device))
+        torch.nn.init.ones_(self.model.linear.weight)
+        return self.model
+
+    def batches(self, epoch):
+        return 24 // self.size
+
+    def batch(self, epoch, k, order, rng, generator):
+        part = slice(k * self.size, (k + 1) * self.size)
+        return [str(n) for n in range(part.start, part.stop)], (self.x[part],)
+
+    def learning_rate(self, epoch, step, steps):
+        return 0.01
+
+    def clip(self, model):
+        super().clip(model)
+        self.norm = model.linear.weight.grad.norm().item()
+
+
+class Points(torch.nn.Module):
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x):
+        return {"total": (self.linear(x) - 50).square().mean()}
+
+
+def trained(folder, size, max_norm=0.0, **settings):
+    task = Line(size, max_norm)
+    log = train.fit(task, replace(TINY, **settings), folder, torch.device("cpu"), Bar())
+    return task, log, task.model.linear.weight.detach().clone()
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    task, log, whole = trained(tmp_path / "a", 8)
+    task_of_parts, log_of_parts, parts = trained(tmp_path / "b", 4, accumulation=2)
+    assert task_of_parts.norm == pytest.approx(task.norm, rel=1e-6), "the gradient is their mean, not their sum"
+    assert len(log) == len(log_of_parts) == 6 and torch.allclose(whole, parts, atol=1e-6)
+    assert np.allclose(log["total"], log_of_parts["total"], rtol=1e-6), "the mean over a step's batches is logged"
+    assert list(log.columns) == ["step", "epoch", "stage", "learning_rate", "total"]
+    with pytest.raises(ValueError, match="6 batches in an epoch do not make one step of accumulation=7"):
+        trained(tmp_path / "c", 4, accumulation=7)
+
+
+def test_clipping_by_the_norm_of_all(tmp_path):
+    assert trained(tmp_path / "a", 8)[0].norm > 1
+    assert trained(tmp_path / "b", 8, max_norm=0.5)[0].norm == pytest.approx(0.5, abs=1e-4)
+
+
 # --- schedule and groups --------------------------------------------------------------------------------------------
 def test_stages():
     contrast, objective = xvl_pretrain.stages(TINY)
