@@ -133,7 +133,7 @@ class MedViLL(nn.Module):
     def forward(self, b: Batch) -> dict[str, Tensor]:
         """`mlm`, `itm` and their sum `total`."""
         labels, n_image = b.labels, b.joint.ids.shape[1] - b.labels.shape[1]
-        if not self.preset.medvill_mlm_mismatched:  # a foreign report says nothing of this image; the release learns it anyway
+        if not self.preset.medvill_mlm_mismatched:  # a foreign report says nothing of this image; the release learns it
             labels = labels.masked_fill(b.matched[:, None] == 0, -100)
         first = [0, n_image] if self.preset.medvill_mask == "noncross" else [0]  # each part's `[CLS]`
         masked = labels != -100

@@ -27,7 +27,7 @@ def test_every_setting_has_a_meaning_a_source_and_one_type():
     assert len({row["setting"] for row in rows}) == len(rows) > 40
     for row in rows:
         assert row["meaning"].strip() and row["source"].strip(), row["setting"]
-        assert row["group"] in ("run", "data", "model", "pretrain", "evaluate")
+        assert row["group"] in ("run", "data", "model", "pretrain", "evaluate", "medvill")
         assert len({type(row[name]) for name in presets.NAMES}) == 1, f"{row['setting']}: types differ between presets"
 
 
