@@ -17,6 +17,9 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+GROUPS = ("run", "data", "model", "pretrain", "evaluate", "medvill", "ibot")
+
+
 def test_published_values():
     paper = presets.load("paper")
     assert {name: getattr(paper, name) for name in PUBLISHED} == PUBLISHED
@@ -27,7 +30,7 @@ def test_every_setting_has_a_meaning_a_source_and_one_type():
     assert len({row["setting"] for row in rows}) == len(rows) > 40
     for row in rows:
         assert row["meaning"].strip() and row["source"].strip(), row["setting"]
-        assert row["group"] in ("run", "data", "model", "pretrain", "evaluate", "medvill")
+        assert row["group"] in GROUPS
         assert len({type(row[name]) for name in presets.NAMES}) == 1, f"{row['setting']}: types differ between presets"
 
 
@@ -60,7 +63,7 @@ def test_what_is_wrong_is_said(name, overrides, told):
 
 def test_groups_share_out_the_settings():
     preset = presets.load("demo")
-    groups = [presets.group(preset, g) for g in ("run", "data", "model", "pretrain", "evaluate")]
+    groups = [presets.group(preset, g) for g in GROUPS]
     assert all(groups) and sum(len(g) for g in groups) == len(presets.table())
     assert presets.group(preset, "run", "evaluate") == groups[0] | groups[4]
     assert presets.group(presets.load("demo", "epochs=1"), "model") == presets.group(preset, "model")
