@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from . import compat  # noqa: F401  (before transformers)
+from . import (
+    compat,  # noqa: F401  (before transformers)
+    packed,
+)
 
 from transformers import BertConfig, BertModel, BlipTextConfig  # noqa: E402  isort: skip
 from transformers.models.blip.modeling_blip_text import BlipTextEncoder, BlipTextOnlyMLMHead  # noqa: E402  isort: skip
@@ -42,22 +45,28 @@ def start_as_pooling(module: nn.Module, gain: float = 1.0) -> None:
 
 
 class FusionEncoder(nn.Module):
-    """Layers of self-attention over text, cross-attention from text to image tokens, and feed-forward; plus an MLM head.
+    """Layers of self-attention, cross-attention to the other modality, and feed-forward; plus an MLM head over words.
 
-    It takes the text encoder's output, not token ids: no embedding layer runs here.
+    It takes encoders' outputs, not token ids: no embedding layer runs here. `image_queries` turns it round: image tokens that
+    look at the text, without an MLM head (early X-VL has both directions).
     """
 
-    def __init__(self, preset, vocabulary: int):
+    def __init__(self, preset, vocabulary: int, image_queries: bool = False):
         super().__init__()
+        widths = (preset.text_width, preset.vision_width)
+        width, memory = widths[::-1] if image_queries else widths
+        self.packed = bool(preset.packed)
         config = BlipTextConfig(
-            vocab_size=vocabulary, hidden_size=preset.text_width, encoder_hidden_size=preset.vision_width,
+            vocab_size=vocabulary, hidden_size=width, encoder_hidden_size=memory,
             intermediate_size=preset.fusion_hidden, num_hidden_layers=preset.fusion_layers,
-            num_attention_heads=preset.text_heads, hidden_dropout_prob=preset.dropout,
-            attention_probs_dropout_prob=preset.dropout, bos_token_id=None, eos_token_id=None,
-            is_decoder=True,  # this is what gives a layer cross-attention
+            num_attention_heads=preset.vision_heads if image_queries else preset.text_heads,
+            hidden_dropout_prob=preset.dropout, attention_probs_dropout_prob=preset.dropout,
+            bos_token_id=None, eos_token_id=None, is_decoder=True,  # this is what gives a layer cross-attention
         )  # fmt: skip
         self.encoder = BlipTextEncoder(config)
-        self.mlm_head = BlipTextOnlyMLMHead(config)
+        self.mlm_head = None if image_queries else BlipTextOnlyMLMHead(config)
+        if self.mlm_head is not None:  # transformers holds this bias twice and uses the decoder's
+            self.mlm_head.predictions.bias.requires_grad_(False)
         for module in self.modules():
             if isinstance(module, nn.Linear):  # BERT's own initialisation
                 nn.init.normal_(module.weight, std=preset.initial_range)
@@ -65,7 +74,28 @@ class FusionEncoder(nn.Module):
         if preset.pooling_start:
             start_as_pooling(self.encoder)
 
-    def forward(self, text: Tensor, text_mask: Tensor, image: Tensor) -> Tensor:
-        """Text states (B, L, d), their mask (B, L) and image tokens (B, P, e) -> fused states (B, L, d)."""
-        blocked = torch.finfo(text.dtype).min * (1 - text_mask[:, None, None, :].to(text.dtype))
-        return self.encoder(text, attention_mask=blocked, encoder_hidden_states=image).last_hidden_state
+    def forward(self, x: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
+        """States (B, L, d) with their mask (B, L) and what they look at (B, P, e) -> fused states (B, L, d)."""
+        if self.packed or memory_mask is not None:  # transformers' layer drops the mask of what it looks at
+            layout = packed.from_mask(mask)
+            pairs = torch.arange(len(x), device=x.device)
+            return layout.pad(packed.run(self.encoder.layer, layout.pack(x), mask, memory, pairs, memory_mask))
+        blocked = torch.finfo(x.dtype).min * (1 - mask[:, None, None, :].to(x.dtype))
+        return self.encoder(x, attention_mask=blocked, encoder_hidden_states=memory).last_hidden_state
+
+    def tokens(self, x, mask, memory, keep, memory_of=(None,), memory_mask=None) -> Tensor:
+        """Fused states of the tokens that `keep` (B, L) marks, row by row (K, d).
+
+        memory_of says what the rows of x look at, group by group: None for memory itself, or an index into it.
+        """
+        if self.packed or memory_mask is not None:
+            own = torch.arange(len(memory), device=x.device)
+            row = torch.cat([own if part is None else part for part in memory_of])
+            return packed.run(self.encoder.layer, packed.from_mask(mask).pack(x), mask, memory, row, memory_mask, keep)
+        return self(x, mask, regroup(memory, memory_of))[keep]
+
+
+def regroup(x: Tensor, groups) -> Tensor:
+    """Rows of x, group by group: all of them for None, else those of an index."""
+    return torch.cat([x if part is None else x[part] for part in groups])
+

@@ -16,3 +16,4 @@ DATA = Path(os.environ.get("MEDXVL_DATA") or ROOT / "data").expanduser().absolut
 RUNS = Path(os.environ.get("MEDXVL_RUNS") or ROOT / "runs").expanduser().absolute()
 RAW = DATA / "raw"  # generated raw trees (the phantom); users' raw data stay where they are
 PREPARED = DATA / "prepared"  # one folder a prepared dataset
+WEIGHTS = DATA / "weights"  # released weights that users put there: iBOT, CXR-BERT, MedViLL, ...

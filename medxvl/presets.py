@@ -17,6 +17,8 @@ _TABLE = (
     ("seed", "run", 0, 0, 42, "seed of every random draw of training and evaluation", "released code"),
     ("device", "run", "cpu", "cpu", "auto", "cpu, cuda, or auto: cuda when there is one", "our choice"),
     ("threads", "run", 1, 1, 0, "CPU threads of a training notebook, 0: all", "our choice"),
+    ("checkpoint_every", "run", 5, 200, 1000, "steps between states to go on from, 0: after epochs alone", "our choice"),
+    ("log_every", "run", 1, 1, 10, "steps between lines of the training log", "our choice"),
     ("studies", "data", 160, 3600, 0, "studies in the phantom, 0: none, real data is needed", "our choice"),
     ("phantom_seed", "data", 7, 7, 7, "seed of the phantom", "our choice"),
     ("store_size", "data", 69, 69, 512, "px, longer side shrunk to this, zero-padded to a square", "released code"),
@@ -43,6 +45,8 @@ _TABLE = (
     ("dropout", "model", 0.0, 0.0, 0.1, "of the text and fusion encoders", "BERT"),
     ("initial_range", "model", 0.02, 0.02, 0.02, "SD of BERT's initial weights", "BERT"),
     ("pooling_start", "model", 1, 1, 0, "1: attention starts as a mean over tokens, instead of from CXR-BERT", "our choice"),
+    ("packed", "model", 0, 0, 1, "1: no padding is computed, image keys once; equal but for rounding", "our choice"),
+    ("itm_heads", "model", 1, 1, 1, "2: also a head on image-queries-text, logits averaged", "final code; early X-VL: 2"),
     ("max_words", "model", 120, 120, 120, "words of a report that are read", "released code"),
     ("max_tokens", "model", 24, 24, 512, "tokens of a report that are read", "BERT's position table"),
     ("projection", "model", 32, 64, 256, "width of the joint space", "released code"),
@@ -50,7 +54,9 @@ _TABLE = (
     ("contrast_epochs", "pretrain", 1, 20, 0, "first epochs: plain in-batch contrast, in place of pre-trained encoders", "our choice"),
     ("contrast_batch", "pretrain", 16, 64, 10, "studies a step of those epochs", "our choice"),
     ("contrast_rate", "pretrain", 2e-3, 2e-3, 1e-4, "peak learning rate of those epochs", "our choice"),
-    ("batch_size", "pretrain", 16, 32, 10, "studies a step and process", "released code"),
+    ("batch_size", "pretrain", 16, 32, 10, "studies a batch and process", "released code"),
+    ("accumulation", "pretrain", 1, 1, 1, "batches whose gradients make one step", "released code: none"),
+    ("precision", "pretrain", "fp32", "fp32", "fp16", "fp32, or autocast to bf16 or fp16 (fp16 needs a GPU)", "released code"),
     ("learning_rate", "pretrain", 1e-3, 1e-3, 1e-4, "peak of AdamW's learning rate", "released code"),
     ("min_learning_rate", "pretrain", 1e-4, 1e-4, 2e-5, "end of the cosine", "released code"),
     ("weight_decay", "pretrain", 0.05, 0.05, 0.1, "AdamW", "released code"),
@@ -64,89 +70,90 @@ _TABLE = (
     ("mask_share", "pretrain", 0.15, 0.15, 0.15, "share of tokens masked", "paper, masked language modelling"),
     ("excerpt_share", "pretrain", 0.25, 0.25, 0.0, "share of reports of which 1-3 random sentences are read", "released code: none"),
     ("same_report", "pretrain", 0.95, 0.95, 0.95, "cosine from which two reports are no negative pair", "released code"),
+    ("negatives", "pretrain", "online", "online", "momentum", "whose features weigh the hard negatives", "released code"),
+    ("soft_targets", "pretrain", "vocabulary", "vocabulary", "vocabulary", "axis of the soft targets of masked words; sequence: as released, by mistake", "paper; the release errs"),
     ("itm_weight", "pretrain", 2.0, 2.0, 2.0, "weight of the matching loss", "released code"),
     ("crop_scale", "pretrain", 0.7, 0.7, 0.7, "smallest area of the random resized crop", "released code"),
     ("rotation", "pretrain", 10.0, 10.0, 10.0, "degrees of random rotation, either way", "our choice: not in the release"),
     ("jitter", "pretrain", 0.2, 0.2, 0.2, "random brightness and contrast, share", "our choice: not in the release"),
     ("checkpoints", "pretrain", 1, 5, 5, "best checkpoints kept and averaged in zero-shot scoring", "paper, zero-shot"),
     ("supervised_epochs", "pretrain", 2, 14, 10, "passes of the supervised upper bound", "our choice: not in the paper"),
+    ("vision_weights", "pretrain", "", "", "ibot_vitb16.pth", "start of the vision encoder, a file in data/weights or elsewhere; empty: random weights", "released code: iBOT"),
+    ("text_weights", "pretrain", "", "", "cxr-bert", "start of the text encoder, likewise", "released code: CXR-BERT"),
     ("bootstrap", "evaluate", 200, 1000, 1000, "resamples of a confidence interval", "released code"),
+    # iBOT (arXiv 2111.07832): self-supervised start of the vision encoder; notebook 20
+    ("ibot_epochs", "ibot", 1, 8, 100, "passes over the training studies", "our choice: not stated"),
+    ("ibot_batch", "ibot", 16, 64, 32, "studies a step and process", "iBOT, ViT-B/16"),
+    ("ibot_rate", "ibot", 5e-4, 1e-3, 7.5e-4, "peak of AdamW's learning rate at 256 studies a step", "iBOT, ViT-B/16"),
+    ("ibot_min_rate", "ibot", 1e-5, 1e-5, 2e-6, "end of the cosine", "iBOT, ViT-B/16"),
+    ("ibot_warmup", "ibot", 0.2, 1.0, 10.0, "epochs of linear warm-up", "iBOT"),
+    ("ibot_decay", "ibot", 0.04, 0.04, 0.04, "AdamW, at the start", "iBOT"),
+    ("ibot_decay_end", "ibot", 0.4, 0.4, 0.4, "AdamW, at the end of a cosine", "iBOT"),
+    ("ibot_clip", "ibot", 3.0, 3.0, 0.3, "gradient norm of each parameter is cut to this", "iBOT, ViT-B/16"),
+    ("ibot_momentum", "ibot", 0.98, 0.99, 0.996, "of the teacher at the start, 1 at the end of a cosine", "iBOT"),
+    ("ibot_local_crops", "ibot", 2, 4, 10, "small crops of an image, beside two large ones", "iBOT"),
+    ("ibot_local_size", "ibot", 32, 32, 96, "px, side of a small crop", "iBOT"),
+    ("ibot_global_low", "ibot", 0.4, 0.4, 0.32, "smallest area of a large crop", "iBOT, ViT-B/16"),
+    ("ibot_local_low", "ibot", 0.1, 0.1, 0.05, "smallest area of a small crop", "iBOT"),
+    ("ibot_local_high", "ibot", 0.4, 0.4, 0.32, "largest area of a small crop", "iBOT, ViT-B/16"),
+    ("ibot_prototypes", "ibot", 64, 256, 8192, "outputs of the head that crops and patches share", "iBOT"),
+    ("ibot_hidden", "ibot", 64, 128, 2048, "width of the head's inner layers", "iBOT"),
+    ("ibot_bottleneck", "ibot", 32, 64, 256, "width before the prototypes", "iBOT"),
+    ("ibot_temperature", "ibot", 0.1, 0.1, 0.1, "of the student", "iBOT"),
+    ("ibot_teacher_start", "ibot", 0.04, 0.04, 0.04, "temperature of the teacher at the start", "iBOT"),
+    ("ibot_teacher_temperature", "ibot", 0.07, 0.07, 0.07, "temperature of the teacher after its warm-up", "iBOT"),
+    ("ibot_teacher_warmup", "ibot", 0.5, 3.0, 50.0, "epochs of that warm-up", "iBOT, ViT-B/16"),
+    ("ibot_centre_momentum", "ibot", 0.9, 0.9, 0.9, "of the running means that the teacher's outputs lose", "iBOT"),
+    ("ibot_mask_share", "ibot", 0.3, 0.3, 0.3, "mean share of patches masked, in the crops that are", "iBOT"),
+    ("ibot_mask_spread", "ibot", 0.2, 0.2, 0.2, "that share differs by up to this, either way", "iBOT"),
+    ("ibot_masked", "ibot", 0.5, 0.5, 0.5, "share of large crops with a mask", "iBOT"),
+    ("ibot_frozen", "ibot", 0, 1, 1, "first epochs in which the prototypes stay", "iBOT"),
+    # MedViLL: what it shares with X-VL (seed, mask_share, initial_range, pooling_start, ...) stands above
+    ("medvill_mask", "medvill", "bar", "bar", "bar", "bidirectional, seq2seq, bi_seq2seq, noncross or bar", "paper"),
+    ("medvill_padding", "medvill", "blocked", "blocked", "blocked", "blocked: nobody looks at padding; pretraining, finetuning: as the release's code does there", "our choice"),
+    ("medvill_seq2seq", "medvill", 0.75, 0.75, 0.75, "share of Seq2Seq samples in bi_seq2seq", "released code"),
+    ("medvill_trunk", "medvill", "conv", "conv", "resnet50", "image encoder: resnet50, patch or conv", "paper"),
+    ("medvill_vision_weights", "medvill", "", "", "resnet50.pth", "start of the image encoder, a file in data/weights or elsewhere; empty: random weights", "paper: ImageNet"),
+    ("medvill_text_weights", "medvill", "", "", "bert-base-uncased", "start of BERT, likewise", "paper: BERT-base; released code: random weights"),
+    ("medvill_freeze", "medvill", "none", "none", "meant", "of ResNet-50: none; meant: the first five children; released: all, but batch-norm statistics move", "released code, as meant"),
+    ("medvill_image_size", "medvill", 64, 64, 512, "px seen by the image encoder", "paper"),
+    ("medvill_channels", "medvill", 1, 1, 3, "channels of its input (grey is repeated)", "ImageNet weights"),
+    ("medvill_patch", "medvill", 16, 8, 32, "px, side of a patch of the encoders patch and conv", "released code"),
+    ("medvill_features", "medvill", 64, 128, 2048, "features of the encoders patch and conv", "released code"),
+    ("medvill_positions", "medvill", 11, 45, 180, "grid positions kept in a pre-training step, of all", "released code"),
+    ("medvill_draw", "medvill", "sample", "sample", "sample", "those positions are drawn for each sample, or once a batch", "released code: batch"),
+    ("medvill_text", "medvill", 48, 48, 253, "tokens of a report that are read", "released code"),
+    ("medvill_max_positions", "medvill", 64, 64, 512, "rows of the position table", "BERT-base"),
+    ("medvill_width", "medvill", 48, 96, 768, "width of BERT", "BERT-base"),
+    ("medvill_layers", "medvill", 2, 3, 12, "layers of BERT", "BERT-base"),
+    ("medvill_heads", "medvill", 2, 3, 12, "heads of BERT", "BERT-base"),
+    ("medvill_hidden", "medvill", 96, 192, 3072, "feed-forward width of BERT", "BERT-base"),
+    ("medvill_dropout", "medvill", 0.0, 0.0, 0.1, "of BERT", "BERT-base"),
+    ("medvill_matched", "medvill", 0.5, 0.5, 0.5, "share of pairs with their own report", "released code"),
+    ("medvill_mlm_mismatched", "medvill", 0, 0, 0, "1: masked words of mismatched pairs train too", "released code: 1"),
+    ("medvill_crop_low", "medvill", 0.8, 0.8, 0.8, "smallest area of the random resized crop", "released code"),
+    ("medvill_crop_high", "medvill", 1.1, 1.1, 1.1, "largest area of it; what does not fit is drawn again", "released code"),
+    ("medvill_epochs", "medvill", 1, 12, 50, "passes over the training studies", "released code"),
+    ("medvill_batch", "medvill", 16, 32, 32, "studies a step and process", "released code: 32 and 36"),
+    ("medvill_rate", "medvill", 1e-3, 1e-3, 1e-5, "peak of AdamW's learning rate", "released code"),
+    ("medvill_weight_decay", "medvill", 0.0, 0.0, 0.0, "AdamW", "released code: its library's default"),
+    ("medvill_warmup", "medvill", 2, 50, 0, "steps of linear warm-up", "released code: none"),
 )
 # fmt: on
 
-_LEAST = {"epochs": 1, "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
+# Settings that turn preset `paper` (the final code) into X-VL's early version: presets.load("paper", presets.EARLY_XVL)
+EARLY_XVL = "vision_width=384 vision_heads=6 itm_heads=2 queue_size=49152 epochs=15 weight_decay=0.02"
+
+_LEAST = {"epochs": 1, "accumulation": 1, "log_every": 1, "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
           "supervised_epochs": 1, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
 _MOST = {"max_reject_share": 1}
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas
 _VIEWS = ("AP", "PA", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "LAO", "RAO", "LPO", "RPO",
           "SWIMMERS", "XTABLE LATERAL")  # fmt: skip
-_CHOICES = {"device": ("cpu", "cuda", "auto"), "vision_stem": ("patch", "conv"), "show": ("open", "all", "none")}
-
-Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
-Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."
-
-
-def load(name: str, overrides: str = "") -> "Preset":
-    """Settings of preset `name`, with `overrides` such as ``"seed=1 epochs=3"`` applied.
-
-    Raises ValueError, listing what is valid, for an unknown preset or setting, or a value of the wrong type.
-    """
-    if name not in NAMES:
-        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(NAMES)}")
-    values = {row[0]: row[2 + NAMES.index(name)] for row in _TABLE}
-    for key, text in parse_overrides(overrides).items():
-        values[key] = _cast(key, text, type(values[key]))
-        least, most = _LEAST.get(key, 0), _MOST.get(key, sys.float_info.max)
-        if isinstance(values[key], int | float) and not least <= values[key] <= most:  # "nan" is neither
-            raise ValueError(f"setting {key}={text}: expected at least {least}" + f", at most {most}" * (key in _MOST))
-        if key in _CHOICES and values[key] not in _CHOICES[key]:
-            raise ValueError(f"setting {key}={text!r}: expected one of {', '.join(_CHOICES[key])}")
-        if key == "views" and not {view.strip() for view in text.split(",")} <= set(_VIEWS):
-            raise ValueError(
-                f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, separated by commas"
-            )
-    return Preset(name=name, **values)
-
-
-def parse_overrides(overrides: str) -> dict[str, str]:
-    """``"seed=1 epochs=3"`` -> ``{"seed": "1", "epochs": "3"}``; raises ValueError for an unknown name."""
-    known = [row[0] for row in _TABLE]
-    pairs = {}
-    for item in shlex.split(overrides):
-        key, equals, text = item.partition("=")
-        if not equals:
-            raise ValueError(f"setting {item!r}: expected name=value, for example seed=1")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"unknown setting {key!r}{hint}: expected one of {', '.join(known)}")
-        pairs[key] = text
-    return pairs
-
-
-def _cast(key: str, text: str, kind: type):
-    try:
-        return kind(text)
-    except ValueError:
-        expected = {int: "a whole number", float: "a number"}[kind]
-        raise ValueError(f"setting {key}={text!r}: expected {expected}") from None
-
-
-def group(preset, *groups: str) -> dict:
-    """The settings of `preset` that belong to `groups`, as a plain dictionary."""
-    values = asdict(preset)
-    return {row[0]: values[row[0]] for row in _TABLE if row[1] in groups}
-
-
-def table(preset=None) -> list[dict]:
-    """One row a setting: the three presets side by side, meaning and source; with `preset`, also the value in use."""
-    rows = []
-    for name, part, smoke, demo, paper, meaning, source in _TABLE:
-        row = {"setting": name, "group": part, "smoke": smoke, "demo": demo, "paper": paper}
-        if preset is not None:
-            row["in use"] = getattr(preset, name)
-        rows.append(row | {"meaning": meaning, "source": source})
-    return rows
-
-
-assert [f.name for f in fields(Preset)][1:] == [row[0] for row in _TABLE]
+_CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp16"), "vision_stem": ("patch", "conv"),
+            "show": ("open", "all", "none"),
+            "medvill_mask": ("bidirectional", "seq2seq", "bi_seq2seq", "noncross", "bar"),
+            "medvill_padding": ("blocked", "pretraining", "finetuning"), "medvill_trunk": ("resnet50", "patch", "conv"),
+            "medvill_freeze": ("none", "meant", "released"), "medvill_draw": ("sample", "batch"),
+            "packed": (0, 1), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
+            "soft_targets": ("vocabulary", "sequence")}  # fmt: skip

@@ -1,6 +1,7 @@
 """Report text: cleaning, sentences, the WordPiece tokenizer, and masking."""
 
 import re
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -45,11 +46,30 @@ def train_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
         vocab_size=size, special_tokens=SPECIAL + inner, initial_alphabet=letters, show_progress=False, min_frequency=2
     )
     core.train_from_iterator(texts, trainer)
-    final = Tokenizer(models.WordPiece(vocab=core.get_vocab(), unk_token="[UNK]"))
-    final.normalizer, final.pre_tokenizer = core.normalizer, core.pre_tokenizer
-    final.add_special_tokens(SPECIAL)
-    final.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return _wrap(final)
+    return _bert(core.get_vocab())
+
+
+def read_vocabulary(path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a released BERT from its vocab.txt, a token a line.
+
+    Raises FileNotFoundError, and ValueError where the special tokens are not the first five, as masking expects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected the vocabulary of the text encoder's weights beside them")
+    words = path.read_text(encoding="utf-8").split("\n")
+    if words[: len(SPECIAL)] != SPECIAL:
+        raise ValueError(f"{path}: expected to begin with {', '.join(SPECIAL)}, found {', '.join(words[: len(SPECIAL)])}")
+    return _bert({word: k for k, word in enumerate(words) if word})
+
+
+def _bert(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.add_special_tokens(SPECIAL)
+    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return _wrap(core)
 
 
 def load_tokenizer(path) -> PreTrainedTokenizerFast:

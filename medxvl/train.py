@@ -1,267 +1,303 @@
-"""Pre-train Medical X-VL: one `fit`, with checkpoints, resume, a log line a step, and the best epochs kept."""
+"""One `fit` for every model: mixed precision, several processes, accumulation, checkpoints, resume, and a log line a step.
+
+A `Task` says what is trained and on which batches; `fit` says how. An interrupted run, started again, ends with the same
+bits as one that was not: every draw comes from a generator whose state is in the checkpoint, and is made in one order.
+"""
 
 import json
 import math
-import os
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
 
-from . import metrics, text, vision, weights
-from .xvl import XVL, Batch
-
-IN_MEMORY = 2**30  # bytes of pixels of a split that are kept in memory
-
-
-def vocabulary(dataset, preset, folder: Path):
-    """The tokenizer of the training reports, learned once and kept in `folder`/tokenizer.json."""
-    parts = report_sentences(dataset, dataset.rows("train"), preset)
-    tokenizer = text.train_tokenizer([text.join(p) for p in parts if p], preset.vocabulary)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    return tokenizer
+from . import distributed, resume
 
 
-class Corpus:
-    """Cleaned reports and pixels of some rows of a prepared dataset; reports without a sentence are left out."""
+class Task:
+    """What `fit` asks of a training; a task overrides what it needs. `k` counts batches within an epoch, from 0.
 
-    def __init__(self, dataset, split: str, tokenizer, preset):
-        rows = dataset.rows(split)
-        reports = report_sentences(dataset, rows, preset)
-        kept = [k for k, parts in enumerate(reports) if parts]
-        self.rows, self.sentences = rows[kept], [reports[k] for k in kept]
-        self.dataset, self.tokenizer, self.preset = dataset, tokenizer, preset
-        self._pixels = None
+    A batch is that of all processes together (`distributed.processes()`): `batch` draws for all of it, so that a sample gets
+    the same draws whatever their number, and gives the part of this process (`distributed.own`).
+    """
 
-        if split == "train" and not kept:
-            raise ValueError(f"{dataset.label}: expected training studies with a report, found none of {len(rows)}")
+    label = "training"  # what the progress bar says
+    score_label = "validation score"
+    epochs = 1
+    settings = ""  # fingerprint of all that shapes the result: a state of another one is never gone on from
+    max_norm = 0.0  # 0: gradients are not clipped
+    skips_parameters = False  # whether some steps leave parameters unused
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def build(self, device: torch.device) -> nn.Module:
+        """The model, on `device`: model(*inputs) -> loss terms by name, scalars, of which "total" is minimised."""
+        raise NotImplementedError
 
-    def reports(self, picked, rng: np.random.Generator | None = None) -> list[str]:
-        """Reports of `picked`; with a generator their sentences are shuffled and, in a share of them, some left out."""
-        parts = [self.sentences[k] for k in picked]
-        if rng is None:
-            return [text.join(p) for p in parts]
-        whole = rng.random(len(parts)) >= self.preset.excerpt_share
-        counts = np.where(whole, 999, rng.integers(1, 4, len(parts)))
-        return [text.join([p[j] for j in rng.permutation(len(p))[:n]]) for p, n in zip(parts, counts, strict=True)]
+    def parameter_groups(self, model: nn.Module) -> list[dict]:
+        """Groups for AdamW, each with the factor of its learning rate in "scale"."""
+        return [{"params": [p for p in model.parameters() if p.requires_grad], "scale": 1.0}]
 
-    def images(self, picked) -> torch.Tensor:
-        """(n, S, S) uint8; a small set is read into memory once, a large one batch by batch from disk."""
-        if self._pixels is None and len(self) * self.dataset.card["size"] ** 2 <= IN_MEMORY:
-            self._pixels = torch.from_numpy(self.dataset.images(self.rows))
-        if self._pixels is not None:
-            return self._pixels[torch.as_tensor(picked)]
-        return torch.from_numpy(self.dataset.images(self.rows[picked]))
+    def batches(self, epoch: int) -> int:
+        raise NotImplementedError
 
-    def pairs(self, picked, rng: np.random.Generator, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Augmented images (n, C, s, s), token ids and mask (n, L) of the studies `picked` (n,)."""
-        ids, mask = text.encode(self.tokenizer, self.reports(picked, rng), self.preset.max_tokens)
-        return vision.augmented_view(self.images(picked), self.preset, generator), ids, mask
+    def order(self, epoch: int, rng: np.random.Generator):
+        """What `batch` is to take its samples from in this epoch, drawn first thing."""
+        return None
 
-    def batch(self, picked, rng: np.random.Generator, generator: torch.Generator) -> Batch:
-        """Both views, shuffled report, masked report and single sentences of the studies `picked` (n,)."""
-        preset, pixels = self.preset, self.images(picked)
-        ids, mask = text.encode(self.tokenizer, self.reports(picked, rng), preset.max_tokens)
-        masked_ids, labels = text.mask_tokens(ids, len(self.tokenizer), preset.mask_share, generator)
-        parts = [self.sentences[k] for k in picked]
-        sentence_ids, sentence_mask = text.encode(self.tokenizer, [s for p in parts for s in p], preset.max_tokens)
-        return Batch(
-            vision.augmented_view(pixels, preset, generator), vision.plain_view(pixels, preset), ids, mask, masked_ids, labels,
-            sentence_ids, sentence_mask, torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(p) for p in parts])),
-        )  # fmt: skip
+    def start_epoch(self, epoch: int) -> None:
+        """Changes to the model before an epoch; not repeated when the epoch is resumed."""
 
+    def batch(self, epoch: int, k: int, order, rng: np.random.Generator, generator: torch.Generator) -> tuple:
+        """(study ids of the whole batch, inputs of the model for this process's part)."""
+        raise NotImplementedError
 
-def report_sentences(dataset, rows, preset) -> list[list[str]]:
-    """Sentences of the cleaned impression of each row; of the findings where a report has no impression."""
-    table = dataset.index.iloc[rows]
-    chosen = table["impression"].where(table["impression"] != "", table["findings"])
-    return [text.sentences(text.clean_report(t, preset.max_words)) for t in chosen]
+    def learning_rate(self, epoch: int, step: int, steps: int) -> float:
+        """Rate of step `step` of `steps` in this epoch."""
+        raise NotImplementedError
 
+    def clip(self, model: nn.Module) -> None:
+        """Limit the gradients, in place: the norm of all of them together to `max_norm`."""
+        if self.max_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), self.max_norm)
 
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of training with its own batch size and learning-rate cycle."""
+    def stage(self, epoch: int) -> str:
+        """Name of the stretch of training that the epoch belongs to."""
+        return "training"
 
-    name: str  # contrast: in-batch contrast alone; objective: the published objective
-    first: int  # its first epoch
-    epochs: int
-    batch_size: int
-    peak: float
+    def values(self) -> dict[str, Tensor]:
+        """Further columns of a log line: scalars of the model after the step."""
+        return {}
 
-    def learning_rate(self, step: int, a_epoch: int, preset) -> float:
-        """Linear warm-up, then a cosine to the final rate; `step` counts from the stage's start."""
-        if step < preset.warmup_steps:
-            return self.peak * (step + 1) / preset.warmup_steps
-        done = (step - preset.warmup_steps) / max(1, self.epochs * a_epoch - preset.warmup_steps)
-        return preset.min_learning_rate + 0.5 * (self.peak - preset.min_learning_rate) * (1 + math.cos(math.pi * done))
+    def score(self, epoch: int) -> float | None:
+        """Decides which epochs are kept, higher is better; None: this one is not."""
+        return None
+
+    def save(self, path: Path, score: float) -> None:
+        """Write the weights of an epoch that is kept."""
+        raise NotImplementedError
 
 
-def stages(preset) -> list[Stage]:
-    both = [
-        Stage("contrast", 0, preset.contrast_epochs, preset.contrast_batch, preset.contrast_rate),
-        Stage("objective", preset.contrast_epochs, preset.epochs, preset.batch_size, preset.learning_rate),
-    ]
-    return [stage for stage in both if stage.epochs]
+def fit(task: Task, preset, folder: Path, device: torch.device, progress) -> pd.DataFrame:
+    """Train `task` and return its log: a row a log step with the rate, the task's columns and every loss term.
+
+    Of `preset` it reads seed, precision, accumulation, checkpoint_every, log_every and checkpoints. Writes to `folder`:
+    `log.jsonl`; `last.pt`, from which an interrupted run goes on; the best epochs, `epoch-NNN.safetensors`, and their
+    scores, `best.json`. A finished run is read back, not repeated. `progress(total, desc)` makes the bar. Started by
+    torchrun, each process calls it; the first writes. Raises RuntimeError naming the studies of a batch whose loss is not
+    finite.
+    """
+    return _Training(task, preset, Path(folder), device, progress).run()
 
 
-def parameter_groups(model: XVL, preset) -> list[dict]:
-    """Weight decay on matrices alone: not on biases, norms, class token and position embeddings, nor on the temperature,
-    whose rate is `preset.temperature_rate` times the others': Adam moves it by whole steps, whatever its size."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n != "temperature"]
-    spared = {n for n, p in named if p.ndim < 2 or "pos_embed" in n or "cls_token" in n or "position_embeddings" in n}
-    return [
-        {"params": [p for n, p in named if n not in spared], "weight_decay": preset.weight_decay, "scale": 1.0},
-        {"params": [p for n, p in named if n in spared], "weight_decay": 0.0, "scale": 1.0},
-        {"params": [model.temperature], "weight_decay": 0.0, "scale": preset.temperature_rate},
-    ]
+class _Training:
+    """The state of one `fit`."""
+
+    def __init__(self, task, preset, folder, device, progress):
+        self.task, self.preset, self.folder = task, preset, folder
+        self.accelerator = accelerator(preset.precision, device, task.skips_parameters)
+        self.device, self.first = self.accelerator.device, self.accelerator.is_main_process
+        folder.mkdir(parents=True, exist_ok=True)
+
+        torch.manual_seed(preset.seed)
+        self.model = task.build(self.device)
+        if not self.first:
+            torch.manual_seed(preset.seed + distributed.rank())  # its own dropout; the weights are those of the first
+        distributed.share_batch_statistics(self.model)
+        optimizer = torch.optim.AdamW(task.parameter_groups(self.model))
+        self.generator = torch.Generator().manual_seed(preset.seed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "`broadcast_buffers` is deprecated", FutureWarning
+            )  # no other way by accelerate
+            self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+
+        self.epoch, self.step, self.steps, self.best, self.drawn = 0, 0, 0, {}, None  # steps: of all epochs
+        state = resume.load(folder, task.settings, distributed.processes())
+        if state:
+            self._take_up(state)
+        self.log = resume.Log(folder, self.steps, self.first)
+        self.accelerator.wait_for_everyone()
+        if self.first:
+            self._tidy()
+        self.pending = []  # steps whose losses are not looked at yet: (row, study ids, terms)
+        lengths = [task.batches(epoch) // preset.accumulation for epoch in range(task.epochs)]
+        if not all(lengths):
+            raise ValueError(
+                f"{task.label}: {min(map(task.batches, range(task.epochs)))} batches in an epoch do not make one step "
+                f"of accumulation={preset.accumulation}"
+            )
+        self.lengths, self.bar = lengths, progress(sum(lengths), task.label) if self.first else _NoBar()
+        self.bar.n = self.bar.initial = self.bar.last_print_n = self.steps  # so that its rate counts this start's steps
+
+    def run(self) -> pd.DataFrame:
+        self.log.open()
+        try:
+            while self.epoch < self.task.epochs:
+                self._run_epoch()
+        finally:
+            self.log.close()
+            self.bar.close()
+        return pd.DataFrame(self.log.rows)
+
+    def _run_epoch(self) -> None:
+        task, epoch, steps = self.task, self.epoch, self.lengths[self.epoch]
+        rng = np.random.default_rng([self.preset.seed, epoch])
+        if self.step == 0:
+            task.start_epoch(epoch)
+        order = task.order(epoch, rng)
+        if self.step:
+            resume.restore_numpy(self.drawn, rng)
+        self.wrapped.train()
+        ready = None
+        while self.step < steps:
+            ready = ready or self._batches(order, rng)
+            rate = task.learning_rate(epoch, self.step, steps)
+            ids, terms = self._take_step(ready, rate)
+            row = {"step": self.steps, "epoch": epoch, "stage": task.stage(epoch), "learning_rate": rate}
+            self.pending.append((row, ids, terms))
+            self.step, self.steps, ready = self.step + 1, self.steps + 1, None
+            due = self.preset.checkpoint_every and self.steps % self.preset.checkpoint_every == 0
+            if self.step < steps and not due:  # drawn while a GPU is still busy with the step
+                ready = self._batches(order, rng)
+            if (self.steps - 1) % self.preset.log_every == 0 or due or self.step == steps:
+                self._look_at_losses()
+            self.bar.update(1)
+            if due and self.step < steps:
+                self._save(rng)
+        score = task.score(epoch)
+        if score is not None and self.first:
+            self._keep(epoch, score)
+        self.epoch, self.step = epoch + 1, 0
+        self._save(rng)
+        if self.first:
+            self._tidy()  # only now: the state before named what goes
+        told = "" if score is None else f", {task.score_label} {score:.3f}"
+        self.bar.set_postfix_str(f"total {self.log.rows[-1]['total']:.2f}{told}")
+
+    def _keep(self, epoch: int, score: float) -> None:
+        """Save this epoch when it is among the best."""
+        name = f"epoch-{epoch:03d}.safetensors"
+        ranked = sorted({**self.best, name: score}.items(), key=lambda item: (-np.nan_to_num(item[1]), item[0]))
+        self.best = dict(ranked[: self.preset.checkpoints])
+        if name in self.best:
+            self.task.save(self.folder / name, score)
+
+    def _batches(self, order, rng) -> list[tuple]:
+        """The batches of the next step."""
+        n = self.preset.accumulation
+        return [
+            self.task.batch(self.epoch, k, order, rng, self.generator)
+            for k in range(self.step * n, (self.step + 1) * n)
+        ]
+
+    def _take_step(self, batches, rate: float) -> tuple[list[str], dict[str, Tensor]]:
+        """One step of the optimizer on `batches`; study ids, and loss terms as means over the batches."""
+        ids, found = [], []
+        self.optimizer.zero_grad(set_to_none=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        for k, (studies, inputs) in enumerate(batches):
+            ids += studies
+            inputs = [x.to(self.device) if hasattr(x, "to") else x for x in inputs]
+            if k + 1 < len(batches):
+                with self.accelerator.no_sync(self.wrapped):
+                    terms = self.wrapped(*inputs)
+                    self.accelerator.backward(terms["total"] / len(batches))
+            else:
+                terms = self.wrapped(*inputs)
+                self.accelerator.backward(terms["total"] / len(batches))
+            found.append({name: value.detach() for name, value in terms.items()})
+        if self.accelerator.scaler is not None:
+            self.accelerator.unscale_gradients(self.optimizer)
+        self.task.clip(self.model)
+        self.optimizer.step()
+        terms = found[0] if len(found) == 1 else {n: torch.stack([f[n] for f in found]).mean() for n in found[0]}
+        return ids, {name: value.detach().clone() for name, value in self.task.values().items()} | terms
+
+    def _look_at_losses(self) -> None:
+        """Fetch the losses of the pending steps, stop if one is not finite, write the log lines that are due."""
+        values = torch.stack([torch.stack(list(terms.values())) for _, _, terms in self.pending])
+        if distributed.processes() > 1:
+            values = self.accelerator.reduce(values, reduction="mean")
+        for (row, ids, terms), numbers in zip(self.pending, values.tolist(), strict=True):
+            found = dict(zip(terms, numbers, strict=True))
+            if not math.isfinite(found["total"]):
+                raise RuntimeError(
+                    f"the loss is {found['total']} in epoch {row['epoch']}; studies of the batch: {', '.join(ids)}"
+                )
+            if row["step"] % self.preset.log_every == 0:
+                self.log.add(row | found)
+        self.pending.clear()
+
+    def _save(self, rng) -> None:
+        """The state after the last step, by the first process; generators of each process."""
+        drawn = resume.generators(self.generator, rng, self.device)
+        every = distributed.gather_objects(drawn)
+        if self.first:
+            scaler = self.accelerator.scaler
+            resume.save(self.folder, {
+                "settings": self.task.settings, "processes": distributed.processes(), "epoch": self.epoch, "step": self.step,
+                "steps": self.steps, "best": self.best, "finished": self.epoch == self.task.epochs, "drawn": every,
+                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else {},
+            })  # fmt: skip
+
+    def _take_up(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step, self.steps, self.best = state["epoch"], state["step"], state["steps"], state["best"]
+        self.drawn = state["drawn"][min(distributed.rank(), len(state["drawn"]) - 1)]
+        resume.restore_generators(self.drawn, self.generator, self.device)
+
+    def _tidy(self) -> None:
+        """List the best epochs, and delete others: of other settings, pushed out, or of an epoch to be trained again."""
+        resume.write_text(self.folder / "best.json", json.dumps(self.best, indent=1))
+        for file in self.folder.glob("epoch-*.safetensors"):
+            if file.name not in self.best:
+                file.unlink()
+
+
+def accelerator(precision: str, device: torch.device, skips_parameters: bool = False) -> Accelerator:
+    """The accelerator for one training: DDP when torchrun started several processes, autocast to `precision`."""
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("setting precision=fp16 needs a GPU: use precision=bf16 or precision=fp32 on a CPU")
+    threads = torch.get_num_threads()
+    AcceleratorState._reset_state(reset_partial_state=True)  # it is one for the process, and refuses another precision
+    made = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision={"fp32": "no"}.get(precision, precision),
+        # Buffers are equal in each process: queues and twins follow from gathered features.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=skips_parameters, broadcast_buffers=False)
+        ],
+    )
+    torch.set_num_threads(threads)
+    return made
+
+
+class _NoBar:
+    """For the processes that show no progress."""
+
+    def update(self, n=1): ...
+
+    def set_postfix_str(self, told): ...
+
+    def close(self): ...
 
 
 def clip_each(parameters, limit: float) -> None:
-    """Cut the gradient norm of each parameter to `limit` (the release does so, for the vision encoder alone)."""
+    """Cut the gradient norm of each parameter to `limit` (X-VL's release does so, for the vision encoder alone)."""
     grads = [p.grad for p in parameters if p.grad is not None]
     scales = [(limit / (n + 1e-6)).clamp(max=1.0) for n in torch._foreach_norm(grads)]
     torch._foreach_mul_(grads, scales)
 
 
-def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFrame:
-    """Pre-train on the split `train` of `dataset`; returns the log, one row a step with every loss term.
-
-    Writes to `folder`: `epoch-NN.safetensors` for the `preset.checkpoints` epochs that tell matched from mismatched
-    validation pairs best (no label is used), `best.json` with their scores, `log.jsonl`, and `last.pt`, from which an
-    interrupted run goes on. A finished run is read back, not repeated. `progress(total, desc)` makes the bar.
-    Raises RuntimeError naming the studies of a batch whose loss is not finite.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = weights.fingerprint_of(preset, dataset)
-    corpus, valid = (Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
-    smallest = max(stage.batch_size for stage in stages(preset))
-    if len(corpus) < smallest:
-        raise ValueError(
-            f"{dataset.label}: expected at least {smallest} training studies with a report, found {len(corpus)}"
-        )
-    torch.manual_seed(preset.seed)
-    model = XVL(preset, len(tokenizer)).to(device)
-    optimizer = torch.optim.AdamW(parameter_groups(model, preset), lr=preset.learning_rate)
-    generator = torch.Generator().manual_seed(preset.seed)
-    schedule = [(stage, epoch) for stage in stages(preset) for epoch in range(stage.first, stage.first + stage.epochs)]
-
-    state = _load_last(folder, settings)
-    done, log, best = 0, [], {}
-    if state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"])
-        torch.set_rng_state(state["global"])
-        done, best = state["epoch"], state["best"]
-        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        log = [row for row in map(json.loads, lines) if row["epoch"] < done]
-    else:
-        for stale in folder.glob("epoch-*.safetensors"):  # of other settings
-            stale.unlink()
-
-    bar = progress(sum(len(corpus) // stage.batch_size for stage, _ in schedule), "pre-training")
-    bar.update(len(log))
-    for stage, epoch in schedule[done:]:
-        if stage.name == "objective" and epoch == stage.first:
-            model.reset_twin()
-        rng = np.random.default_rng([preset.seed, epoch])
-        for row in _train_epoch(model, corpus, optimizer, stage, epoch, rng, generator, device):
-            log.append({"step": len(log)} | row)
-            bar.update(1)
-        score = float("nan")
-        if stage.name == "objective":  # before it the matching head has seen nothing
-            score = match_auroc(model, valid, device)
-            best = _keep_best(model, folder, best, epoch, score, settings)
-        _save_last(folder, model, optimizer, generator, epoch + 1, best, settings, log)
-        bar.set_postfix_str(f"total {log[-1]['total']:.2f}, validation match AUROC {score:.3f}")
-    bar.close()
-    return pd.DataFrame(log)
-
-
-def _train_epoch(model, corpus, optimizer, stage, epoch, rng, generator, device):
-    """One pass over the corpus; yields each step's loss terms."""
-    preset, size = corpus.preset, stage.batch_size
-    a_epoch, order = len(corpus) // size, rng.permutation(len(corpus))
-    model.train()
-    for k in range(a_epoch):
-        picked = order[k * size : (k + 1) * size]
-        rate = stage.learning_rate((epoch - stage.first) * a_epoch + k, a_epoch, preset)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        if stage.name == "contrast":
-            terms = model.contrast(*(t.to(device) for t in corpus.pairs(picked, rng, generator)))
-        else:
-            alpha = preset.alpha * min(1.0, epoch - stage.first + k / a_epoch)
-            terms = model(corpus.batch(picked, rng, generator).to(device), alpha, generator)
-        if not torch.isfinite(terms["total"]):
-            studies = ", ".join(corpus.dataset.index["study_id"].iloc[corpus.rows[picked]])
-            raise RuntimeError(f"the loss is {terms['total'].item()} in epoch {epoch}; studies of the batch: {studies}")
-        optimizer.zero_grad(set_to_none=True)
-        terms["total"].backward()
-        clip_each(model.online.vision.parameters(), preset.clip)
-        optimizer.step()
-        yield {"epoch": epoch, "stage": stage.name, "learning_rate": rate, "temperature": model.temperature.item()} | {
-            name: value.item() for name, value in terms.items()
-        }
-
-
-@torch.no_grad()
-def match_auroc(model: XVL, corpus: Corpus, device, offsets=(1, 2, 3, 5)) -> float:
-    """AUROC of the matching head on validation pairs: each image with its own report and with four others'."""
-    model.eval()
-    n = len(corpus)
-    if n < 2:
-        return float("nan")
-    tokens = torch.cat([model.online.encode_image(vision.plain_view(corpus.images(p), corpus.preset).to(device))[0]
-                        for p in np.array_split(np.arange(n), max(1, n // 64))])  # fmt: skip
-    ids, mask = (
-        t.to(device) for t in text.encode(corpus.tokenizer, corpus.reports(range(n)), corpus.preset.max_tokens)
-    )
-    states, _ = model.online.encode_text(ids, mask)
-    scores = []
-    for shift in (0, *offsets):
-        other = torch.roll(torch.arange(n, device=device), shift)
-        scores.append((model.match_logits(states[other], mask[other], tokens)[:, 1]).cpu())
-    return float(metrics.auroc(np.repeat([1, 0], [n, n * len(offsets)]), torch.cat(scores).numpy()))
-
-
-def _keep_best(model, folder: Path, best: dict, epoch: int, score: float, settings: str) -> dict:
-    """Save this epoch when it is among the best; delete the one it pushes out. {file name: score}, best first."""
-    name = f"epoch-{epoch:03d}.safetensors"
-    ranked = sorted({**best, name: score}.items(), key=lambda item: (-np.nan_to_num(item[1]), item[0]))
-    kept = dict(ranked[: model.preset.checkpoints])
-    if name in kept:
-        weights.save(model, folder / name, kind="pre-trained", settings=settings, score=score)
-    for gone in set(best) - set(kept):
-        (folder / gone).unlink(missing_ok=True)
-    _write(folder / "best.json", json.dumps(kept, indent=1))
-    return kept
-
-
-def _save_last(folder, model, optimizer, generator, epoch, best, settings, log) -> None:
-    _write(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in log))
-    partial = folder / "last.pt.partial"
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
-                "global": torch.get_rng_state(), "epoch": epoch, "best": best, "settings": settings}, partial)  # fmt: skip
-    os.replace(partial, folder / "last.pt")
-
-
-def _load_last(folder: Path, settings: str) -> dict | None:
-    """State to go on from; None when there is none for these settings, data and code, or a kept file of it is lost."""
-    if not (folder / "last.pt").is_file():
-        return None
-    state = torch.load(folder / "last.pt", weights_only=True)
-    whole = all((folder / name).is_file() for name in (*state["best"], "log.jsonl"))
-    return state if whole and state["settings"] == settings else None
-
-
-def _write(path: Path, content: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, path)
+def without_decay(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay spares a parameter: biases, norms, class token and position embeddings."""
+    return parameter.ndim < 2 or any(part in name for part in ("pos_embed", "cls_token", "position_embeddings"))

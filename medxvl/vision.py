@@ -82,21 +82,27 @@ def plain_view(images: Tensor, preset) -> Tensor:
     return x.expand(-1, preset.channels, -1, -1)
 
 
-def augmented_view(images: Tensor, preset, generator: torch.Generator) -> Tensor:
+def augmented_view(
+    images: Tensor, preset, generator: torch.Generator, own=slice(None), batch: int | None = None, area=None, size=None
+) -> Tensor:
     """Training view: random resized crop, rotation, brightness and contrast; never a flip, since reports name sides.
 
-    One affine resampling for the whole batch. (B, S, S) uint8 -> (B, 1, s, s).
+    One affine resampling for the whole batch. (B, S, S) uint8 -> (B, C, s, s). Where the images are the part `own` of a batch
+    of `batch`, the others' draws are made too, so that an image gets the same in any number of processes. `area` (smallest,
+    largest share of the image) and `size` (px) replace the preset's: iBOT's global and local crops.
     """
-    x, n, s = normalise(images), len(images), preset.image_size
-    enough = round(preset.resize / preset.crop_scale**0.5)  # px at which the smallest crop still fills the view
+    smallest, largest = area or (preset.crop_scale, 1.0)
+    x, n, s = normalise(images), len(images), size or preset.image_size
+    # px at which the smallest crop still fills the view
+    enough = round(preset.resize * (s / preset.image_size) / smallest**0.5)
     if x.shape[-1] > enough:  # the resampling below has no low-pass filter of its own
         x = F.interpolate(x, size=(enough, enough), mode="bilinear", antialias=True, align_corners=False)
 
     def draw(low, high):
-        return torch.rand(n, generator=generator) * (high - low) + low
+        return torch.rand(batch or n, generator=generator)[own] * (high - low) + low
 
     area, log_ratio = (
-        draw(preset.crop_scale, 1.0),
+        draw(smallest, largest),
         draw(-1, 1) * 0.2877,
     )  # aspect ratio 3/4 to 4/3, as in RandomResizedCrop
     width, height = (area * log_ratio.exp()).sqrt().clamp(max=1), (area / log_ratio.exp()).sqrt().clamp(max=1)
@@ -109,3 +115,53 @@ def augmented_view(images: Tensor, preset, generator: torch.Generator) -> Tensor
     gain, shift = draw(1 - preset.jitter, 1 + preset.jitter), draw(-preset.jitter, preset.jitter) / 2
     x = (x - 0.5) * gain.view(n, 1, 1, 1).to(x) + 0.5 + shift.view(n, 1, 1, 1).to(x)
     return x.clamp(0, 1).expand(-1, preset.channels, -1, -1)
+
+
+def tokens(model: VisionTransformer, images: Tensor, masked: Tensor | None = None, blank: Tensor | None = None) -> Tensor:
+    """`[CLS]` and patch tokens (B, 1 + patches, width) of images of any size that is a multiple of the patch.
+
+    masked (B, patches) bool: patches whose embedding is replaced by `blank` (width,), for masked image modelling.
+    """
+    x = model.patch_embed.proj(images)
+    grid, x = x.shape[-2:], x.flatten(2).transpose(1, 2)
+    if masked is not None:
+        x = torch.where(masked[..., None], blank.to(x.dtype), x)
+    x = torch.cat([model.cls_token.expand(len(x), -1, -1), x], dim=1)
+    return model.norm(model.blocks(model.pos_drop(x + resize_positions(model.pos_embed, grid, offset=0.1))))
+
+
+def resize_positions(positions: Tensor, grid, offset: float = 0.0) -> Tensor:
+    """Position embeddings (1, 1 + g * g, width) of a square grid for another `grid` (rows, columns); bicubic, `[CLS]` kept.
+
+    The encoder in use scales by (side + 0.1) / g, as DINO does; loading a checkpoint by the sizes alone (offset 0).
+    """
+    old = round((positions.shape[1] - 1) ** 0.5)
+    if tuple(grid) == (old, old):
+        return positions
+    square = positions[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    if offset:
+        scale = tuple((side + offset) / old for side in grid)
+        square = F.interpolate(square, scale_factor=scale, mode="bicubic", align_corners=False)
+    else:
+        square = F.interpolate(square, size=tuple(grid), mode="bicubic", align_corners=False)
+    return torch.cat([positions[:, :1], square.flatten(2).transpose(1, 2)], dim=1)
+
+
+def last_attention(model: VisionTransformer, images: Tensor) -> Tensor:
+    """Self-attention of the last layer, (B, heads, 1 + P, 1 + P): row 0 is what `[CLS]` looks at (paper, explanation)."""
+    x = model.forward_intermediates(images, indices=[len(model.blocks) - 2], intermediates_only=True, norm=False,
+                                    return_prefix_tokens=True, output_fmt="NLC")[0]  # fmt: skip
+    block = model.blocks[-1]
+    x = block.norm1(torch.cat([x[1], x[0]], dim=1))
+    q, k, _ = block.attn.qkv(x).unflatten(-1, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return (q @ k.transpose(-2, -1) * block.attn.scale).softmax(dim=-1)
+
+
+def pool_patches(patches: Tensor, kernel: int) -> Tensor:
+    """Average patch tokens (B, g * g, width) over squares of `kernel` x `kernel`; what does not fill one is left out.
+
+    The release's pre-training model takes the root of g as kernel, its retrieval model g / 4.
+    """
+    side = round(patches.shape[1] ** 0.5)
+    grid = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    return F.avg_pool2d(grid, kernel).flatten(2).transpose(1, 2)

@@ -1,18 +1,28 @@
-"""Save and load our own weights: safetensors files that say what they are."""
+"""Save and load weights: our own safetensors files, which say what they are, and released checkpoints of any known layout.
 
+`python -m medxvl.weights inspect PATH` says what a checkpoint is and whether it is whole, without running anything in it.
+"""
+
+import argparse
 import hashlib
 import json
+import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from . import presets, text
+from . import layouts, presets, released, text
+from .medvill import MedViLL
 from .xvl import XVL
 
-_SHAPES_WEIGHTS = ("text", "vision", "fusion", "xvl", "train")
+_SHAPES_WEIGHTS = (
+    "text", "vision", "packed", "fusion", "objective", "xvl", "distributed", "schedules", "train", "xvl_pretrain",
+)  # fmt: skip
 
 
 def fingerprint_of(preset, dataset) -> str:
@@ -47,7 +57,69 @@ def about(path: Path) -> dict:
         return json.loads((file.metadata() or {}).get("medxvl", "{}"))
 
 
-def load(preset, vocabulary: int, path: Path, device="cpu") -> XVL:
+def load(path, *model, **options):
+    """A checkpoint of any known layout, recognised and renamed: `load(PATH, branch="")` gives a `released.Checkpoint`.
+
+    `load(preset, vocabulary, path, device)` gives the model with weights of our own, as `load_model` does.
+    Raises FileNotFoundError (where to get the file) and ValueError (damaged, unsafe, or of no known layout).
+    """
+    return load_model(path, *model, **options) if isinstance(path, presets.Preset) else released.convert(path, **options)
+
+
+def load_into(model: nn.Module, path, part: str = "all", *, strict: bool = True, branch: str = "") -> released.Report:
+    """Put the weights at `path` into `model` (X-VL, MedViLL, or one of their encoders alone) and say what went where.
+
+    `part`: all, or its encoder `vision` or `text` alone. Momentum twins that the file does not hold become copies of the model.
+    Raises FileNotFoundError and ValueError as `load` does, and ValueError when shapes differ, weights are not finite, or (unless
+    `strict` is False) some are missing or unknown; the model is then as it was.
+    """
+    if part not in ("all", "vision", "text"):
+        raise ValueError(f"part={part!r}: expected all, vision or text")
+    found = released.convert(path, branch)
+    single = {"vit": "vision", "resnet": "vision", "bert": "text"}.get(found.family)
+    if part == "all" and single:
+        if released.encoder(model, single) is not model:
+            raise ValueError(f"{found.file} ({found.kind}) holds one encoder: give part={single!r}")
+        part = single
+    target = model if part == "all" else released.encoder(model, part)
+    source = found.state if part == "all" else found.encoders[part]
+    if not source:
+        raise ValueError(f"{found.file} ({found.kind}) holds no {part} encoder; give another file or another part")
+    wanted = target.state_dict()
+    report = released.fit(source, wanted)
+    report.kind, report.file = found.kind, found.file
+    if report.mismatched or not report.weights or (strict and (report.missing or report.unexpected)):
+        ours = layouts.sizes(*((wanted, wanted) if part != "all" else _encoder_states(model)))
+        what = "the model" if part == "all" else f"the {part} encoder of the model"
+        raise ValueError(released.complain(report, what, found.sizes, ours))
+    # A sum is quicker than a look at every number, and not finite when one of them is not.
+    bad = [k for k, v in report.weights.items() if not v.sum().isfinite() and not v.isfinite().all()]
+    if bad:
+        raise ValueError(f"{found.file}: {len(bad)} weights are not finite, such as {bad[0]}; it is damaged: use an earlier one")
+    if part == "all":
+        report.left_out = found.report.left_out | report.left_out
+    target.load_state_dict(report.weights, strict=False)
+    if hasattr(model, "reset_twin") and not any(k.startswith("twin.") for k in report.weights):
+        model.reset_twin()
+    return report
+
+
+def _encoder_states(model: nn.Module):
+    return (released.encoder(model, name).state_dict() for name in ("vision", "text"))
+
+
+def start_from(model: nn.Module, preset) -> list[released.Report]:
+    """Start the encoders of `model` from the weights that the preset names, "" = none: `vision_weights` and `text_weights` for
+    X-VL, `medvill_vision_weights` and `medvill_text_weights` for MedViLL.
+
+    Names are files or folders, as given or under data/weights. Returns one report an encoder; raises as `load_into` does.
+    """
+    prefix = "medvill_" if isinstance(model, MedViLL) else ""
+    named = {part: getattr(preset, f"{prefix}{part}_weights") for part in ("vision", "text")}
+    return [load_into(model, path, part) for part, path in named.items() if path]
+
+
+def load_model(preset, vocabulary: int, path: Path, device="cpu") -> XVL:
     """X-VL with the weights of `path`, in evaluation mode.
 
     Raises FileNotFoundError (which notebook makes the file) and ValueError (missing, unexpected or misshapen weights).
@@ -90,7 +162,7 @@ def load_best(preset, folder: Path, dataset, device="cpu"):
             f"repeat ./run_all.sh {preset.name} 21"
         )
     tokenizer = text.load_tokenizer(folder / "tokenizer.json")
-    models = [load(preset, len(tokenizer), path, device) for path in files]
+    models = [load_model(preset, len(tokenizer), path, device) for path in files]
     return (
         models,
         tokenizer,
@@ -107,3 +179,56 @@ def untrained(preset, tokenizer, device="cpu") -> XVL:
 def fingerprint(path: Path) -> str:
     """12 hex digits of a weights file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+# --- inspect ---------------------------------------------------------------------------------------------------------
+def inspect(path, branch: str = "") -> str:
+    """What the checkpoint at `path` is, as text. Raises as `load` does."""
+    found = released.convert(path, branch)
+    raw, report = found.raw, found.report
+    types = Counter(str(v.dtype).removeprefix("torch.") for v in raw.state.values())
+    rows = [
+        ("file", f"{raw.file} ({raw.file.stat().st_size / 1e6:,.1f} MB, {raw.form})"),
+        ("kind", found.kind),
+        ("parameters", f"{found.parameters:,}"),
+        ("numbers", f"{sum(v.numel() for v in raw.state.values()):,} in {len(raw.state):,} tensors"),
+        ("types", ", ".join(f"{kind} ({n:,})" for kind, n in types.most_common())),
+        ("branch", raw.branch),
+        ("beside it", ", ".join(f"{k}={v}" if isinstance(v, int | float | str) else k for k, v in raw.beside.items())),
+        ("says of itself", ", ".join(f"{k}={v}" for k, v in raw.about.items() if k != "preset")),
+        ("settings", " ".join(f"{k}={v}" for k, v in found.sizes.items())),
+        ("weights", f"{len(report.weights):,} used by our model"),
+        ("missing", _listed(report.missing)),
+        ("unexpected", _listed(report.unexpected)),
+        ("reshaped", _listed([f"{k} {how}" for k, how in report.reshaped.items()])),
+        ("other shape", _listed([f"{k} expected {a}, found {b}" for k, (a, b) in report.mismatched.items()])),
+        ("left out", "; ".join(f"{n:,} {why}" for why, n in Counter(report.left_out.values()).most_common()) or "none"),
+        ("notes", "; ".join(raw.notes + released.remarks(found))),
+        ("use it for", found.uses),
+    ]
+    return "\n".join(f"{name:15} {value}" for name, value in rows if value)
+
+
+def _listed(names: list[str]) -> str:
+    return f"{len(names):,}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "none"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code, 2 for what is wrong with the file or the call."""
+    parser = argparse.ArgumentParser(prog="python -m medxvl.weights", description="Released and own weights.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    about_it = "say what a checkpoint is, whether it is whole, and what it can be used for; nothing in it is run"
+    command = commands.add_parser("inspect", help=about_it, description=about_it.capitalize() + ".")
+    command.add_argument("path", metavar="PATH", help="file or folder; names are also looked up in data/weights")
+    command.add_argument("--branch", default="", help="part of a training's checkpoint, such as student (default: teacher)")
+    options = parser.parse_args(arguments)
+    try:
+        print(inspect(options.path, options.branch))
+    except (OSError, ValueError) as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

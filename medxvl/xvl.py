@@ -5,13 +5,16 @@ momentum features. Shapes: N studies, P image tokens, L text tokens, S sentences
 """
 
 import copy
+import re
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import fusion, vision
+from . import distributed, fusion, packed, vision
+from .distributed import gather, gather_ragged, mean_weight
+from .objective import contrastive_losses, distilled_cross_entropy, hard_negatives, released_distillation
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Encoders(nn.Module):
 
     def __init__(self, preset, vocabulary: int):
         super().__init__()
+        self.packed = bool(preset.packed)
         self.vision = vision.build(preset)
         self.vision_proj = nn.Linear(preset.vision_width, preset.projection)
         self.text = fusion.build_text_encoder(preset, vocabulary)
@@ -46,12 +50,38 @@ class Encoders(nn.Module):
     def encode_image(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens (N, P, e) and unit features (N, D)."""
         tokens = self.vision.forward_features(images)
-        return tokens, F.normalize(self.vision_proj(tokens[:, 0]), dim=-1)
+        return tokens, unit(self.vision_proj(tokens[:, 0]))
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Text states (N, L, d) and unit features (N, D)."""
-        states = self.text(ids, attention_mask=mask).last_hidden_state
-        return states, F.normalize(self.text_proj(states[:, 0]), dim=-1)
+        if self.packed:
+            layout = packed.from_mask(mask)
+            words = packed.embed(self.text.embeddings, ids, mask, layout)
+            states = layout.pad(packed.run(self.text.encoder.layer, words, mask))
+        else:
+            states = self.text(ids, attention_mask=mask).last_hidden_state
+        return states, unit(self.text_proj(states[:, 0]))
+
+    def summarise_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`[CLS]` states (N, d) and unit features (N, D): what `encode_text` gives, where no other token is needed."""
+        if not self.packed:
+            states, feature = self.encode_text(ids, mask)
+            return states[:, 0], feature
+        words = packed.embed(self.text.embeddings, ids, mask, packed.from_mask(mask))
+        state = packed.run(self.text.encoder.layer, words, mask, keep=first_of(mask))
+        return state, unit(self.text_proj(state))
+
+
+@dataclass
+class Momentum:
+    """What the momentum twin makes of a batch: targets, without gradient."""
+
+    tokens: Tensor  # (N, P, e) of the plain view
+    f_image: Tensor  # (N, D)
+    report: Tensor  # (N, d) `[CLS]` states of the reports
+    f_text: Tensor  # (N, D)
+    masked_states: Tensor  # (N, L, d) of the masked reports
+    f_sentence: Tensor  # (S, D)
 
 
 class XVL(nn.Module):
@@ -62,11 +92,18 @@ class XVL(nn.Module):
         self.preset = preset
         self.online = Encoders(preset, vocabulary)
         self.itm_head = nn.Linear(preset.text_width, 2)
+        self.image_fusion = self.image_itm_head = None
+        if preset.itm_heads == 2:  # early X-VL
+            self.image_fusion = fusion.FusionEncoder(preset, vocabulary, image_queries=True)
+            self.image_itm_head = nn.Linear(preset.vision_width, 2)
+        if preset.soft_targets == "sequence" and preset.packed:
+            raise ValueError("soft_targets=sequence needs the states of padding: set packed=0")
         self.temperature = nn.Parameter(torch.tensor(preset.temperature))
         self.twin = copy.deepcopy(self.online).requires_grad_(False)
         for name in ("image_queue", "text_queue"):
             self.register_buffer(name, F.normalize(torch.randn(preset.queue_size, preset.projection), dim=-1))
         self.register_buffer("queue_at", torch.zeros((), dtype=torch.long))
+        self.follows = True  # whether a step moves the twin; not so where gradients are still being accumulated
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -90,15 +127,27 @@ class XVL(nn.Module):
 
     def match_logits(self, text: Tensor, mask: Tensor, image: Tensor) -> Tensor:
         """Matched / not matched (B, 2) from text states and image tokens, one pair a row."""
-        return self.itm_head(self.online.fusion(text, mask, image)[:, 0])
+        logits = self.itm_head(self.online.fusion.tokens(text, mask, image, first_of(mask)))
+        return self.both_directions(logits, text, mask, image)
+
+    def both_directions(self, logits, text, mask, image, groups=(None,)) -> Tensor:
+        """Early X-VL: the mean of `logits` (B, 2) and those of the image looking at the text; else `logits` alone."""
+        if self.image_fusion is None:
+            return logits
+        image = fusion.regroup(image, groups)
+        everywhere = torch.ones(image.shape[:2], dtype=mask.dtype, device=mask.device)
+        fused = self.image_fusion.tokens(image, everywhere, text, first_of(everywhere), memory_mask=mask)
+        return (logits + self.image_itm_head(fused)) / 2
 
     def contrast(self, images: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Both directions of plain in-batch contrast between the online encoders: the warm-up of the small presets.
 
         It stands in for the pre-trained encoders that the published models start from; fusion, twins and queues wait.
         """
-        similarity = self.online.encode_image(images)[1] @ self.online.encode_text(ids, mask)[1].t() / self.temperature
-        own = torch.arange(len(ids), device=ids.device)
+        f_image, f_text = gather(self.online.encode_image(images)[1]), gather(self.online.encode_text(ids, mask)[1])
+        with exactly(images):
+            similarity = f_image @ f_text.t() / self.temperature
+        own = torch.arange(len(similarity), device=ids.device)
         i2t, t2i = F.cross_entropy(similarity, own), F.cross_entropy(similarity.t(), own)
         return {"i2t": i2t, "t2i": t2i, "total": (i2t + t2i) / 2}
 
@@ -106,120 +155,165 @@ class XVL(nn.Module):
     def reset_twin(self) -> None:
         self.twin.load_state_dict(self.online.state_dict())
 
+    @torch.no_grad()
+    def momentum(self, b: Batch) -> Momentum:
+        """Pass of the twin over the plain view, the reports, their masked copies and their sentences."""
+        n, twin = len(b.ids), self.twin
+        if self.preset.packed:  # reports and sentences, of which only the summary is needed, in one call
+            most = max(b.ids.shape[1], b.sentence_ids.shape[1])
+            ids, mask = (
+                torch.cat([F.pad(t, (0, most - t.shape[1])) for t in pair])
+                for pair in ((b.ids, b.sentence_ids), (b.mask, b.sentence_mask))
+            )
+            reports, features = twin.summarise_text(ids, mask)
+            masked, _ = twin.encode_text(b.masked_ids, b.mask)
+            return Momentum(*twin.encode_image(b.plain), reports[:n], features[:n], masked, features[n:])
+        tokens, f_image = twin.encode_image(b.plain)
+        # The report and its masked copy are of equal length: one call.
+        states, f_text = twin.encode_text(torch.cat([b.ids, b.masked_ids]), torch.cat([b.mask, b.mask]))
+        _, f_sentence = twin.encode_text(b.sentence_ids, b.sentence_mask)
+        return Momentum(tokens, f_image, states[:n, 0], f_text[:n], states[n:], f_sentence)
+
+    @torch.no_grad()
+    def draw_negatives(self, f_image, f_text, f_image_m, f_text_m, report, generator) -> tuple[Tensor, Tensor]:
+        """For each image another's report and for each report another's image, (N,) indices each."""
+        if self.preset.negatives == "online":
+            i2t = f_image @ f_text.t() / self.temperature
+            t2i = i2t.t()
+        else:
+            i2t, t2i = f_image @ f_text_m.t() / self.temperature, f_text @ f_image_m.t() / self.temperature
+        same = unit(report)
+        same = same @ same.t()
+        other_text = hard_negatives(i2t, same, self.preset.same_report, generator)
+        return other_text, hard_negatives(t2i, same, self.preset.same_report, generator)
+
     def forward(self, b: Batch, alpha: float, generator: torch.Generator) -> dict[str, Tensor]:
-        """All loss terms. `alpha` is the share of the momentum targets; `generator` draws the hard negatives."""
+        """All loss terms. `alpha` is the share of the momentum targets; `generator` draws the hard negatives.
+
+        With several processes a batch is this process's part, all parts padded alike; alignment and negatives see the whole
+        batch, and `generator` must be in the same state everywhere.
+        """
         n = len(b.ids)
+        mine = distributed.own(n * distributed.processes())
         with torch.no_grad():
             self.temperature.clamp_(0.001, 0.5)
-        # The report and its masked copy are of equal length: one call.
-        ids, mask = torch.cat([b.ids, b.masked_ids]), torch.cat([b.mask, b.mask])
         tokens, f_image = self.online.encode_image(b.augmented)
-        states, f_text = self.online.encode_text(ids, mask)
-
-        with torch.no_grad():
-            if self.training:
-                self.update_twin()
-            tokens_m, f_image_m = self.twin.encode_image(b.plain)
-            states_m, f_text_m = self.twin.encode_text(ids, mask)
-            _, f_sentence = self.twin.encode_text(b.sentence_ids, b.sentence_mask)
-        f_text, f_text_m = f_text[:n], f_text_m[:n]
-
-        terms = contrastive_losses(
-            f_image, f_text, f_image_m, f_text_m, self.image_queue, self.text_queue,
-            f_sentence, b.sentence_of, self.temperature, alpha,
-        )  # fmt: skip
+        # The report and its masked copy are of equal length: one call.
+        states, f_text = self.online.encode_text(torch.cat([b.ids, b.masked_ids]), torch.cat([b.mask, b.mask]))
+        states, masked_states, f_text = states[:n], states[n:], f_text[:n]
+        if self.training and self.follows:
+            self.update_twin()
+        m = self.momentum(b)
+        everyone = [gather(f) for f in (f_image, f_text, m.f_image, m.f_text)]
+        with exactly(tokens):
+            terms = contrastive_losses(
+                *everyone, self.image_queue, self.text_queue,
+                gather_ragged(m.f_sentence), gather_ragged(b.sentence_of + mine.start), self.temperature, alpha,
+            )  # fmt: skip
+            other_text, other_image = (k[mine] for k in self.draw_negatives(*everyone, gather(m.report), generator))
         if self.training:
-            self.enqueue(f_image_m, f_text_m)
-        states, masked_states, states_m, masked_states_m = states[:n], states[n:], states_m[:n], states_m[n:]
-        with torch.no_grad():
-            similarity = f_image @ f_text.t() / self.temperature
-            same = F.normalize(states_m[:, 0], dim=-1)
-            same = same @ same.t()
-            other_text = hard_negatives(similarity, same, self.preset.same_report, generator)
-            other_image = hard_negatives(similarity.t(), same, self.preset.same_report, generator)
+            self.enqueue(*everyone[2:])
 
         # The three matching passes and the masked-language pass share one call of the fusion encoder.
-        fused = self.online.fusion(
-            torch.cat([states, states[other_text], states, masked_states]),
-            torch.cat([b.mask, b.mask[other_text], b.mask, b.mask]),
-            torch.cat([tokens, tokens, tokens[other_image], tokens]),
-        )
+        others, other_masks = gather(states)[other_text], gather(b.mask)[other_text]
+        texts = torch.cat([states, others, states, masked_states])
+        masks = torch.cat([b.mask, other_masks, b.mask, b.mask])
+        images = gather(tokens)
+        own = None if images is tokens else torch.arange(mine.start, mine.stop, device=tokens.device)
+        groups = (own, own, other_image, own)
+        keep = first_of(masks)
+        keep[3 * n :] = b.labels != -100
+        fused = self.online.fusion.tokens(texts, masks, images, keep, groups)
         matched = torch.zeros(3 * n, dtype=torch.long, device=fused.device)
         matched[:n] = 1
-        terms["itm"] = F.cross_entropy(self.itm_head(fused[: 3 * n, 0]), matched)
-
-        rows, columns = torch.where(b.labels != -100)
-        logits = self.online.fusion.mlm_head(fused[3 * n :][rows, columns])
-        with torch.no_grad():
-            fused_m = self.twin.fusion(masked_states_m, b.mask, tokens_m)[rows, columns]
-            soft = F.softmax(self.twin.fusion.mlm_head(fused_m), dim=-1)
-        terms["mlm"] = distilled_cross_entropy(logits, b.labels[rows, columns], soft, alpha)
+        pairs = self.both_directions(self.itm_head(fused[: 3 * n]), texts[: 3 * n], masks[: 3 * n], images, groups[:3])
+        terms["itm"] = F.cross_entropy(pairs, matched)
+        terms["mlm"] = self.masked_language(fused[3 * n :], masked_states, tokens, b, m, alpha)
         terms["total"] = terms["mlm"] + terms["ita"] + self.preset.itm_weight * terms["itm"]
         return terms
 
+    def masked_language(self, fused: Tensor, masked_states, tokens, b: Batch, m: Momentum, alpha: float) -> Tensor:
+        """Masked-language loss from the fused states of the masked tokens (K, d), with the twin's distribution as target."""
+        chosen = b.labels != -100
+        weight = mean_weight(chosen.sum(), tokens)
+        if self.preset.soft_targets == "sequence":  # as released
+            with torch.no_grad():
+                soft = F.softmax(self.twin.fusion.mlm_head(self.twin.fusion(m.masked_states, b.mask, m.tokens)), dim=-1)
+            logits = self.online.fusion.mlm_head(self.online.fusion(masked_states, b.mask, tokens))
+            return weight * released_distillation(logits, b.labels, soft, alpha)
+        logits = self.online.fusion.mlm_head(fused)
+        with torch.no_grad():
+            fused_m = self.twin.fusion.tokens(m.masked_states, b.mask, m.tokens, chosen)
+            soft = F.softmax(self.twin.fusion.mlm_head(fused_m), dim=-1)
+        return weight * distilled_cross_entropy(logits, b.labels[chosen], soft, alpha)
 
-def contrastive_losses(
-    f_image, f_text, f_image_m, f_text_m, image_queue, text_queue, f_sentence, sentence_of, temperature, alpha
-) -> dict[str, Tensor]:
-    """The five terms of image-text alignment and their mean `ita` (section 2 of the objective).
 
-    Features are unit rows: f_* (N, D), queues (Q, D), sentences (S, D) with their report's index (S,). Image-to-text and
-    text-to-image have soft targets, the two within-modality terms one-hot ones. Columns: the batch's momentum features
-    first, then the queue.
+def unit(x: Tensor) -> Tensor:
+    """Rows of length one, in float32 at least."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+def exactly(x: Tensor):
+    """Context without autocast: similarities are divided by the temperature, and half precision would show."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def first_of(mask: Tensor) -> Tensor:
+    """(B, L) bool: the first token of every row, `[CLS]`."""
+    first = torch.zeros(mask.shape, dtype=torch.bool, device=mask.device)
+    first[:, 0] = True
+    return first
+
+
+# --- the released layout --------------------------------------------------------------------------------------------
+_PARTS = (  # the release's name -> ours; `_m` marks a momentum twin
+    (r"visual_encoder{m}\.", "vision."),
+    (r"vision_proj{m}\.", "vision_proj."),
+    (r"text_encoder{m}\.(?:bert\.)?(?=embeddings|encoder)", "text."),
+    (r"text_proj{m}\.", "text_proj."),
+    (r"fusion_encoder{m}\.cls\.", "fusion.mlm_head."),
+)
+_UNUSED = re.compile(  # present in the release, read by nothing in pre-training or zero-shot scoring
+    r"text_encoder(_m)?\.(cls|cls_projection_head|bert\.pooler|pooler)\.|fusion_encoder(_m)?\.(bert\.)?(embeddings|pooler)\."
+    r"|.*\.position_ids$"
+)
+_FUSION_LAYER = re.compile(r"fusion_encoder(_m)?\.(?:bert\.)?encoder\.layer\.(\d+)\.(.*)")
+
+
+def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names and shapes of the released X-VL layout (pre-training or zero-shot) turned into those of `XVL`.
+
+    Fusion layers are counted from the first that has cross-attention (those below never run), queues are turned to one row a
+    feature, tied copies are filled in where a file holds one of the two. What the model does not use is left out; a name
+    that is not known stays as it is, for the loader to report.
     """
-    images, texts = torch.cat([f_image_m, image_queue]), torch.cat([f_text_m, text_queue])
-    own = torch.arange(len(f_image), device=f_image.device)
-    i2t, t2i = f_image @ texts.t() / temperature, f_text @ images.t() / temperature
-    with torch.no_grad():
-        soft_i2t = F.softmax(f_image_m @ texts.t() / temperature, dim=1)
-        soft_t2i = F.softmax(f_text_m @ images.t() / temperature, dim=1)
-    terms = {
-        "i2t": distilled_cross_entropy(i2t, own, soft_i2t, alpha),
-        "t2i": distilled_cross_entropy(t2i, own, soft_t2i, alpha),
-        "i2i": F.cross_entropy(f_image @ images.t() / temperature, own),
-        "t2t": F.cross_entropy(f_text @ texts.t() / temperature, own),
-        "local": sentence_loss(f_sentence, sentence_of, f_image, temperature),
-    }
-    terms["ita"] = torch.stack(list(terms.values())).mean()
-    return terms
+    layers = [_FUSION_LAYER.match(key) for key in state]
+    first = min((int(found[2]) for found in layers if found and found[3].startswith("crossattention")), default=0)
+    ours = {}
+    for key, value in state.items():
+        if found := _FUSION_LAYER.match(key):
+            if int(found[2]) >= first:
+                ours[f"{'twin' if found[1] else 'online'}.fusion.encoder.layer.{int(found[2]) - first}.{found[3]}"] = value
+        elif key in ("image_queue", "text_queue"):
+            ours[key] = value.t().contiguous()
+        elif key == "queue_ptr":
+            ours["queue_at"] = value.reshape(())
+        elif key == "temp":
+            ours["temperature"] = value
+        elif not _UNUSED.match(key):
+            ours[_renamed(key)] = value
+    for twin, part in (("_m", "twin"), ("", "online")):
+        head, words = f"{part}.fusion.mlm_head.predictions.", f"fusion_encoder{twin}.bert.embeddings.word_embeddings.weight"
+        if head + "bias" in ours:
+            ours.setdefault(head + "decoder.bias", ours[head + "bias"])
+            if words in state:
+                ours.setdefault(head + "decoder.weight", state[words])
+    return ours
 
 
-def sentence_loss(f_sentence: Tensor, sentence_of: Tensor, f_image: Tensor, temperature: Tensor) -> Tensor:
-    """Each sentence against the sentences of all other reports, seen from its own image.
-
-    f_sentence (S, D), sentence_of (S,), f_image (N, D). The mean over a report's sentences, then over reports that have any.
-    """
-    n = len(f_image)
-    scores = f_image @ f_sentence.t() / temperature  # (N, S)
-    foreign = sentence_of[None, :] != torch.arange(n, device=scores.device)[:, None]
-    others = scores.masked_fill(~foreign, float("-inf")).logsumexp(dim=1)  # (N,) all sentences of other reports
-    own = scores[sentence_of, torch.arange(len(sentence_of), device=scores.device)]
-    loss = torch.logaddexp(own, others[sentence_of]) - own
-    count = torch.bincount(sentence_of, minlength=n)
-    mean = torch.zeros_like(others).index_add(0, sentence_of, loss) / count.clamp(min=1)
-    return mean.sum() / (count > 0).sum().clamp(min=1)
-
-
-def distilled_cross_entropy(logits: Tensor, target: Tensor, soft: Tensor, alpha: float) -> Tensor:
-    """(1 - alpha) * cross entropy to `target` (B,) + alpha * cross entropy to the distribution `soft` (B, C)."""
-    if not len(logits):
-        return logits.sum()  # a batch in which no token was masked
-    log_p = F.log_softmax(logits, dim=-1)
-    hard = F.nll_loss(log_p, target)
-    return (1 - alpha) * hard - alpha * (soft * log_p).sum(dim=-1).mean()
-
-
-def hard_negatives(similarity: Tensor, same: Tensor, threshold: float, generator: torch.Generator) -> Tensor:
-    """For each row one column to serve as its negative, drawn with probability softmax(similarity) (N, N).
-
-    Similarity-adjusted: a candidate whose report says the same (cosine `same` >= threshold) is no negative. A row with no
-    candidate left takes the least similar report. Returns (N,) indices, never the row itself.
-    """
-    itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
-    barred = itself | (same >= threshold)
-    stuck = barred.all(dim=1)
-    least = same.masked_fill(itself, float("inf")).argmin(dim=1)
-    weights = F.softmax(similarity.masked_fill(barred & ~stuck[:, None], float("-inf")), dim=1).cpu()
-    weights = weights.clamp(min=1e-12).masked_fill(barred.cpu() & ~stuck.cpu()[:, None], 0)
-    drawn = torch.multinomial(weights, 1, generator=generator).squeeze(1).to(similarity.device)
-    return torch.where(stuck, least, drawn)
+def _renamed(key: str) -> str:
+    for side, mark in (("online.", ""), ("twin.", "_m")):
+        for theirs, part in _PARTS:
+            if found := re.match(theirs.format(m=mark), key):
+                return side + part + key[found.end() :]
+    return key

@@ -113,3 +113,17 @@ def test_masking():
     assert (masked[chosen] >= 4).all() and (masked[chosen] < 1000).all()
     again = text.mask_tokens(ids, 1000, 0.15, torch.Generator().manual_seed(1))
     assert torch.equal(again[0], text.mask_tokens(ids, 1000, 0.15, torch.Generator().manual_seed(1))[0])
+
+
+def test_vocabulary_of_released_weights(tmp_path):
+    """Read from vocab.txt it is the tokenizer that wrote it; one with other special tokens is refused."""
+    made = text.train_tokenizer(["small left effusion. no acute process."] * 3, 80)
+    ids = made.get_vocab()
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(sorted(ids, key=ids.get)) + "\n", encoding="utf-8")
+    assert text.read_vocabulary(path).backend_tokenizer.to_str() == made.backend_tokenizer.to_str()
+    path.write_text("[PAD]\n[unused0]\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"expected to begin with \[PAD\], \[UNK\]"):
+        text.read_vocabulary(path)
+    with pytest.raises(FileNotFoundError, match="vocab.txt: expected the vocabulary"):
+        text.read_vocabulary(tmp_path / "none" / "vocab.txt")

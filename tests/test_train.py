@@ -1,104 +1,16 @@
 """Pre-training: the same weights whether or not it was interrupted, checkpoints that say what they are, clear failures."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from train_helpers import TINY, Bar, Fake, fit, result, same
 
-from medxvl import paths, presets, text, train, weights
+from medxvl import presets, train, weights, xvl_pretrain
 from medxvl.xvl import XVL
-
-TINY = presets.load(
-    "smoke",
-    "vision_width=16 vision_layers=1 vision_heads=2 text_width=16 text_layers=1 text_heads=2 text_hidden=16 fusion_layers=1 "
-    "fusion_hidden=16 projection=8 queue_size=10 vocabulary=80 max_tokens=12 image_size=32 resize=34 threads=1 "
-    "epochs=2 contrast_epochs=2 batch_size=4 contrast_batch=6 checkpoints=2 warmup_steps=2",
-)
-WORDS = (
-    "small left effusion",
-    "no acute process",
-    "mild cardiomegaly",
-    "right pneumothorax",
-    "clear lungs",
-    "rib fracture",
-)
-CPU = torch.device("cpu")
-
-
-class Fake:
-    """What `fit` uses of a prepared dataset."""
-
-    label, fingerprint, card = "fake", "0" * 12, {"size": 40}
-
-    def __init__(self, images=None, reports=None, n=26):
-        rng = np.random.default_rng(5)
-        self.pixels = rng.integers(0, 256, (n, 40, 40), dtype=np.uint8) if images is None else images
-        said = [". ".join(WORDS[j] for j in rng.permutation(6)[: 1 + k % 3]) + "." for k in range(n)]
-        self.index = pd.DataFrame({
-            "study_id": [f"s{k:02d}" for k in range(n)], "split": ["valid" if k % 4 == 0 else "train" for k in range(n)],
-            "findings": "", "impression": reports or said,
-        })  # fmt: skip
-
-    def rows(self, split):
-        return np.flatnonzero(self.index["split"] == split)
-
-    def images(self, rows):
-        return self.pixels[rows]
-
-
-class Bar:
-    """A progress bar that calls `after_epoch(k)` when epoch k is done and saved."""
-
-    def __init__(self, after_epoch=lambda k: None, after_step=lambda k: None):
-        self.epochs, self.steps, self.after_epoch, self.after_step = 0, 0, after_epoch, after_step
-
-    def __call__(self, total, desc):
-        return self
-
-    def update(self, n=1):
-        self.steps += n
-        self.after_step(self.steps)
-
-    def set_postfix_str(self, told):
-        self.epochs += 1
-        self.after_epoch(self.epochs)
-
-    def close(self):
-        pass
-
-
-def fit(folder, bar=None, preset=TINY, data=None):
-    torch.set_num_threads(1)
-    data = data or Fake()
-    tokenizer = text.train_tokenizer([". ".join(WORDS)] * 3, preset.vocabulary)
-    return train.fit(preset, data, tokenizer, Path(folder), CPU, bar or Bar())
-
-
-def killed(folder):
-    """Run in a process of its own: it kills itself in the middle of the third epoch."""
-    steps = 2 * (len(Fake().rows("train")) // TINY.contrast_batch) + 2
-    fit(folder, Bar(after_step=lambda k: k == steps and os.kill(os.getpid(), signal.SIGKILL)))
-
-
-def result(folder):
-    """Everything a finished run leaves: weights by file, their scores and the log."""
-    kept = {p.name: load_file(p) for p in sorted(Path(folder).glob("epoch-*.safetensors"))}
-    return kept, json.loads((Path(folder) / "best.json").read_text()), (Path(folder) / "log.jsonl").read_text()
-
-
-def same(a, b):
-    assert a[1:] == b[1:] and a[0].keys() == b[0].keys()
-    for name, state in a[0].items():
-        assert all(torch.equal(state[k], b[0][name][k]) for k in state), f"{name} differs"
 
 
 @pytest.fixture(scope="module")
@@ -146,18 +58,6 @@ def test_stopped_after_an_epoch_and_resumed(whole, tmp_path, epoch):
     same(result(whole[0]), result(tmp_path))
 
 
-def test_killed_and_resumed(whole, tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_train; test_train.killed({str(tmp_path)!r})"
-    environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    assert (tmp_path / "last.pt").is_file()
-    rest = Bar()
-    fit(tmp_path, rest)
-    assert rest.epochs == 2
-    same(result(whole[0]), result(tmp_path))
-
-
 def test_a_finished_run_is_read_back(whole):
     folder, log = whole
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
@@ -201,21 +101,102 @@ def test_too_few_reports(tmp_path):
 def test_findings_stand_in_for_a_missing_impression():
     data = Fake(reports=[""] * 26)
     data.index["findings"] = "No Acute Process. ok. Clear lungs!"
-    assert train.report_sentences(data, [0], TINY) == [["no acute process", "clear lungs"]]
+    assert xvl_pretrain.report_sentences(data, [0], TINY) == [["no acute process", "clear lungs"]]
+
+
+# --- precision, accumulation, clipping --------------------------------------------------------------------------------
+def test_bf16_trains_nearly_the_same_and_is_resumed(whole, tmp_path):
+    settings = replace(TINY, precision="bf16", checkpoint_every=2)
+
+    def stop(k):
+        if k == 9:
+            raise KeyboardInterrupt
+
+    log = fit(tmp_path / "whole", preset=settings)
+    assert not log["total"].equals(whole[1]["total"]) and np.allclose(log["total"], whole[1]["total"], rtol=0.03)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "cut", Bar(after_step=stop), settings)
+    fit(tmp_path / "cut", preset=settings)
+    same(result(tmp_path / "whole"), result(tmp_path / "cut"))
+
+
+def test_fp16_needs_a_gpu(tmp_path):
+    with pytest.raises(ValueError, match="precision=fp16 needs a GPU: use precision=bf16"):
+        fit(tmp_path, preset=replace(TINY, precision="fp16"))
+
+
+class Line(train.Task):
+    """Least squares on 24 points, in their order: the smallest task."""
+
+    settings, epochs = "line", 2
+
+    def __init__(self, size, max_norm=0.0):
+        self.size, self.max_norm = size, max_norm
+        self.x = torch.randn(24, 3, generator=torch.Generator().manual_seed(2))
+
+    def build(self, device):
+        self.model = Points(torch.nn.Linear(3, 1, bias=False).to(device))
+        torch.nn.init.ones_(self.model.linear.weight)
+        return self.model
+
+    def batches(self, epoch):
+        return 24 // self.size
+
+    def batch(self, epoch, k, order, rng, generator):
+        part = slice(k * self.size, (k + 1) * self.size)
+        return [str(n) for n in range(part.start, part.stop)], (self.x[part],)
+
+    def learning_rate(self, epoch, step, steps):
+        return 0.01
+
+    def clip(self, model):
+        super().clip(model)
+        self.norm = model.linear.weight.grad.norm().item()
+
+
+class Points(torch.nn.Module):
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x):
+        return {"total": (self.linear(x) - 50).square().mean()}
+
+
+def trained(folder, size, max_norm=0.0, **settings):
+    task = Line(size, max_norm)
+    log = train.fit(task, replace(TINY, **settings), folder, torch.device("cpu"), Bar())
+    return task, log, task.model.linear.weight.detach().clone()
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    task, log, whole = trained(tmp_path / "a", 8)
+    task_of_parts, log_of_parts, parts = trained(tmp_path / "b", 4, accumulation=2)
+    assert task_of_parts.norm == pytest.approx(task.norm, rel=1e-6), "the gradient is their mean, not their sum"
+    assert len(log) == len(log_of_parts) == 6 and torch.allclose(whole, parts, atol=1e-6)
+    assert np.allclose(log["total"], log_of_parts["total"], rtol=1e-6), "the mean over a step's batches is logged"
+    assert list(log.columns) == ["step", "epoch", "stage", "learning_rate", "total"]
+    with pytest.raises(ValueError, match="6 batches in an epoch do not make one step of accumulation=7"):
+        trained(tmp_path / "c", 4, accumulation=7)
+
+
+def test_clipping_by_the_norm_of_all(tmp_path):
+    assert trained(tmp_path / "a", 8)[0].norm > 1
+    assert trained(tmp_path / "b", 8, max_norm=0.5)[0].norm == pytest.approx(0.5, abs=1e-4)
 
 
 # --- schedule and groups --------------------------------------------------------------------------------------------
 def test_stages():
-    contrast, objective = train.stages(TINY)
+    contrast, objective = xvl_pretrain.stages(TINY)
     assert (contrast.name, contrast.first, contrast.epochs, contrast.batch_size) == ("contrast", 0, 2, 6)
     assert (objective.name, objective.first, objective.epochs, objective.batch_size) == ("objective", 2, 2, 4)
-    only = train.stages(presets.load("paper"))
+    only = xvl_pretrain.stages(presets.load("paper"))
     assert [stage.name for stage in only] == ["objective"], "the published models have no warm-up by contrast"
 
 
 def test_learning_rate():
     preset = replace(TINY, warmup_steps=10, min_learning_rate=1e-5)
-    stage = train.Stage("objective", 0, 4, 4, 1e-3)
+    stage = xvl_pretrain.Stage("objective", 0, 4, 4, 1e-3)
     rates = [stage.learning_rate(k, 25, preset) for k in range(101)]
     assert rates[0] == pytest.approx(1e-4) and rates[9] == rates[10] == pytest.approx(1e-3)
     assert rates[55] == pytest.approx((1e-3 + 1e-5) / 2), "half-way down the cosine"
@@ -226,7 +207,7 @@ def test_learning_rate():
 
 def test_weight_decay_spares_what_it_should():
     model = XVL(TINY, 60)
-    decayed, spared, temperature = train.parameter_groups(model, TINY)
+    decayed, spared, temperature = xvl_pretrain.parameter_groups(model, TINY)
     assert decayed["weight_decay"] == TINY.weight_decay and spared["weight_decay"] == temperature["weight_decay"] == 0
     names = {id(p): n for n, p in model.named_parameters()}
     assert [names[id(p)] for p in temperature["params"]] == ["temperature"] and temperature[
@@ -287,8 +268,8 @@ def test_the_fingerprint_follows_what_shapes_a_training(change):
 
 def test_pixels_from_memory_and_from_disk_are_the_same(monkeypatch):
     data = Fake()
-    corpus = train.Corpus(data, "train", None, TINY)
+    corpus = xvl_pretrain.Corpus(data, "train", None, TINY)
     kept = corpus.images(np.array([3, 0, 3]))
-    monkeypatch.setattr(train, "IN_MEMORY", 0)
-    read = train.Corpus(data, "train", None, TINY).images(np.array([3, 0, 3]))
+    monkeypatch.setattr(xvl_pretrain, "IN_MEMORY", 0)
+    read = xvl_pretrain.Corpus(data, "train", None, TINY).images(np.array([3, 0, 3]))
     assert torch.equal(kept, read) and torch.equal(kept, torch.from_numpy(data.pixels[data.rows("train")[[3, 0, 3]]]))

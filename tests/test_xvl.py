@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from medxvl import presets
-from medxvl.xvl import XVL, Batch, contrastive_losses, distilled_cross_entropy, hard_negatives, sentence_loss
+from medxvl.objective import contrastive_losses, distilled_cross_entropy, hard_negatives, sentence_loss
+from medxvl.xvl import XVL, Batch
 
 PARITY = load_file(Path(__file__).parent / "parity" / "xvl_losses.safetensors")
 TINY = presets.load(

@@ -1,0 +1,274 @@
+"""Pre-train Medical X-VL: its corpus, the two stages, and the task that `train.fit` runs.
+
+In a notebook `fit` uses one process. On several GPUs, into the same folder that notebook 21 then reads:
+torchrun --nproc_per_node 8 -m medxvl.xvl_pretrain paper --data main=mimic_cxr:/path
+"""
+
+import argparse
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from . import distributed, metrics, presets, released, schedules, text, train, vision, weights
+from .xvl import XVL, Batch
+
+IN_MEMORY = 2**30  # bytes of pixels of a split that are kept in memory
+
+
+def vocabulary(dataset, preset, folder: Path):
+    """The tokenizer of the text encoder: that of the released weights it starts from, else one learned from the training
+    reports. Kept in `folder`/tokenizer.json."""
+    if preset.text_weights:
+        released_at = released.locate(preset.text_weights)
+        tokenizer = text.read_vocabulary((released_at if released_at.is_dir() else released_at.parent) / "vocab.txt")
+    else:
+        parts = report_sentences(dataset, dataset.rows("train"), preset)
+        tokenizer = text.train_tokenizer([text.join(p) for p in parts if p], preset.vocabulary)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+class Corpus:
+    """Cleaned reports and pixels of some rows of a prepared dataset; reports without a sentence are left out."""
+
+    def __init__(self, dataset, split: str, tokenizer, preset):
+        rows = dataset.rows(split)
+        reports = report_sentences(dataset, rows, preset)
+        kept = [k for k, parts in enumerate(reports) if parts]
+        self.rows, self.sentences = rows[kept], [reports[k] for k in kept]
+        self.dataset, self.tokenizer, self.preset = dataset, tokenizer, preset
+        self._pixels = None
+
+        if split == "train" and not kept:
+            raise ValueError(f"{dataset.label}: expected training studies with a report, found none of {len(rows)}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def reports(self, picked, rng: np.random.Generator | None = None) -> list[str]:
+        """Reports of `picked`; with a generator their sentences are shuffled and, in a share of them, some left out."""
+        parts = [self.sentences[k] for k in picked]
+        if rng is None:
+            return [text.join(p) for p in parts]
+        whole = rng.random(len(parts)) >= self.preset.excerpt_share
+        counts = np.where(whole, 999, rng.integers(1, 4, len(parts)))
+        return [text.join([p[j] for j in rng.permutation(len(p))[:n]]) for p, n in zip(parts, counts, strict=True)]
+
+    def images(self, picked) -> torch.Tensor:
+        """(n, S, S) uint8; a small set is read into memory once, a large one batch by batch from disk."""
+        if self._pixels is None and len(self) * self.dataset.card["size"] ** 2 <= IN_MEMORY:
+            self._pixels = torch.from_numpy(self.dataset.images(self.rows))
+        if self._pixels is not None:
+            return self._pixels[torch.as_tensor(picked)]
+        return torch.from_numpy(self.dataset.images(self.rows[picked]))
+
+    def pairs(self, picked, rng: np.random.Generator, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """Augmented images (n, C, s, s), token ids and mask (n, L) of the studies `picked` (n,); own part of the batch."""
+        own = distributed.own(len(picked))
+        ids, mask = text.encode(self.tokenizer, self.reports(picked, rng), self.preset.max_tokens)
+        view = vision.augmented_view(self.images(picked[own]), self.preset, generator, own, len(picked))
+        return view, ids[own], mask[own]
+
+    def batch(self, picked, rng: np.random.Generator, generator: torch.Generator) -> Batch:
+        """Both views, shuffled report, masked report and single sentences of the studies `picked` (n,); own part."""
+        own, preset = distributed.own(len(picked)), self.preset
+        pixels = self.images(picked[own])
+        ids, mask = text.encode(self.tokenizer, self.reports(picked, rng), preset.max_tokens)
+        masked_ids, labels = text.mask_tokens(ids, len(self.tokenizer), preset.mask_share, generator)
+        parts = [self.sentences[k] for k in picked[own]]
+        sentence_ids, sentence_mask = text.encode(self.tokenizer, [s for p in parts for s in p], preset.max_tokens)
+        return Batch(
+            vision.augmented_view(pixels, preset, generator, own, len(picked)), vision.plain_view(pixels, preset),
+            ids[own], mask[own], masked_ids[own], labels[own],
+            sentence_ids, sentence_mask, torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(p) for p in parts])),
+        )  # fmt: skip
+
+
+def report_sentences(dataset, rows, preset) -> list[list[str]]:
+    """Sentences of the cleaned impression of each row; of the findings where a report has no impression."""
+    table = dataset.index.iloc[rows]
+    chosen = table["impression"].where(table["impression"] != "", table["findings"])
+    return [text.sentences(text.clean_report(t, preset.max_words)) for t in chosen]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training with its own batch size and learning-rate cycle."""
+
+    name: str  # contrast: in-batch contrast alone; objective: the published objective
+    first: int  # its first epoch
+    epochs: int
+    batch_size: int
+    peak: float
+
+    def learning_rate(self, step: int, a_epoch: int, preset) -> float:
+        """Linear warm-up, then a cosine to the final rate; `step` counts from the stage's start."""
+        steps = self.epochs * a_epoch
+        return schedules.warmup_cosine(step, steps, preset.warmup_steps, self.peak, preset.min_learning_rate)
+
+
+def stages(preset) -> list[Stage]:
+    both = [
+        Stage("contrast", 0, preset.contrast_epochs, preset.contrast_batch, preset.contrast_rate),
+        Stage("objective", preset.contrast_epochs, preset.epochs, preset.batch_size, preset.learning_rate),
+    ]
+    return [stage for stage in both if stage.epochs]
+
+
+def parameter_groups(model: XVL, preset) -> list[dict]:
+    """Weight decay on matrices alone: not on biases, norms, class token and position embeddings, nor on the temperature,
+    whose rate is `preset.temperature_rate` times the others': Adam moves it by whole steps, whatever its size."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n != "temperature"]
+    spared = {n for n, p in named if train.without_decay(n, p)}
+    return [
+        {"params": [p for n, p in named if n not in spared], "weight_decay": preset.weight_decay, "scale": 1.0},
+        {"params": [p for n, p in named if n in spared], "weight_decay": 0.0, "scale": 1.0},
+        {"params": [model.temperature], "weight_decay": 0.0, "scale": preset.temperature_rate},
+    ]
+
+
+class Objective(nn.Module):
+    """X-VL with one `forward` for both stages: that is what autocast and DDP wrap."""
+
+    def __init__(self, model: XVL):
+        super().__init__()
+        self.model = model
+
+    def forward(self, stage: str, follows: bool, *inputs) -> dict[str, torch.Tensor]:
+        self.model.follows = follows
+        return self.model.contrast(*inputs) if stage == "contrast" else self.model(*inputs)
+
+
+class Pretraining(train.Task):
+    """X-VL on the split `train` of `dataset`; the epochs kept tell matched from mismatched validation pairs best."""
+
+    label, score_label = "pre-training", "validation match AUROC"
+
+    def __init__(self, preset, dataset, tokenizer):
+        self.preset, self.tokenizer = preset, tokenizer
+        self.settings = weights.fingerprint_of(preset, dataset)
+        self.corpus, self.valid = (Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
+        self.stages = stages(preset)
+        self.epochs = sum(stage.epochs for stage in self.stages)
+        self.skips_parameters = self.stages[0].name == "contrast"  # it leaves out the fusion encoder
+
+    def build(self, device) -> Objective:
+        self.device, self.model = device, XVL(self.preset, len(self.tokenizer)).to(device)
+        return Objective(self.model)
+
+    def parameter_groups(self, model) -> list[dict]:
+        return parameter_groups(self.model, self.preset)
+
+    def _stage(self, epoch: int) -> "Stage":
+        return next(stage for stage in self.stages if epoch < stage.first + stage.epochs)
+
+    def stage(self, epoch: int) -> str:
+        return self._stage(epoch).name
+
+    def _size(self, epoch: int) -> int:
+        """Studies in a batch of all processes."""
+        return self._stage(epoch).batch_size * distributed.processes()
+
+    def batches(self, epoch: int) -> int:
+        if len(self.corpus) < self._size(epoch):
+            raise ValueError(
+                f"{self.corpus.dataset.label}: expected at least {self._size(epoch)} training studies with a report, "
+                f"found {len(self.corpus)}"
+            )
+        return len(self.corpus) // self._size(epoch)
+
+    def order(self, epoch: int, rng) -> np.ndarray:
+        return rng.permutation(len(self.corpus))
+
+    def start_epoch(self, epoch: int) -> None:
+        if epoch == 0:
+            weights.start_from(self.model, self.preset)
+        if self.stage(epoch) == "objective" and epoch == self._stage(epoch).first:
+            self.model.reset_twin()
+
+    def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
+        stage, size = self._stage(epoch), self._size(epoch)
+        picked = order[k * size : (k + 1) * size]
+        studies = self.corpus.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
+        follows = k % self.preset.accumulation == 0  # the twins follow once a step
+        if stage.name == "contrast":
+            return studies, (stage.name, follows, *self.corpus.pairs(picked, rng, generator))
+        alpha = self.preset.alpha * min(1.0, epoch - stage.first + k / self.batches(epoch))
+        return studies, (stage.name, follows, self.corpus.batch(picked, rng, generator), alpha, generator)
+
+    def learning_rate(self, epoch: int, step: int, steps: int) -> float:
+        stage = self._stage(epoch)
+        return stage.learning_rate((epoch - stage.first) * steps + step, steps, self.preset)
+
+    def clip(self, model) -> None:
+        train.clip_each(self.model.online.vision.parameters(), self.preset.clip)
+
+    def values(self) -> dict[str, torch.Tensor]:
+        return {"temperature": self.model.temperature}
+
+    def score(self, epoch: int) -> float | None:
+        if self.stage(epoch) == "contrast":  # the matching head has seen nothing
+            return None
+        return match_auroc(self.model, self.valid, self.device)
+
+    def save(self, path: Path, score: float) -> None:
+        weights.save(self.model, path, kind="pre-trained", settings=self.settings, score=score)
+
+
+def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFrame:
+    """Pre-train on the split `train` of `dataset` into `folder`; see `train.fit` for what is written and returned.
+
+    Raises ValueError for fewer training reports than a batch, RuntimeError naming the studies of a batch whose loss is not
+    finite.
+    """
+    return train.fit(Pretraining(preset, dataset, tokenizer), preset, folder, device, progress)
+
+
+@torch.no_grad()
+def match_auroc(model: XVL, corpus: Corpus, device, offsets=(1, 2, 3, 5)) -> float:
+    """AUROC of the matching head on validation pairs: each image with its own report and with four others'."""
+    model.eval()
+    n = len(corpus)
+    if n < 2:
+        return float("nan")
+    tokens = torch.cat([model.online.encode_image(vision.plain_view(corpus.images(p), corpus.preset).to(device))[0]
+                        for p in np.array_split(np.arange(n), max(1, n // 64))])  # fmt: skip
+    ids, mask = (
+        t.to(device) for t in text.encode(corpus.tokenizer, corpus.reports(range(n)), corpus.preset.max_tokens)
+    )
+    states, _ = model.online.encode_text(ids, mask)
+    scores = []
+    for shift in (0, *offsets):
+        other = torch.roll(torch.arange(n, device=device), shift)
+        scores.append((model.match_logits(states[other], mask[other], tokens)[:, 1]).cpu())
+    return float(metrics.auroc(np.repeat([1, 0], [n, n * len(offsets)]), torch.cat(scores).numpy()))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: the training of notebook 21, alone; under torchrun in several processes."""
+    from . import runs  # needs the notebook's packages
+
+    parser = argparse.ArgumentParser(prog="python -m medxvl.xvl_pretrain", description=main.__doc__)
+    parser.add_argument("preset", choices=presets.NAMES)
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings to change")
+    parser.add_argument("--data", nargs="+", default=[], metavar="ROLE=NAME:PATH", help="own data")
+    given = parser.parse_args(arguments)
+    run = runs.start("21_xvl_pretrain", given.preset, shlex.join(given.set), shlex.join(given.data))
+    with train.accelerator("fp32", run.device).main_process_first():
+        dataset, folder = run.dataset("main"), run.checkpoints / "xvl_pretrain"
+        tokenizer = vocabulary(dataset, run.preset, folder)
+    fit(run.preset, dataset, tokenizer, folder, run.device, runs.progress)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
