@@ -157,3 +157,72 @@ _CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp
             "medvill_freeze": ("none", "meant", "released"), "medvill_draw": ("sample", "batch"),
             "packed": (0, 1), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
             "soft_targets": ("vocabulary", "sequence")}  # fmt: skip
+
+Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
+Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."
+
+
+def load(name: str, overrides: str = "") -> "Preset":
+    """Settings of preset `name`, with `overrides` such as ``"seed=1 epochs=3"`` applied.
+
+    Raises ValueError, listing what is valid, for an unknown preset or setting, or a value of the wrong type.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(NAMES)}")
+    values = {row[0]: row[2 + NAMES.index(name)] for row in _TABLE}
+    for key, text in parse_overrides(overrides).items():
+        values[key] = _cast(key, text, type(values[key]))
+        least, most = _LEAST.get(key, 0), _MOST.get(key, sys.float_info.max)
+        if isinstance(values[key], int | float) and not least <= values[key] <= most:  # "nan" is neither
+            raise ValueError(f"setting {key}={text}: expected at least {least}" + f", at most {most}" * (key in _MOST))
+        if key in _CHOICES and values[key] not in _CHOICES[key]:
+            raise ValueError(f"setting {key}={text!r}: expected one of {', '.join(map(str, _CHOICES[key]))}")
+        if key == "views" and not {view.strip() for view in text.split(",")} <= set(_VIEWS):
+            raise ValueError(
+                f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, separated by commas"
+            )
+    return Preset(name=name, **values)
+
+
+def parse_overrides(overrides: str) -> dict[str, str]:
+    """``"seed=1 epochs=3"`` -> ``{"seed": "1", "epochs": "3"}``; raises ValueError for an unknown name."""
+    known = [row[0] for row in _TABLE]
+    pairs = {}
+    for item in shlex.split(overrides):
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ValueError(f"setting {item!r}: expected name=value, for example seed=1")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"unknown setting {key!r}{hint}: expected one of {', '.join(known)}")
+        pairs[key] = text
+    return pairs
+
+
+def _cast(key: str, text: str, kind: type):
+    try:
+        return kind(text)
+    except ValueError:
+        expected = {int: "a whole number", float: "a number"}[kind]
+        raise ValueError(f"setting {key}={text!r}: expected {expected}") from None
+
+
+def group(preset, *groups: str) -> dict:
+    """The settings of `preset` that belong to `groups`, as a plain dictionary."""
+    values = asdict(preset)
+    return {row[0]: values[row[0]] for row in _TABLE if row[1] in groups}
+
+
+def table(preset=None) -> list[dict]:
+    """One row a setting: the three presets side by side, meaning and source; with `preset`, also the value in use."""
+    rows = []
+    for name, part, smoke, demo, paper, meaning, source in _TABLE:
+        row = {"setting": name, "group": part, "smoke": smoke, "demo": demo, "paper": paper}
+        if preset is not None:
+            row["in use"] = getattr(preset, name)
+        rows.append(row | {"meaning": meaning, "source": source})
+    return rows
+
+
+assert [f.name for f in fields(Preset)][1:] == [row[0] for row in _TABLE]

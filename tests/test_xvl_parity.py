@@ -343,7 +343,8 @@ def test_zero_shot_scores():
         for k in range(8):
             sigmoid = {}
             for kind in ("pos", "neg"):
-                states, mask = m.online.encode_text(ZERO[f"in/{kind}_ids/{k}"], ZERO[f"in/{kind}_att/{k}"])[0], ZERO[f"in/{kind}_att/{k}"]
+                mask = ZERO[f"in/{kind}_att/{k}"]
+                states = m.online.encode_text(ZERO[f"in/{kind}_ids/{k}"], mask)[0]
                 logits = torch.stack([
                     m.match_logits(states, mask, t.expand(len(states), -1, -1)) for t in tokens
                 ])  # fmt: skip
