@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from medxvl import fusion, objective, packed, presets, schedules, vision, xvl
+from medxvl import fusion, objective, packed, presets, schedules, text, vision, xvl
 
 PARITY = Path(__file__).parent / "parity"
 STEP, UNITS, BERT, ZERO = (load_file(PARITY / f"xvl_{k}.safetensors") for k in ("step", "units", "xbert", "zero_shot"))
@@ -314,8 +314,8 @@ def test_fusion_layers_on_given_states():
     weights = part("weights/encoder.layer.", BERT)
     own = {k: v for k, v in weights.items() if int(k[0]) < 2}
     fused = {f"{int(k[0]) - 2}{k[1:]}": v for k, v in weights.items() if int(k[0]) >= 2}
-    text, cross = m.online.text.encoder.layer[:2], m.online.fusion.encoder.layer
-    text.load_state_dict(own)
+    words_, cross = m.online.text.encoder.layer[:2], m.online.fusion.encoder.layer
+    words_.load_state_dict(own)
     cross.load_state_dict(fused)
     m.eval()
     mask, seen, x = BERT["in/attention_mask"], BERT["in/encoder_attention_mask"], BERT["in/encoder_embeds"]
@@ -326,12 +326,12 @@ def test_fusion_layers_on_given_states():
         for fast in (True, False):
             m.online.fusion.packed = fast
             close(m.online.fusion(x, mask, image, seen)[real], wanted[real])
-        states = packed.run(text, layout.pack(x), mask)
+        states = packed.run(words_, layout.pack(x), mask)
         whole = packed.run(cross, states, mask, image, pairs, seen)
         close(whole, BERT["out/embeds_multi_modal/last"][real])
         m.online.text.embeddings.load_state_dict(part("weights/embeddings.", BERT), strict=False)
         words = packed.embed(m.online.text.embeddings, BERT["in/input_ids"], mask, layout)
-        states = packed.run(text, words, mask)
+        states = packed.run(words_, words, mask)
         close(packed.run(cross, states, mask, image, pairs, seen), BERT["out/ids_multi_modal/last"][real])
 
 
@@ -419,3 +419,19 @@ def test_learning_rates_of_the_release(task):
     wanted = [value for value, times in run for _ in range(times)]
     ours = [rate(schedules.released_unit(*divmod(k, a_epoch), s["warmup_epochs"])) for k in range(len(wanted))]
     assert ours == pytest.approx(wanted, abs=1e-9, rel=1e-9)
+
+
+QUESTIONS = json.loads((PARITY / "xvl_questions.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", QUESTIONS["questions"], ids=range(len(QUESTIONS["questions"])))
+def test_questions_are_cleaned_as_in_the_release(case):
+    assert text.clean_question(case["text"], 50) == case["pre_question_50"]
+    assert text.clean_question(case["text"], 6) == case["pre_question_6"]
+
+
+def test_answers_are_unified_as_in_the_release():
+    for case in QUESTIONS["answers"]:
+        assert text.unify_answer(case["text"]) == case["post_process"]
+        assert text.clean_question(case["text"]) == case["pre_question"]
+        assert text.unify_answer(case["pre_question"]) == case["after_pre_question"]

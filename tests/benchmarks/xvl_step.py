@@ -40,30 +40,24 @@ def load_inputs(seed: int, n: int):
 
 
 def make_batch(preset, seed: int, n: int):
-    """One step's input, and its number of distinct tokens."""
+    """One step's input, and the checksum of what it was made from."""
     reports, images, crc, vocabulary = load_inputs(seed, n)
     if vocabulary:
         from transformers import BertTokenizerFast
 
         tokenizer = BertTokenizerFast(vocabulary)
-        ids, mask = (tokenizer(reports, padding=True, return_tensors="pt")[k] for k in ("input_ids", "attention_mask"))
-        encode = lambda lines: tokenizer(lines, padding=True, return_tensors="pt")  # noqa: E731
-        ids, mask = encode(reports)["input_ids"], encode(reports)["attention_mask"]
-        parts = [text.sentences(r) for r in reports]
-        single = encode([s for p in parts for s in p])
-        sentence_ids, sentence_mask = single["input_ids"], single["attention_mask"]
     else:
         tokenizer = text.train_tokenizer(reports, 2000)
-        parts = [text.sentences(r) for r in reports]
-        ids, mask = text.encode(tokenizer, reports, 512)
-        sentence_ids, sentence_mask = text.encode(tokenizer, [s for p in parts for s in p], 512)
+    parts = [text.sentences(r) for r in reports]
+    ids, mask = text.encode(tokenizer, reports, 512)
+    sentence_ids, sentence_mask = text.encode(tokenizer, [s for p in parts for s in p], 512)
     masked, labels = text.mask_tokens(ids, preset.vocabulary, preset.mask_share, torch.Generator().manual_seed(seed))
     images = torch.from_numpy(images)
     of = torch.repeat_interleave(torch.arange(n), torch.tensor([len(p) for p in parts]))
     return xvl.Batch(images, images, ids, mask, masked, labels, sentence_ids, sentence_mask, of), crc
 
 
-def layer_operations(width: int, hidden: int, tokens: int, lengths, keys=None) -> float:
+def layer_operations(width: int, hidden: int, tokens: int, lengths) -> float:
     """Forward operations of a self-attention layer with feed-forward over `tokens`, in rows of `lengths`."""
     pairs = sum(n * n for n in lengths)
     return 2 * tokens * (4 * width**2 + 2 * width * hidden) + 4 * width * pairs
