@@ -90,18 +90,18 @@ _TABLE = (
     ("ibot_decay", "ibot", 0.04, 0.04, 0.04, "AdamW, at the start", "iBOT"),
     ("ibot_decay_end", "ibot", 0.4, 0.4, 0.4, "AdamW, at the end of a cosine", "iBOT"),
     ("ibot_clip", "ibot", 3.0, 3.0, 0.3, "gradient norm of each parameter is cut to this", "iBOT, ViT-B/16"),
-    ("ibot_momentum", "ibot", 0.98, 0.99, 0.996, "of the teacher at the start, 1 at the end of a cosine", "iBOT"),
+    ("ibot_momentum", "ibot", 0.99, 0.996, 0.996, "of the teacher at the start, 1 at the end of a cosine", "iBOT"),
     ("ibot_local_crops", "ibot", 2, 4, 10, "small crops of an image, beside two large ones", "iBOT"),
     ("ibot_local_size", "ibot", 32, 32, 96, "px, side of a small crop", "iBOT"),
-    ("ibot_global_low", "ibot", 0.4, 0.4, 0.32, "smallest area of a large crop", "iBOT, ViT-B/16"),
-    ("ibot_local_low", "ibot", 0.1, 0.1, 0.05, "smallest area of a small crop", "iBOT"),
-    ("ibot_local_high", "ibot", 0.4, 0.4, 0.32, "largest area of a small crop", "iBOT, ViT-B/16"),
+    ("ibot_global_low", "ibot", 0.6, 0.6, 0.32, "smallest area of a large crop", "iBOT, ViT-B/16"),
+    ("ibot_local_low", "ibot", 0.3, 0.3, 0.05, "smallest area of a small crop", "iBOT"),
+    ("ibot_local_high", "ibot", 0.6, 0.6, 0.32, "largest area of a small crop", "iBOT, ViT-B/16"),
     ("ibot_prototypes", "ibot", 64, 256, 8192, "outputs of the head that crops and patches share", "iBOT"),
     ("ibot_hidden", "ibot", 64, 128, 2048, "width of the head's inner layers", "iBOT"),
     ("ibot_bottleneck", "ibot", 32, 64, 256, "width before the prototypes", "iBOT"),
     ("ibot_temperature", "ibot", 0.1, 0.1, 0.1, "of the student", "iBOT"),
     ("ibot_teacher_start", "ibot", 0.04, 0.04, 0.04, "temperature of the teacher at the start", "iBOT"),
-    ("ibot_teacher_temperature", "ibot", 0.07, 0.07, 0.07, "temperature of the teacher after its warm-up", "iBOT"),
+    ("ibot_teacher_temperature", "ibot", 0.04, 0.04, 0.07, "temperature of the teacher after its warm-up", "iBOT"),
     ("ibot_teacher_warmup", "ibot", 0.5, 3.0, 50.0, "epochs of that warm-up", "iBOT, ViT-B/16"),
     ("ibot_centre_momentum", "ibot", 0.9, 0.9, 0.9, "of the running means that the teacher's outputs lose", "iBOT"),
     ("ibot_mask_share", "ibot", 0.3, 0.3, 0.3, "mean share of patches masked, in the crops that are", "iBOT"),
@@ -144,7 +144,8 @@ _TABLE = (
 # Settings that turn preset `paper` (the final code) into X-VL's early version: presets.load("paper", presets.EARLY_XVL)
 EARLY_XVL = "vision_width=384 vision_heads=6 itm_heads=2 queue_size=49152 epochs=15 weight_decay=0.02"
 
-_LEAST = {"epochs": 1, "accumulation": 1, "log_every": 1, "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
+_LEAST = {"epochs": 1, "accumulation": 1, "log_every": 1,
+          "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
           "supervised_epochs": 1, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
 _MOST = {"max_reject_share": 1}
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas

@@ -13,6 +13,12 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402  isort: skip
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0-4, as in CXR-BERT
 _DROPPED = re.compile(r"[,'!?\"()*#:;~]")
+_DROPPED_OF_QUESTION = re.compile(r"[,'!\"()*#:;~]")
+_SYNONYMS = {
+    "pa": "posterior anterior", "x ray": "x-ray", "xray": "x-ray", "xr": "x-ray", "plain film": "x-ray",
+    "plain film x ray": "x-ray", "t2 mri": "t2 weighted", "t2 weighted mri": "t2 weighted", "mr flair": "flair",
+    "ct with contrast": "ct", "axial plane": "axial",
+}  # fmt: skip
 _BLANKS = re.compile(r"\s{2,}")
 _FULL_STOP = re.compile(r"(?<!\d)\.|\.(?!\d)")  # not the one in "1.5 cm", which the release splits
 
@@ -22,6 +28,17 @@ def clean_report(text: str, max_words: int = 120) -> str:
     text = _DROPPED.sub("", text.lower()).replace("/", " ").replace("[sep]", "[SEP]").replace("<person>", "person")
     text = _BLANKS.sub(" ", text).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:max_words])
+
+
+def clean_question(text: str, max_words: int = 50) -> str:
+    """A question as the models read it: as a report, but hyphens become blanks and question marks stay."""
+    text = _DROPPED_OF_QUESTION.sub("", text.lower()).replace("-", " ").replace("/", " ").rstrip(" ")
+    return " ".join(text.split(" ")[:max_words])
+
+
+def unify_answer(answer: str) -> str:
+    """One wording for answers that mean the same (released code, VQA-RAD)."""
+    return _SYNONYMS.get(answer, answer)
 
 
 def sentences(text: str) -> list[str]:

@@ -121,8 +121,10 @@ class XVL(nn.Module):
     @torch.no_grad()
     def enqueue(self, image: Tensor, text: Tensor) -> None:
         """Overwrite the oldest entries with this batch's momentum features (any batch size, any queue size)."""
-        at = (self.queue_at + torch.arange(len(image), device=image.device)) % len(self.image_queue)
-        self.image_queue[at], self.text_queue[at] = image, text
+        size = len(self.image_queue)
+        at = (self.queue_at + torch.arange(len(image), device=image.device)) % size
+        at, newest = at[-size:], slice(-size, None)  # of a batch larger than the queue its end
+        self.image_queue[at], self.text_queue[at] = image[newest], text[newest]
         self.queue_at.copy_((self.queue_at + len(image)) % len(self.image_queue))
 
     def match_logits(self, text: Tensor, mask: Tensor, image: Tensor) -> Tensor:

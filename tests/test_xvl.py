@@ -198,7 +198,6 @@ def test_gradients_reach_the_online_model_and_never_the_twins(model):
     ):
         assert any(n.startswith(part) for n in reached), f"no gradient reaches {part}"
     lost = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
-    lost -= {"online.fusion.mlm_head.predictions.bias"}  # transformers holds this bias twice and uses the decoder's
     assert not lost, "parameters that no loss term uses"
 
 
@@ -265,3 +264,104 @@ def test_without_augmentation_both_views_agree(model):
     with torch.no_grad():
         close(model.online.encode_image(b.plain)[1], model.twin.encode_image(b.plain)[1])
         assert (model.online.encode_image(b.plain)[1].norm(dim=1) - 1).abs().max() < 1e-5
+
+
+# --- versions -------------------------------------------------------------------------------------------------------
+def changed(overrides, seed=0):
+    """TINY with `overrides`, and weights that make attention differ from token to token."""
+    preset = presets.load("smoke", " ".join(f"{k}={getattr(TINY, k)}" for k in SHAPE) + " " + overrides)
+    torch.manual_seed(seed)
+    made = XVL(preset, 60)
+    with torch.no_grad():
+        for p in made.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(7))
+    made.reset_twin()
+    return made
+
+
+SHAPE = ("vision_width", "vision_layers", "vision_heads", "text_width", "text_layers", "text_heads", "text_hidden",
+         "fusion_layers", "fusion_hidden", "projection", "queue_size", "vocabulary", "max_tokens")  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", ["", "itm_heads=2", "fusion_layers=2 text_layers=3", "negatives=momentum"])
+def test_packed_and_padded_are_one_function(overrides):
+    """Losses and gradients: without padding, image keys once, the last layer only where it is read."""
+    results = []
+    for k in (0, 1):
+        m = changed(f"{overrides} packed={k}")
+        terms = m.train()(batch(), 0.4, torch.Generator().manual_seed(0))
+        terms["total"].backward()
+        results.append((terms, {n: p.grad for n, p in m.named_parameters() if p.grad is not None}))
+    (padded, padded_grads), (packed, packed_grads) = results
+    for name, value in padded.items():
+        close(packed[name].detach(), value.detach(), 2e-5)
+    assert padded_grads.keys() == packed_grads.keys()
+    for name, grad in padded_grads.items():
+        if not name.endswith("self.key.bias"):  # zero but for rounding
+            assert (packed_grads[name] - grad).norm() <= 1e-3 * grad.norm() + 1e-6, name
+
+
+def test_early_version_averages_two_heads():
+    m, b = changed("itm_heads=2 packed=1").eval(), batch()
+    with torch.no_grad():
+        tokens, (states, _) = m.online.encode_image(b.plain)[0], m.online.encode_text(b.ids, b.mask)
+        both = m.match_logits(states, b.mask, tokens)
+        ones = torch.ones(tokens.shape[:2], dtype=torch.long)
+        text_side = m.itm_head(m.online.fusion(states, b.mask, tokens)[:, 0])
+        image_side = m.image_itm_head(m.image_fusion(tokens, ones, states, b.mask)[:, 0])
+        close(both, (text_side + image_side) / 2)
+        assert (text_side - image_side).abs().max() > 1e-3
+        filler = states.clone()
+        filler[1, 6:] = 9.0  # padding of report 1: nobody looks at it
+        close(m.match_logits(filler, b.mask, tokens), both)
+    loss = m.train()(b, 0.4, torch.Generator().manual_seed(0))["total"]
+    loss.backward()
+    assert m.image_itm_head.weight.grad.abs().sum() > 0
+    assert all(p.grad is not None for p in m.image_fusion.parameters())
+
+
+def test_early_version_has_the_published_shapes():
+    preset = presets.load("paper", presets.EARLY_XVL)
+    assert (preset.vision_width, preset.vision_heads, preset.itm_heads, preset.queue_size) == (384, 6, 2, 49152)
+    with torch.device("meta"):
+        m = XVL(preset, preset.vocabulary)
+    assert m.image_queue.shape == (49152, 256) and m.itm_head.weight.shape == (2, 768)
+    assert m.image_itm_head.weight.shape == (2, 384) and m.online.vision.cls_token.shape == (1, 1, 384)
+    final = presets.load("paper")
+    assert (final.vision_width, final.queue_size, final.fusion_layers, final.itm_heads) == (768, 40960, 4, 1)
+
+
+@pytest.mark.parametrize("size, length", [(5, 7), (3, 2)])
+def test_a_queue_of_any_length_with_any_batch(size, length):
+    m = changed(f"queue_size={length} packed=1").train()
+    for _ in range(3):
+        terms = m(batch(size), 0.4, torch.Generator().manual_seed(0))
+    assert torch.isfinite(terms["total"]) and int(m.queue_at) == 3 * size % length
+
+
+def test_twins_wait_while_gradients_are_accumulated(model):
+    with torch.no_grad():
+        model.online.vision_proj.weight += 0.1
+    before = model.twin.vision_proj.weight.clone()
+    model.follows = False
+    model.train()(batch(), 0.4, torch.Generator().manual_seed(0))
+    assert torch.equal(before, model.twin.vision_proj.weight)
+
+
+def test_a_batch_without_masked_words_or_with_one_study_left():
+    for k in (0, 1):
+        m, b = changed(f"packed={k}"), batch()
+        b.labels = torch.full_like(b.labels, -100)
+        terms = m.train()(b, 0.4, torch.Generator().manual_seed(0))
+        terms["total"].backward()
+        assert terms["mlm"] == 0 and torch.isfinite(terms["total"])
+
+
+def test_unknown_released_names_stay_for_the_loader_to_report():
+    from medxvl.xvl import from_released
+
+    state = {"temp": torch.tensor(0.07), "queue_ptr": torch.zeros(1, dtype=torch.long), "something.else": torch.ones(2),
+             "image_queue": torch.arange(6.0).view(2, 3), "text_encoder.cls.predictions.bias": torch.ones(3)}  # fmt: skip
+    ours = from_released(state)
+    assert set(ours) == {"temperature", "queue_at", "something.else", "image_queue"}
+    assert ours["queue_at"].shape == () and ours["image_queue"].tolist() == [[0, 3], [1, 4], [2, 5]]

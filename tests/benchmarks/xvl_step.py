@@ -1,0 +1,165 @@
+"""Time and memory of Medical X-VL's pre-training step at published size, on CPU: one JSON line a measurement.
+
+    python tests/benchmarks/xvl_step.py [--threads 2] [--steps 5] [--batch 8] [--queue 4096] [--text 6x384] [--profile]
+
+The step: momentum update, forward, backward, clipping, AdamW. Operations are those that the step cannot do without: real
+tokens alone, every distinct state once, two operations a multiplication, backward twice the forward.
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+import statistics
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medxvl import presets, text, xvl
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "bench" / "inputs.py"
+WORDS = "small left right pleural effusion opacity in the lower lobe is seen no acute process heart size normal".split()
+
+
+def load_inputs(seed: int, n: int):
+    """Reports (n,), images (n, 3, 224, 224) in [0, 1), and a checksum of both: the shared ones where they are at hand."""
+    if SHARED.is_file():
+        spec = importlib.util.spec_from_file_location("inputs", SHARED)
+        shared = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(shared)
+        reports, images = shared.reports(seed, n), shared.images(seed, n)
+        return reports, images, shared.crc(reports, images), shared.VOCAB
+    rng = np.random.default_rng(seed)
+    reports = [". ".join(" ".join(rng.choice(WORDS, rng.integers(6, 12))) for _ in range(rng.integers(3, 7))) + "." for _ in range(n)]
+    images = rng.random((n, 1, 224, 224), dtype=np.float32).repeat(3, axis=1)
+    return reports, images, zlib.crc32(images.tobytes(), zlib.crc32(repr(reports).encode())), None
+
+
+def make_batch(preset, seed: int, n: int):
+    """One step's input, and the checksum of what it was made from."""
+    reports, images, crc, vocabulary = load_inputs(seed, n)
+    if vocabulary:
+        from transformers import BertTokenizerFast
+
+        tokenizer = BertTokenizerFast(vocabulary)
+    else:
+        tokenizer = text.train_tokenizer(reports, 2000)
+    parts = [text.sentences(r) for r in reports]
+    ids, mask = text.encode(tokenizer, reports, 512)
+    sentence_ids, sentence_mask = text.encode(tokenizer, [s for p in parts for s in p], 512)
+    masked, labels = text.mask_tokens(ids, preset.vocabulary, preset.mask_share, torch.Generator().manual_seed(seed))
+    images = torch.from_numpy(images)
+    of = torch.repeat_interleave(torch.arange(n), torch.tensor([len(p) for p in parts]))
+    return xvl.Batch(images, images, ids, mask, masked, labels, sentence_ids, sentence_mask, of), crc
+
+
+def layer_operations(width: int, hidden: int, tokens: int, lengths) -> float:
+    """Forward operations of a self-attention layer with feed-forward over `tokens`, in rows of `lengths`."""
+    pairs = sum(n * n for n in lengths)
+    return 2 * tokens * (4 * width**2 + 2 * width * hidden) + 4 * width * pairs
+
+
+def operations(p, b) -> float:
+    """Operations of one step; each state that a loss needs counted once."""
+    n, patches = len(b.ids), (p.image_size // p.patch_size) ** 2
+    image = 2 * patches * p.patch_size**2 * 3 * p.vision_width
+    image += p.vision_layers * layer_operations(p.vision_width, 4 * p.vision_width, patches + 1, [patches + 1])
+    report, sentence = b.mask.sum(1).tolist(), b.sentence_mask.sum(1).tolist()
+
+    def summary(lengths):  # `[CLS]` alone of the last layer: keys and values of all tokens, the rest of one a row
+        whole = (p.text_layers - 1) * layer_operations(p.text_width, p.text_hidden, sum(lengths), lengths)
+        last = 2 * sum(lengths) * 2 * p.text_width**2 + 4 * p.text_width * sum(lengths)
+        return whole + last + 2 * len(lengths) * (2 * p.text_width**2 + 2 * p.text_width * p.text_hidden)
+
+    texts = p.text_layers * layer_operations(p.text_width, p.text_hidden, sum(report), report)
+    chosen = int((b.labels != -100).sum())
+    d, keys = p.text_width, 2 * n * (patches + 1) * 2 * p.vision_width * p.text_width  # image keys and values, once a layer
+
+    def fusion(lengths, wanted):
+        whole = layer_operations(d, p.fusion_hidden, sum(lengths), lengths)
+        whole += 2 * sum(lengths) * 2 * d**2 + 4 * d * sum(lengths) * (patches + 1)
+        last = 2 * sum(lengths) * 2 * d**2 + 4 * d * max(lengths) * wanted
+        last += 2 * wanted * (4 * d**2 + 2 * d * p.fusion_hidden) + 4 * d * wanted * (patches + 1)
+        return p.fusion_layers * keys + (p.fusion_layers - 1) * whole + last
+
+    head = 2 * chosen * (d**2 + d * p.vocabulary)
+    queue = 2 * n * (n + p.queue_size) * p.projection
+    online = n * image + 2 * texts + fusion(report * 4, 3 * n + chosen) + head + 4 * queue
+    twin = n * image + summary(report) + summary(sentence) + texts + fusion(report, chosen) + head + 2 * queue
+    return 3 * online + twin
+
+
+def matrix_rate(size: int = 2048, times: int = 5) -> float:
+    """Operations a second of a large float32 matrix product."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    a @ b
+    best = min(timed(lambda: a @ b) for _ in range(times))
+    return 2 * size**3 / best
+
+
+def timed(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--queue", type=int, default=4096)
+    parser.add_argument("--vocabulary", type=int, default=30522)
+    parser.add_argument("--text", default="6x384", help="layers x width of the text encoder; published: 12x768")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settings", default="", help="further settings, such as packed=0")
+    parser.add_argument("--profile", action="store_true", help="also print where the time goes")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    layers, width = map(int, given.text.split("x"))
+    preset = presets.load(
+        "paper",
+        f"{presets.EARLY_XVL} itm_heads=1 text_layers={layers} text_width={width} text_heads={width // 64} text_hidden={4 * width} "
+        f"fusion_hidden={width * 8 // 3} queue_size={given.queue} vocabulary={given.vocabulary} {given.settings}",
+    )
+    torch.manual_seed(given.seed)
+    model = xvl.XVL(preset, preset.vocabulary).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+    batch, crc = make_batch(preset, given.seed, given.batch)
+    generator = torch.Generator().manual_seed(given.seed)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        model(batch, 0.4, generator)["total"].backward()
+        for p in model.online.vision.parameters():
+            torch.nn.utils.clip_grad_norm_([p], preset.clip)
+        optimizer.step()
+
+    step()
+    rates, times = [matrix_rate()], []
+    for _ in range(given.steps):
+        times.append(timed(step))
+        rates.append(matrix_rate(times=2))
+    count, median, rate = operations(preset, batch), statistics.median(times), statistics.median(rates)
+    line = {
+        "name": "xvl_step", "inputs_crc": crc, "median_s": round(median, 3), "min_s": round(min(times), 3),
+        "gflop": round(count / 1e9, 1), "gflop_per_s": round(count / median / 1e9, 1),
+        "matrix_gflop_per_s": round(rate / 1e9, 1), "share_of_matrix_rate": round(count / median / rate, 3),
+        "max_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "threads": given.threads, "batch": given.batch, "tokens": int(batch.mask.sum()), "sentences": len(batch.sentence_of),
+        "queue": given.queue, "text": given.text, "vocabulary": given.vocabulary, "torch": torch.__version__,
+        "parameters_m": round(sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6, 1),
+    }  # fmt: skip
+    print(json.dumps(line), flush=True)
+    if given.profile:
+        with torch.profiler.profile() as profile:
+            step()
+        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
