@@ -9,7 +9,7 @@ from .images import ABSENT
 from .mimic_labels import add_labels, note_repeats
 from .mimic_layout import Layout, find_layout, find_table, header_views
 from .mimic_reports import ARCHIVE, add_reports
-from .raw import Table, choice, draw_split, read_csv, wanted_views
+from .raw import Table, choice, read_csv, split_by_hash, wanted_views
 
 NEEDS = (
     "MIMIC-CXR 2.0.0 or 2.1.0: files/ or Dataset/ with .jpg or .dcm; mimic-cxr-2.0.0-{metadata,split,chexpert}.csv[.gz] "
@@ -116,7 +116,7 @@ def _read_views(table: Table, raw: Path, limit: int | None) -> None:
 
 def _add_split(table: Table, raw: Path, how: str) -> None:
     if how == "patient":
-        table.rows = table.rows.assign(split=table.rows["patient_id"].astype(str).map(draw_split))
+        table.rows = table.rows.assign(split=split_by_hash(table.rows["patient_id"]))
         table.notes.append("the split is not the official one: drawn by patient, 70 % train, 10 % valid, 20 % test")
         return
     path = find_table(raw, "split")

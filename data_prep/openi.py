@@ -9,7 +9,7 @@ import pandas as pd
 from . import fault
 from .archives import decoded_from_tar, members
 from .openi_reports import ARCHIVES, REPORTS_CSV, image, read_reports, study
-from .raw import Table, choice, draw_split, label_from_text, read_csv, short_list, wanted_views
+from .raw import Table, choice, label_from_text, read_csv, short_list, split_by_hash, wanted_views
 
 PROJECTIONS = "indiana_projections.csv"
 NEEDS = (
@@ -169,7 +169,7 @@ def _select(table: Table, views: list[str], images: str) -> None:
 
 def _add_split(table: Table, how: str) -> None:
     if how == "drawn":
-        table.rows = table.rows.assign(split=table.rows["study_id"].map(draw_split))
+        table.rows = table.rows.assign(split=split_by_hash(table.rows["study_id"]))
         table.notes.append(
             "the split is drawn by report, 70 % train, 10 % valid, 20 % test; MedViLL's is not derivable"
         )

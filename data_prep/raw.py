@@ -205,12 +205,6 @@ def choice(settings: dict, name: str, options: tuple[str, ...]) -> str:
     return settings[name]
 
 
-def draw_split(patient: str) -> str:
-    """train, valid or test from the patient's id alone, by its SHA-256: 70 %, 10 %, 20 %, whatever else is there."""
-    percent = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") % 100
-    return "train" if percent < 70 else "valid" if percent < 80 else "test"
-
-
 def split_list(text: str) -> list[str]:
     """ "AP, PA" -> ["AP", "PA"]."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from . import records
+
 LAST, LOG = "last.pt", "log.jsonl"
 
 
@@ -68,7 +70,7 @@ class Log:
     def open(self):
         """Only now is the file changed: other processes may have been reading it."""
         if self.writes:
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            records.write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
             self.stream = open(self.path, "a", encoding="utf-8")
         return self
 
@@ -94,10 +96,3 @@ def _rows_before(path: Path, steps: int) -> list[dict]:
             break
         rows.append(row)
     return rows
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write the whole file or leave the old one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, path)

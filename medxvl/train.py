@@ -16,7 +16,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from . import distributed, resume
+from . import distributed, records, resume
 
 
 class Task:
@@ -257,7 +257,7 @@ class _Training:
 
     def _tidy(self) -> None:
         """List the best epochs, and delete others: of other settings, pushed out, or of an epoch to be trained again."""
-        resume.write_text(self.folder / "best.json", json.dumps(self.best, indent=1))
+        records.write_text(self.folder / "best.json", json.dumps(self.best, indent=1))
         for file in self.folder.glob("epoch-*.safetensors"):
             if file.name not in self.best:
                 file.unlink()

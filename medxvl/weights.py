@@ -57,13 +57,12 @@ def about(path: Path) -> dict:
         return json.loads((file.metadata() or {}).get("medxvl", "{}"))
 
 
-def load(path, *model, **options):
-    """A checkpoint of any known layout, recognised and renamed: `load(PATH, branch="")` gives a `released.Checkpoint`.
+def load(path, branch: str = "") -> released.Checkpoint:
+    """A checkpoint of any known layout, recognised and renamed; `branch`: teacher or student, where there are both.
 
-    `load(preset, vocabulary, path, device)` gives the model with weights of our own, as `load_model` does.
     Raises FileNotFoundError (where to get the file) and ValueError (damaged, unsafe, or of no known layout).
     """
-    return load_model(path, *model, **options) if isinstance(path, presets.Preset) else released.convert(path, **options)
+    return released.convert(path, branch=branch)
 
 
 def load_into(model: nn.Module, path, part: str = "all", *, strict: bool = True, branch: str = "") -> released.Report:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import data_prep
 from data_prep import images
-from data_prep.raw import CHEXPERT_14, draw_split
+from data_prep.raw import CHEXPERT_14, split_by_hash
 from medxvl import reports
 
 # ---------------------------------------------------------------- pictures
@@ -216,7 +216,7 @@ def test_openi_reads_the_real_archive(shared, tmp_path):
     assert share["train"] == pytest.approx(0.7, abs=0.02) and share["test"] == pytest.approx(0.2, abs=0.02)
     first = index.set_index("study_id").loc["CXR1"]
     assert first["impression"] == "Normal chest x-XXXX." and first["findings"].startswith("The cardiac silhouette")
-    assert first["split"] == draw_split("CXR1")  # of the id alone
+    assert first["split"] == split_by_hash(pd.Series(["CXR1"]))[0]  # of the id alone
     assert prepare("openi", shared / "data" / "openi", tmp_path / "folder")[0].equals(index)
 
 

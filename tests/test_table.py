@@ -314,20 +314,6 @@ def test_csv_round_trip(rows, separator):
     assert cells.to_numpy().tolist() == [[cell.strip() for cell in row] for row in rows] and not rejects
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.binary(max_size=200))
-def test_any_bytes_are_a_table_or_an_error(data):
-    with TemporaryDirectory() as place:
-        path = Path(place) / "t.csv"
-        path.write_bytes(data)
-        try:
-            cells, rejects = anytable.load(path)
-        except DataError as problem:
-            assert "expected" in str(problem)
-        else:
-            assert all(isinstance(cell, str) for cell in cells.to_numpy().ravel())
-
-
 def test_split_by_hash():
     ids = pd.Series([f"p{k}" for k in range(20_000)])
     split = split_by_hash(ids)
@@ -399,19 +385,3 @@ def test_urls_and_the_home_folder(tmp_path, monkeypatch):
     index, _, rejects = prepare("table", written(table, tmp_path / "t.csv"), tmp_path / "out", settings=settings)
     assert "~/x.png" in set(index["image_id"]) and len(index) == 21
     assert list(rejects.values()) == ["a URL: only files on this machine are read, download it first"] * 2
-
-
-def test_a_stray_quote_is_named_with_its_line(tmp_path):
-    path = tmp_path / "t.csv"
-    for text, where in [('a,b\n1,2\n"x"y,3\n', "in line 3 "), ('a,b\n1,2\n3,"never\nclosed\n', "in line 3 to 4 ")]:
-        path.write_text(text)
-        with pytest.raises(DataError, match=where):
-            anytable.load(path)
-
-
-@pytest.mark.parametrize("header", ['image,"a;b;c"', 'image;"a, b, c"', 'image\t"x|y|z"'])
-def test_a_separator_in_quotes_separates_nothing(tmp_path, header):
-    mark = header[5]
-    (tmp_path / "t.csv").write_text(f"{header}\n1{mark}2\n")
-    cells, rejects = anytable.load(tmp_path / "t.csv")
-    assert list(cells)[0] == "image" and cells.to_numpy().tolist() == [["1", "2"]] and not rejects

@@ -233,7 +233,7 @@ def test_weights_come_back(tmp_path):
     torch.manual_seed(3)
     model, path = XVL(TINY, 60), tmp_path / "a.safetensors"
     weights.save(model, path, kind="random", settings="abc", score=0.5)
-    again = weights.load(TINY, 60, path)
+    again = weights.load_model(TINY, 60, path)
     ours, theirs = model.state_dict(), again.state_dict()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours if k.startswith(("online.", "itm_head", "temperature")))
     assert not again.training and weights.about(path)["kind"] == "random"
@@ -245,16 +245,16 @@ def test_weights_come_back(tmp_path):
 
 def test_weights_that_are_missing_foreign_or_do_not_fit(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"run_all.sh smoke 21"):
-        weights.load(TINY, 60, tmp_path / "none.safetensors")
+        weights.load_model(TINY, 60, tmp_path / "none.safetensors")
     path = tmp_path / "a.safetensors"
     weights.save(XVL(TINY, 60), path, kind="random", settings="abc", score=0.5)
     with pytest.raises(ValueError, match="weights do not fit preset smoke"):
-        weights.load(TINY, 61, path)
+        weights.load_model(TINY, 61, path)
     with pytest.raises(ValueError, match="do not fit"):
-        weights.load(replace(TINY, fusion_layers=2), 60, path)
+        weights.load_model(replace(TINY, fusion_layers=2), 60, path)
     save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ValueError, match="expected weights saved by medxvl"):
-        weights.load(TINY, 60, tmp_path / "foreign.safetensors")
+        weights.load_model(TINY, 60, tmp_path / "foreign.safetensors")
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"threads": 2}, {"momentum": 0.5}, {"text_width": 18}])

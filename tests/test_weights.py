@@ -50,7 +50,7 @@ def test_own_weights_say_what_they_are_and_come_back(tmp_path):
     found = weights.load(file)
     assert found.kind == "medxvl X-VL" and found.raw.about["score"] == "0.5" and found.raw.form == "safetensors"
     assert not (found.report.missing or found.report.unexpected or found.report.mismatched)
-    assert same(weights.load(OWN, 60, file).online.state_dict(), first.online.state_dict())
+    assert same(weights.load_model(OWN, 60, file).online.state_dict(), first.online.state_dict())
     second = model(OWN, 60, seed=1)
     assert not same(second.online.state_dict(), first.online.state_dict())
     weights.load_into(second, file)

@@ -278,13 +278,6 @@ def test_sentence_loss_without_padding(temperature):
     close(image.grad, UNITS[f"g2l_nomask/t{temperature}/grad_m"])
 
 
-def test_momentum_average():
-    twin, online = UNITS["momentum/param_m0"].clone(), UNITS["momentum/param"]
-    for wanted in UNITS["momentum/param_m_steps"]:
-        twin.lerp_(online, 1 - 0.995)
-        close(twin, wanted, 1e-6)
-
-
 def test_vision_encoder_at_three_sizes():
     vit = model().online.vision.eval()
     with torch.no_grad():
