@@ -20,9 +20,14 @@ ROLES = {
     "main": ("mimic_cxr", "radiographs with reports: pre-training and zero-shot detection"),
     "unseen_disease": ("covid_cxr", "radiographs with and without a disease that is absent from the training data"),
     "readers": ("chexpert_test", "readings of radiologists, and predictions of other models, on one test set"),
+    "transfer": ("openi", "radiographs with reports from another place: does what was learned on main hold there?"),
+    "questions": ("vqa_rad", "questions and answers on radiographs"),
 }
 # The datasets that a role can be given. Any can be looked at as main (notebooks 01 and 02); training needs images with reports.
-ACCEPTS = {"main": NAMES, "unseen_disease": ("covid_cxr", "covidx"), "readers": ("chexpert_test",)}
+ACCEPTS = {
+    "main": NAMES, "unseen_disease": ("covid_cxr", "covidx"), "readers": ("chexpert_test",), "transfer": NAMES,
+    "questions": ("vqa_rad",),
+}  # fmt: skip
 TABLE_READS = ("image_column", "text_column", "findings_column", "impression_column")  # a table is read by one at least
 
 

@@ -48,7 +48,7 @@ def test_parse():
     [
         ("main", "expected ROLE=NAME:PATH"),
         ("main=", "expected ROLE=NAME:PATH"),
-        ("train=mimic_cxr:/a", "unknown role 'train': expected one of main, unseen_disease, readers"),
+        ("train=mimic_cxr:/a", "unknown role 'train': expected one of main, unseen_disease, readers, transfer, questions"),
         ("main=mimic:/a", "unknown dataset 'mimic' for role main: expected phantom or one of mimic_cxr, openi"),
         ("main=mimic_cxr", "expected a path, main=mimic_cxr:PATH"),
         ("main=phantom:/a", "takes no path"),
@@ -64,7 +64,7 @@ def test_the_phantom_serves_every_role_by_default():
     assert list(found) == list(data.ROLES) and all(s.synthetic for s in found.values())
     assert found["main"].raw == data.phantom_raw(DEMO) / "mimic_cxr"
     assert found["unseen_disease"].name == "covid_cxr" and found["main"].folder.parent == paths.PREPARED
-    assert len({s.folder for s in found.values()}) == 3
+    assert len({s.folder for s in found.values()}) == len(data.ROLES)
 
 
 def test_the_paper_preset_has_no_default(tmp_path):

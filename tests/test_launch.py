@@ -83,7 +83,7 @@ def test_a_table_may_be_a_file_and_has_settings(tmp_path, monkeypatch):
         (["--set", "sed=1"], "did you mean seed"),
         (["--set", "seed=one"], "whole number"),
         (["--set", "seed"], "name=value"),
-        (["--data", "man=openi:."], "main, unseen_disease, readers"),
+        (["--data", "man=openi:."], "main, unseen_disease, readers, transfer, questions"),
         (["--data", "main=opni:."], "mimic_cxr, openi"),
         (["--data", "main=openi"], "PATH"),
         (["--data", "main=openi:no/such/place"], "there is no folder"),
