@@ -8,7 +8,7 @@ import shlex
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from medxvl import data, graph, paths, presets
+from medxvl import data, graph, paths, presets, variants
 
 PRESET = presets.load(config["preset"], config.get("overrides", ""))
 SOURCES = data.sources(PRESET, config.get("data", ""))
@@ -27,7 +27,7 @@ envvars:
 
 rule all:
     input:
-        [f"notebooks/{name}.ipynb" for name in graph.NAMES],
+        [step.file for step in variants.steps(list(graph.NAMES), PRESET)],
     default_target: True
 
 
@@ -60,6 +60,11 @@ for role, source in SOURCES.items():
             "{sys.executable:q} -P -m medxvl.prepare {params.role} {ARGUMENTS} --workers {threads}"
 
 
+def name_of(wildcards):
+    return wildcards.variant.removeprefix(f"{variants.FOLDER}/").rstrip("/")
+
+
+# The wildcard `variant` stands for another mask and seed than the preset's; it is empty for the preset's own.
 for notebook in graph.NOTEBOOKS:
 
     rule:
@@ -69,14 +74,20 @@ for notebook in graph.NOTEBOOKS:
             str(paths.NOTEBOOKS / f"{notebook.name}.ipynb"),
             [str(file) for file in notebook.files],
             [f"data/{role}.json" for role in notebook.roles if notebook.prepared],
-            [f"notebooks/{name}.ipynb" for name in notebook.needs],
+            lambda w, name=notebook.name: [s.file for s in variants.needs(variants.Step(name, name_of(w)), PRESET)],
         output:
-            f"notebooks/{notebook.name}.ipynb",
+            f"{{variant}}notebooks/{notebook.name}.ipynb",
+        wildcard_constraints:
+            variant=variants.PATTERN,
         params:
             name=notebook.name,
-            settings=json.dumps(presets.group(PRESET, *notebook.groups), sort_keys=True),
+            variant=name_of,
+            settings=lambda w, groups=notebook.groups: json.dumps(
+                presets.group(variants.settings(PRESET, name_of(w)), *groups), sort_keys=True
+            ),
             data=[str(SOURCES[role].folder) for role in notebook.roles if role in SOURCES],
             code=graph.code_hash(notebook.name),
-        threads: workflow.cores if notebook.trains else 1
+        threads: graph.threads(notebook.name, PRESET)
+        priority: int(notebook.trains)
         shell:
-            "{sys.executable:q} -P -m medxvl.notebook {params.name} {ARGUMENTS}"
+            "{sys.executable:q} -P -m medxvl.notebook {params.name} --variant={params.variant} {ARGUMENTS}"

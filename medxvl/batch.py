@@ -1,6 +1,7 @@
 """Run the selected notebooks through Snakemake, tell what is going on, gather the results, print the closing table."""
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from medxvl import collect, graph, html, paths, presets, records
+from medxvl import collect, graph, html, paths, presets, records, variants
 from medxvl import data as datasets
 from medxvl.prepare import step_name
 
@@ -24,9 +25,10 @@ def run(plan: Namespace) -> int:
     os.environ["MEDXVL_RUN"] = records.run_id()
     preset = presets.load(plan.preset, plan.overrides)
     folder = paths.RUNS / preset.name
-    wanted = graph.with_needs(plan.notebooks)
+    names = graph.with_needs(plan.notebooks)
+    wanted = variants.steps(names, preset)
     for role in datasets.parse(plan.data):
-        if role not in graph.roles(wanted):
+        if role not in graph.roles(names):
             print(f"note: none of the selected notebooks uses the role {role}")
     try:
         if plan.dry_run:
@@ -36,24 +38,26 @@ def run(plan: Namespace) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    records.forget_running(folder)
+    for part in variants.folders(folder).values():
+        records.forget_running(part)
     for path in stale(folder):
         path.unlink()
-    for name in plan.notebooks if plan.force else []:
-        if graph.notebook(name).trains:  # else a finished training would be read back
-            shutil.rmtree(folder / "checkpoints" / name[3:], ignore_errors=True)
+    for step in variants.steps(plan.notebooks, preset) if plan.force else []:  # else a finished training would be read back
+        shutil.rmtree(folder / variants.prefix(step.variant) / "checkpoints" / step.name[3:], ignore_errors=True)
+    runs_of = f"notebook{'s' * (len(names) > 1)}" + f" in {len(wanted)} runs" * (len(wanted) > len(names))
     say(
-        f"preset {preset.name}{f' ({plan.overrides})' if plan.overrides else ''}: {len(wanted)} "
-        f"notebook{'s' * (len(wanted) > 1)}, {plan.cores} core{'s' * (plan.cores > 1)}, run {os.environ['MEDXVL_RUN']}"
+        f"preset {preset.name}{f' ({plan.overrides})' if plan.overrides else ''}: {len(names)} {runs_of}, "
+        f"{plan.cores} core{'s' * (plan.cores > 1)}, run {os.environ['MEDXVL_RUN']}"
     )
     code, stopped = follow(
         snakemake(plan, folder, folder / "run.json", plan.notebooks if plan.force else []), folder, lock
     )
-    records.forget_running(folder)
+    for part in variants.folders(folder).values():
+        records.forget_running(part)
     results = collect.results(folder)
     collect.manifest(folder, preset, plan.overrides, plan.data)
-    older = outdated(plan, folder, wanted)
-    rows, bad = summary(folder, wanted)
+    older = outdated(plan, folder, names, preset)
+    rows, bad = summary(folder, wanted, preset)
     notes = dict.fromkeys(older, "older than the latest run's settings, data or code")
     notes |= {step: f"{state}; the page is of an earlier run" for step, *_, state in rows if state.startswith("not run")}
     index = html.build(preset.name, notes)
@@ -84,9 +88,11 @@ def run(plan: Namespace) -> int:
 def snakemake(plan: Namespace, folder: Path, config: Path, again: list[str]) -> list[str]:
     """The Snakemake command of a plan, handed on in the file `config`; the notebooks `again` run in any case."""
     records.write_json(config, {"preset": plan.preset, "overrides": plan.overrides, "data": plan.data})
-    command = [sys.executable, "-P", "-m", "snakemake", *(f"notebooks/{name}.ipynb" for name in plan.notebooks)]
+    steps = variants.steps(plan.notebooks, presets.load(plan.preset, plan.overrides))
+    command = [sys.executable, "-P", "-m", "snakemake", *(step.file for step in steps)]
     command += ["--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(folder), "--configfile", str(config)]
-    command += ["--cores", str(plan.cores), "--runtime-source-cache-path", str(folder / ".snakemake" / "sources")]
+    written = hashlib.sha256((paths.ROOT / "Snakefile").read_bytes()).hexdigest()[:12]  # a cached Snakefile is never looked at again
+    command += ["--cores", str(plan.cores), "--runtime-source-cache-path", str(folder / ".snakemake" / f"sources-{written}")]
     command += "--keep-going --rerun-incomplete --rerun-triggers mtime params input".split()
     command += (
         "--scheduler greedy --nocolor --nolock".split()
@@ -127,10 +133,21 @@ def stale(folder: Path) -> list[Path]:
     noted = records.read_json(phantom)
     if noted and not Path(noted["raw"]).is_dir():
         found.append(phantom)
-    for name in graph.NAMES:
-        if not all((folder / file).exists() for file in records.outputs(folder, name).get("files", [])):
-            found.append(folder / "notebooks" / f"{name}.ipynb")
+    for part in variants.folders(folder).values():
+        for name in graph.NAMES:
+            if not all((part / file).exists() for file in records.outputs(part, name).get("files", [])):
+                found.append(part / "notebooks" / f"{name}.ipynb")
     return [path for path in found if path.exists()]
+
+
+def recorded(folder: Path) -> dict[str, dict]:
+    """The records of every step in runs/<preset>, by label."""
+    found = {}
+    for variant, part in variants.folders(folder).items():
+        for name, record in records.read(part).items():
+            label = variants.Step(name, variant).label
+            found[label] = record | {"step": label}
+    return found
 
 
 def follow(command: list[str], folder: Path, lock) -> tuple[int, bool]:
@@ -190,7 +207,7 @@ def tell(folder: Path, told: dict, began: float) -> bool:
     """Say which steps of this run have started or ended since the last call."""
     news = [
         r
-        for r in records.read(folder).values()
+        for r in recorded(folder).values()
         if r["run"] == os.environ["MEDXVL_RUN"] and told.get(r["step"]) != r["status"]
     ]
     for record in sorted(news, key=lambda r: (r["status"] == "running", r["started"])):
@@ -208,7 +225,7 @@ def tell(folder: Path, told: dict, began: float) -> bool:
 def say_running(folder: Path, began: float) -> None:
     """Say what has been running since when, and about how long it still takes where that is known."""
     parts = []
-    for record in records.read(folder).values():
+    for record in recorded(folder).values():
         if record["status"] == "running" and record["run"] == os.environ["MEDXVL_RUN"]:
             past, expected = time.time() - record["started"], record["expected_seconds"]
             left = f", about {records.clock(expected - past)} left" if expected and expected > past else ""
@@ -221,52 +238,53 @@ def say(text: str, began: float | None = None) -> None:
     print(text if began is None else f"[{records.clock(time.time() - began):>7}] {text}", flush=True)
 
 
-def summary(folder: Path, wanted: list[str]) -> tuple[list[list[str]], bool]:
+def summary(folder: Path, wanted: list[variants.Step], preset) -> tuple[list[list[str]], bool]:
     """Rows of the closing table, and whether anything is missing; of the preparations only those that failed now."""
-    done, rows, missing = records.read(folder), [], {}
+    done, rows, missing = recorded(folder), [], {}
     for step in ["phantom", *map(step_name, datasets.ROLES)]:
         record = done.get(step, {})
         if record.get("status") == "failed" and record["run"] == os.environ["MEDXVL_RUN"]:
             rows.append([step, records.clock(record["seconds"]), "", f"FAILED: {record['error']}"])
             missing[step] = True
-    for name in wanted:
-        record = done.get(name, {})
+    for step in wanted:
+        record, book = done.get(step.label, {}), graph.notebook(step.name)
         time_taken, memory = records.clock(record.get("seconds") or 0), f"{record.get('peak_mb', 0)} MB"
         now = record.get("run") == os.environ["MEDXVL_RUN"]
-        needs = [*graph.notebook(name).needs]
-        if graph.notebook(name).prepared:
-            needs += ["phantom" if "phantom" in missing else step_name(role) for role in graph.notebook(name).roles]
+        needs = [need.label for need in variants.needs(step, preset)]
+        if book.prepared:
+            needs += ["phantom" if "phantom" in missing else step_name(role) for role in book.roles]
         blocked = [need for need in dict.fromkeys(needs) if need in missing]
         if now and record["status"] == "failed":
             status = f"FAILED: {record['error']}"
         elif now and record["status"] == "ok":
             status = "done"
-        elif not now and not blocked and (folder / "notebooks" / f"{name}.ipynb").exists():
+        elif not now and not blocked and (folder / step.file).exists():
             status = "up to date"
         else:
             time_taken, memory = "", ""
             status = f"not run: needs {', '.join(blocked)}" if blocked else "interrupted" if now else "not run"
         if status not in ("done", "up to date"):
-            missing[name] = True
-        rows.append([name, time_taken, memory, status])
+            missing[step.label] = True
+        rows.append([step.label, time_taken, memory, status])
     return rows, bool(missing)
 
 
-def outdated(plan: Namespace, folder: Path, wanted: list[str]) -> list[str]:
-    """Notebooks of earlier runs, not among `wanted`, that this plan's settings, data or code would make anew."""
-    done = [name for name in graph.NAMES if name not in wanted and (folder / "notebooks" / f"{name}.ipynb").exists()]
+def outdated(plan: Namespace, folder: Path, names: list[str], preset) -> list[str]:
+    """Notebooks of earlier runs, not among `names`, that this plan's settings, data or code would make anew."""
+    others = variants.steps([name for name in graph.NAMES if name not in names], preset)
+    done = [step for step in others if (folder / step.file).exists()]
     if not done:
         return []
     with tempfile.TemporaryDirectory() as scratch:
-        asked = Namespace(**vars(plan) | {"notebooks": done})
+        asked = Namespace(**vars(plan) | {"notebooks": list(dict.fromkeys(step.name for step in done))})
         try:
             would = planned([*snakemake(asked, folder, Path(scratch) / "run.json", []), "--dry-run"])
         except OSError:
             return []  # not worth failing a finished run
-    return [name for name in done if f"notebook_{name}" in would]
+    return [step.label for step in done if step.file in would]
 
 
-def dry_run(plan: Namespace, folder: Path, wanted: list[str]) -> int:
+def dry_run(plan: Namespace, folder: Path, wanted: list[variants.Step]) -> int:
     """Say what would run and why, changing nothing."""
     if (folder / ".snakemake").is_dir():
         gone = [path.stem for path in stale(folder) if path.suffix == ".ipynb"]
@@ -276,11 +294,11 @@ def dry_run(plan: Namespace, folder: Path, wanted: list[str]) -> int:
             )
             why = planned([*command, "--dry-run"])
     else:
-        why = {f"notebook_{name}": "not run yet" for name in wanted}
-    rows = [[step, "would run", why[step]] for step in ["phantom", *map(step_name, datasets.ROLES)] if step in why]
-    for name in wanted:
-        rule = f"notebook_{name}"
-        rows.append([name, "would run" if rule in why else "up to date", why.get(rule, "")])
+        why = {step.file: "not run yet" for step in wanted}
+    parts = {step_name(role): f"data/{role}.json" for role in ("phantom", *datasets.ROLES)}
+    rows = [[step, "would run", why[file]] for step, file in parts.items() if file in why]
+    for step in wanted:
+        rows.append([step.label, "would run" if step.file in why else "up to date", why.get(step.file, "")])
     print(records.table(rows, ["step", "", "why"]))
     return 0
 
@@ -296,16 +314,16 @@ REASONS = (  # how Snakemake says it, how we do
 
 
 def planned(command: list[str]) -> dict[str, str]:
-    """Rules that Snakemake would run, with the reason; raises OSError when it cannot say."""
+    """Files that Snakemake would make, with the reason; raises OSError when it cannot say."""
     answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if answer.returncode:
         raise OSError("Snakemake cannot plan the run:\n" + (answer.stdout + answer.stderr)[-2000:])
-    found, rule = {}, ""
+    found, file = {}, ""
     for line in (answer.stdout + "\n" + answer.stderr).splitlines():
-        if match := re.match(r"\s*(?:local)?rule (\w+):", line):
-            rule = match[1]
+        if match := re.match(r"\s+output: (.*)", line):
+            file = match[1]
         elif match := re.match(r"\s+reason: (.*)", line):
-            found[rule] = next((ours for theirs, ours in REASONS if theirs in match[1]), match[1])
+            found[file] = next((ours for theirs, ours in REASONS if theirs in match[1]), match[1])
     return found
 
 

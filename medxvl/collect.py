@@ -11,18 +11,17 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from medxvl import __version__, graph, paths, records
+from medxvl import __version__, graph, paths, records, variants
 from medxvl import data as datasets
 
 
 def results(folder: Path) -> Path:
-    """Write results.csv: the rows of every notebook below one header, in the notebooks' order; its path.
+    """Write results.csv: the rows of every notebook and variant below one header, in the notebooks' order; its path.
 
     Where no notebook left rows, the header stands alone.
     """
     lines = []
-    for name in graph.NAMES:
-        path = folder / "rows" / f"{name}.csv"
+    for path in [part / "rows" / f"{name}.csv" for part in variants.folders(folder).values() for name in graph.NAMES]:
         if path.is_file():
             with open(path, newline="", encoding="utf-8") as stream:
                 lines += list(csv.reader(stream))[1:]
@@ -41,10 +40,12 @@ def manifest(folder: Path, preset, overrides: str, data: str) -> Path:
     before = records.read_json(path) or {}
     done = records.read(folder)
     notebooks = {}
-    for name in graph.NAMES:
-        if name in done:
-            kept = {key: done[name].get(key) for key in ("status", "run", "seconds", "peak_mb", "error")}
-            notebooks[name] = kept | {k: v for k, v in records.outputs(folder, name).items() if k != "files"}
+    for variant, part in variants.folders(folder).items():
+        for name, record in records.read(part).items():
+            if name in graph.NAMES:
+                kept = {key: record.get(key) for key in ("status", "run", "seconds", "peak_mb", "error")}
+                kept |= {k: v for k, v in records.outputs(part, name).items() if k != "files"}
+                notebooks[variants.Step(name, variant).label] = kept
     records.write_json(
         path,
         {
@@ -93,7 +94,8 @@ def git_state() -> dict | None:
 def checkpoint_hashes(folder: Path, before: dict) -> dict:
     """SHA-256 of every *.safetensors; a file whose size and time are those in `before` is not read again."""
     found = {}
-    for path in sorted((folder / "checkpoints").rglob("*.safetensors")):
+    parts = variants.folders(folder).values()
+    for path in [file for part in parts for file in sorted((part / "checkpoints").rglob("*.safetensors"))]:
         name, stat = path.relative_to(folder).as_posix(), path.stat()
         mark = {"bytes": stat.st_size, "time": round(stat.st_mtime, 3)}
         old = before.get(name, {})

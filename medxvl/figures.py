@@ -6,7 +6,7 @@ prediction does not say; notebook 91 and `figures/make.py` both call `figure`.
 
 import pandas as pd
 
-from medxvl import compare, paths, plots, readers
+from medxvl import compare, paths, plots, readers, variants
 
 COLUMNS = ["id", "paper", "caption", "function", "inputs", "status"]
 _MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "reader_models": "22_xvl_zero_shot",
@@ -48,7 +48,7 @@ def _missing(preset, what, task):
 
 def _predictions(preset, task, needed=True):
     """Table runs/<preset>/predictions/<task>.csv; None when it is not there and not needed."""
-    path = paths.RUNS / preset / "predictions" / f"{task}.csv"
+    path = variants.run_folder(preset) / "predictions" / f"{task}.csv"
     if path.is_file() and path.stat().st_size:
         return pd.read_csv(path, dtype={"study_id": str, "patient_id": str, "reader": str, "model": str})
     if needed:

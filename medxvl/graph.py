@@ -20,7 +20,8 @@ class Notebook:
 
     needs: notebooks whose results it reads; roles: data it uses; groups: settings (medxvl.presets) that change its
     results; files: of the project that it reads; prepared: whether the roles' data must be ready before it starts;
-    trains: whether it gets all cores, alone.
+    trains: whether it is a long training, which starts early and may use several threads; varies: which of seed and
+    medvill_mask it is repeated for (medxvl.variants).
     """
 
     name: str
@@ -30,6 +31,7 @@ class Notebook:
     files: tuple[Path, ...] = ()
     prepared: bool = True
     trains: bool = False
+    varies: tuple[str, ...] = ()
 
 
 NOTEBOOKS = (
@@ -41,18 +43,20 @@ NOTEBOOKS = (
     ),
     Notebook("01_prepare_data", roles=tuple(data.ROLES), groups=("data", "look")),
     Notebook("02_look_at_data", needs=("01_prepare_data",), roles=("main", "unseen_disease"), groups=("data", "look")),
-    Notebook("21_xvl_pretrain", roles=("main",), groups=("run", "data", "model", "pretrain"), trains=True),
+    Notebook("21_xvl_pretrain", roles=("main",), groups=("run", "data", "model", "pretrain"), trains=True, varies=("seed",)),
     Notebook(
         "22_xvl_zero_shot",
         needs=("21_xvl_pretrain",),
         roles=("main", "readers"),
         groups=("run", "data", "model", "pretrain", "evaluate"),
+        varies=("seed",),
     ),
     Notebook(
         "23_xvl_unseen_disease",
         needs=("21_xvl_pretrain",),
         roles=("main", "unseen_disease"),
         groups=("run", "data", "model", "pretrain", "evaluate"),
+        varies=("seed",),
     ),
     Notebook("90_results_vs_paper", needs=("22_xvl_zero_shot", "23_xvl_unseen_disease"), files=(paths.PAPER_VALUES,)),
     Notebook(
@@ -121,7 +125,7 @@ def code_cells(path: Path) -> list[str]:
 
 
 # They set no number: the settings' values are compared one by one, and the rest says what runs when and where.
-MACHINERY = ("graph.py", "paths.py", "presets.py", "records.py")
+MACHINERY = ("graph.py", "paths.py", "presets.py", "records.py", "variants.py")
 
 
 def code_hash(name: str) -> str:

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from medxvl import data, graph, paths, presets, records
+from medxvl import data, graph, paths, presets, records, variants
 
 STYLE = """
 :root {
@@ -66,39 +66,42 @@ SHOWN = ("task", "dataset", "subset", "model", "metric", "value", "ci_low", "ci_
 def build(preset: str, notes: dict | None = None) -> Path:
     """Write the pages of runs/<preset> that are older than their notebook, and the index; its path.
 
-    `notes` {notebook: words} stand in the index in place of a notebook's state, where the latest run left an earlier page.
+    `notes` {label of a step: words} stand in the index in place of a notebook's state, where the latest run left an earlier page.
     """
     folder = paths.RUNS / preset
     target = folder / "html"
     target.mkdir(parents=True, exist_ok=True)
-    done = records.read(folder)
-    pages = [(name, source) for name in graph.NAMES if (source := executed(folder, name))]
+    steps = [variants.Step(name, variant) for name in graph.NAMES for variant in variants.folders(folder)]
+    pages = [(step, source) for step in steps if (source := executed(folder / step.file))]
     # with another set of pages, every page has other neighbours to link to
-    others = {path.stem for path in target.glob("*.html")} != {"index", *(name for name, _ in pages)}
-    for number, (name, source) in enumerate(pages):
-        page = target / f"{name}.html"
+    others = {path.stem for path in target.glob("*.html")} != {"index", *(page_name(step) for step, _ in pages)}
+    for number, (step, source) in enumerate(pages):
+        page = target / f"{page_name(step)}.html"
         newest = max(source.stat().st_mtime, Path(__file__).stat().st_mtime)
         if others or page.stat().st_mtime < newest:
             around = [pages[i][0] if 0 <= i < len(pages) else None for i in (number - 1, number + 1)]
-            records.write_text(page, _notebook_page(source, name, preset, around))
+            records.write_text(page, _notebook_page(source, step, preset, around))
     for page in target.glob("*.html"):
-        if page.stem not in [name for name, _ in pages]:
+        if page.stem not in [page_name(step) for step, _ in pages]:
             page.unlink()
     index = target / "index.html"
-    records.write_text(index, _index(folder, preset, pages, done, notes or {}))
+    records.write_text(index, _index(folder, preset, dict(pages), notes or {}))
     return index
 
 
-def executed(folder: Path, name: str) -> Path | None:
+def page_name(step: variants.Step) -> str:
+    return step.label.replace(" ", "-")
+
+
+def executed(notebook: Path) -> Path | None:
     """The executed notebook to show: the good one, else what a failed run left."""
-    for suffix in (".ipynb", ".failed.ipynb"):
-        path = folder / "notebooks" / f"{name}{suffix}"
+    for path in (notebook, notebook.with_suffix(".failed.ipynb")):
         if path.exists():
             return path
     return None
 
 
-def _notebook_page(source: Path, name: str, preset: str, around: list) -> str:
+def _notebook_page(source: Path, step: variants.Step, preset: str, around: list) -> str:
     sys.modules.setdefault("rfc3987_syntax", None)  # as in medxvl.notebook
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
@@ -111,39 +114,34 @@ def _notebook_page(source: Path, name: str, preset: str, around: list) -> str:
     light = HtmlFormatter(style="tango").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     style = f"{STYLE}{light}\n@media(prefers-color-scheme:dark){{{dark}}}\n.highlight{{background:none!important}}"
-    links = "".join(f'<a href="{n}.html">{arrow} {n}</a>' for n, arrow in zip(around, "←→", strict=True) if n)
+    links = "".join(f'<a href="{page_name(s)}.html">{way} {s.label}</a>' for s, way in zip(around, "←→", strict=True) if s)
     nav = f'<nav><a href="index.html">all notebooks</a>{links}</nav>'
     return PAGE.format(
-        title=f"{name} ({preset})",
+        title=f"{step.label} ({preset})",
         style=style,
         body=f"{nav}\n{body}\n{nav}",
         footer=f"Executed notebook, preset {html.escape(preset)}. Made by medxvl.",
     )
 
 
-def _index(folder: Path, preset: str, pages: list, done: dict, notes: dict) -> str:
+def _index(folder: Path, preset: str, pages: dict, notes: dict) -> str:
     body = [f"<h1>medxvl: results of the preset <code>{html.escape(preset)}</code></h1>"]
     body.append("<p>MedViLL and Medical X-VL, notebook by notebook. Each page is a notebook as it was run.</p>")
     body += _banner([record for record in _data(folder) if record])
-    rows, sources = [], dict(pages)
+    rows = []
     for name in graph.NAMES:
-        source = sources.get(name)
-        if source is None:
+        own = [step for step in pages if step.name == name]
+        if not own:
             rows.append([name, html.escape(_title(paths.NOTEBOOKS / f"{name}.ipynb")), "", "", "not run"])
-            continue
-        record = done.get(name, {})
-        status = record.get("status", "")
-        said = f"failed: {record.get('error', '')}" if ".failed" in source.name else status
-        said = notes.get(name, said)
-        rows.append(
-            [
-                f'<a href="{name}.html">{name}</a>',
-                html.escape(_title(source)),
-                records.clock(record.get("seconds") or 0),
-                f"{record.get('peak_mb', '')} MB",
+        for step in own:
+            record = records.read(folder / variants.prefix(step.variant)).get(name, {})
+            failed = ".failed" in pages[step].name
+            said = notes.get(step.label, f"failed: {record.get('error', '')}" if failed else record.get("status", ""))
+            rows.append([
+                f'<a href="{page_name(step)}.html">{step.label}</a>', html.escape(_title(pages[step])),
+                records.clock(record.get("seconds") or 0), f"{record.get('peak_mb', '')} MB",
                 f'<span class="{"ok" if said == "ok" else "failed"}">{html.escape(said)}</span>',
-            ]
-        )
+            ])  # fmt: skip
     body.append("<h2>Notebooks</h2>" + _table(["notebook", "question", "time", "peak memory", "status"], rows))
     figures = sorted((folder / "figures").glob("*.png"))
     if figures:

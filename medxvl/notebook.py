@@ -9,7 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from medxvl import graph, paths, presets, records
+from medxvl import graph, paths, presets, records, variants
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,12 +18,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--overrides", default="")
     parser.add_argument("--data", default="")
+    parser.add_argument("--variant", default="", help="another mask and seed than the preset's (medxvl.variants)")
     options = parser.parse_args(arguments)
-    preset = presets.load(options.preset, options.overrides)
-    folder = paths.RUNS / preset.name
+    overrides = f"{options.overrides} {variants.overrides(options.variant)}".strip()
+    preset = presets.load(options.preset, overrides)
+    os.environ[variants.ENVIRONMENT] = options.variant
+    folder = variants.run_folder(preset.name)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
         os.environ[variable] = str(graph.threads(options.name, preset))
-    error = run(options.name, folder, {"preset": options.preset, "overrides": options.overrides, "data": options.data})
+    error = run(options.name, folder, {"preset": options.preset, "overrides": overrides, "data": options.data})
     if error:
         print(f"error: {options.name}: {error}", file=sys.stderr)
     return 1 if error else 0

@@ -19,6 +19,8 @@ _TABLE = (
     ("threads", "run", 1, 1, 0, "CPU threads of a training notebook, 0: all", "our choice"),
     ("checkpoint_every", "run", 5, 200, 1000, "steps between states to go on from, 0: after epochs alone", "our choice"),
     ("log_every", "run", 1, 1, 10, "steps between lines of the training log", "our choice"),
+    ("seeds", "batch", "", "", "", "seeds to run one after the other, comma-separated; empty: seed alone", "our choice"),
+    ("masks", "batch", "", "", "", "MedViLL's masks to run, comma-separated, or all; empty: medvill_mask alone", "our choice"),
     ("studies", "data", 160, 3600, 0, "studies in the phantom, 0: none, real data is needed", "our choice"),
     ("phantom_seed", "data", 7, 7, 7, "seed of the phantom", "our choice"),
     ("store_size", "data", 69, 69, 512, "px, longer side shrunk to this, zero-padded to a square", "released code"),
@@ -151,9 +153,11 @@ _MOST = {"max_reject_share": 1}
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas
 _VIEWS = ("AP", "PA", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "LAO", "RAO", "LPO", "RPO",
           "SWIMMERS", "XTABLE LATERAL")  # fmt: skip
+_MASKS = ("bidirectional", "seq2seq", "bi_seq2seq", "noncross", "bar")
+_SHORT = {"bi": "bidirectional", "s2s": "seq2seq", "bi_s2s": "bi_seq2seq"}
 _CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp16"), "vision_stem": ("patch", "conv"),
             "show": ("open", "all", "none"),
-            "medvill_mask": ("bidirectional", "seq2seq", "bi_seq2seq", "noncross", "bar"),
+            "medvill_mask": _MASKS,
             "medvill_padding": ("blocked", "pretraining", "finetuning"), "medvill_trunk": ("resnet50", "patch", "conv"),
             "medvill_freeze": ("none", "meant", "released"), "medvill_draw": ("sample", "batch"),
             "packed": (0, 1), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
@@ -171,6 +175,12 @@ def load(name: str, overrides: str = "") -> "Preset":
     if name not in NAMES:
         raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(NAMES)}")
     values = {row[0]: row[2 + NAMES.index(name)] for row in _TABLE}
+    return changed(Preset(name=name, **values), overrides)
+
+
+def changed(preset: "Preset", overrides: str) -> "Preset":
+    """`preset` with `overrides` applied; raises as `load` does."""
+    values = asdict(preset)
     for key, text in parse_overrides(overrides).items():
         values[key] = _cast(key, text, type(values[key]))
         least, most = _LEAST.get(key, 0), _MOST.get(key, sys.float_info.max)
@@ -182,7 +192,29 @@ def load(name: str, overrides: str = "") -> "Preset":
             raise ValueError(
                 f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, separated by commas"
             )
-    return Preset(name=name, **values)
+    found = Preset(**values)
+    masks(found), seeds(found)
+    return found
+
+
+def masks(preset) -> list[str]:
+    """The masks of MedViLL to run: those of `masks`, without one `medvill_mask`. ValueError for an unknown one."""
+    given = _MASKS if preset.masks == "all" else [_SHORT.get(m, m) for m in _listed(preset.masks)]
+    if unknown := [mask for mask in given if mask not in _MASKS]:
+        raise ValueError(f"setting masks={preset.masks!r}: {unknown[0]!r} is no mask; expected all, or some of {', '.join(_MASKS)}")
+    return list(dict.fromkeys(given)) or [preset.medvill_mask]
+
+
+def seeds(preset) -> list[int]:
+    """The seeds to run: those of `seeds`, without one `seed`. ValueError for what is no whole number."""
+    given = _listed(preset.seeds)
+    if not all(text.isdecimal() for text in given):
+        raise ValueError(f"setting seeds={preset.seeds!r}: expected whole numbers separated by commas, such as 0,1,2")
+    return list(dict.fromkeys(int(text) for text in given)) or [preset.seed]
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def parse_overrides(overrides: str) -> dict[str, str]:

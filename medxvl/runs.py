@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from tqdm.std import tqdm
 
 from medxvl import data as datasets
-from medxvl import graph, paths, presets, records
+from medxvl import graph, paths, presets, records, variants
 
 COLUMNS = records.COLUMNS
 NEEDED = ("paper", "task", "dataset", "split", "subset", "model", "metric", "value")
@@ -76,13 +76,15 @@ def progress(iterable_or_total, desc: str = "") -> tqdm:
     )
 
 
-def results(preset) -> pd.DataFrame:
-    """All rows in runs/<preset>/rows, in the notebooks' order; `preset` is a name or a Preset.
+def results(preset, every: bool = False) -> pd.DataFrame:
+    """All rows of this run, in the notebooks' order; with `every` those of the other masks and seeds in runs/<preset>, too.
 
-    Columns as COLUMNS; value, ci_low, ci_high and n are numbers (NaN where not given), the others text ("").
+    `preset` is a name or a Preset. Columns as COLUMNS; value, ci_low, ci_high and n are numbers (NaN where not given), the
+    others text ("").
     """
-    folder = paths.RUNS / getattr(preset, "name", preset) / "rows"
-    files = [folder / f"{name}.csv" for name in graph.NAMES if (folder / f"{name}.csv").is_file()]
+    name = getattr(preset, "name", preset)
+    folders = variants.folders(paths.RUNS / name).values() if every else [variants.run_folder(name)]
+    files = [file for folder in folders for book in graph.NAMES if (file := folder / "rows" / f"{book}.csv").is_file()]
     frames = [pd.read_csv(f, dtype=str, keep_default_na=False) for f in files]
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS), dtype=str)
     for column in NUMBERS:
@@ -93,15 +95,15 @@ def results(preset) -> pd.DataFrame:
 class Run:
     """One run of one notebook; made by `start`.
 
-    notebook, preset, device (torch.device), sources (role -> Source), folder (runs/<preset>), and in it the folders
-    checkpoints, predictions and figures.
+    notebook, preset, device (torch.device), sources (role -> Source), folder (runs/<preset>, or that of a variant), and in
+    it the folders checkpoints, predictions and figures.
     """
 
     def __init__(self, notebook: str, preset, data: str = ""):
         self.notebook = graph.notebook(notebook).name
         self.preset = preset
         self.device = _device(preset.device)
-        self.folder = paths.RUNS / preset.name
+        self.folder = variants.run_folder(preset.name)
         self.checkpoints = self.folder / "checkpoints"
         self.predictions = self.folder / "predictions"
         self.figures = self.folder / "figures"

@@ -163,8 +163,9 @@ def test_only_the_roles_in_use_need_data(tmp_path, monkeypatch):
     plan = launch.parse(["paper", "23", *given])
     monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
     command = batch.snakemake(plan, tmp_path / "run", tmp_path / "run.json", [])
-    rules = ["prepare_main", "prepare_unseen_disease", "notebook_21_xvl_pretrain", "notebook_23_xvl_unseen_disease"]
-    assert sorted(batch.planned([*command, "--dry-run"])) == sorted(rules)
+    files = [f"data/{role}.json" for role in ("main", "unseen_disease")]
+    files += [f"notebooks/{name}.ipynb" for name in ("21_xvl_pretrain", "23_xvl_unseen_disease")]
+    assert sorted(batch.planned([*command, "--dry-run"])) == files
 
 
 def test_code_hash_follows_imports(tmp_path, monkeypatch):
@@ -215,7 +216,7 @@ class Project:
             shutil.copy(paths.ROOT / file, root)
         with open(root / "medxvl" / "graph.py", "a") as stream:
             stream.write(
-                '\nNOTEBOOKS = (Notebook("01_good", groups=("evaluate",)), Notebook("02_bad"), '
+                '\nNOTEBOOKS = (Notebook("01_good", groups=("run", "evaluate"), varies=("seed",)), Notebook("02_bad"), '
                 'Notebook("03_after", needs=("02_bad",)), '
                 'Notebook("04_free"))\nNAMES = tuple(n.name for n in NOTEBOOKS)\n'
             )
@@ -359,6 +360,22 @@ def test_what_a_partial_run_leaves_behind_is_marked(project):
     assert page.count("older than the latest run") == 1
     _, done = project.run("--set", "bootstrap=60")
     assert "note:" not in done.stdout and "older than" not in (project.folder / "html" / "index.html").read_text()
+
+
+def test_several_seeds_run_side_by_side(project):
+    """Each seed leaves its own rows, files and page; the preset's own seed stays where it was."""
+    before = (project.folder / "rows" / "01_good.csv").read_bytes()
+    table, done = project.run("01", "--set", "bootstrap=60", "--set", "seeds=0,3")
+    assert "01_good seed3" in done.stdout and done.stdout.count("up to date") == 1, done.stdout + done.stderr
+    assert (project.folder / "rows" / "01_good.csv").read_bytes() == before
+    with open(project.folder / "results.csv", newline="") as stream:
+        assert sorted(row["seed"] for row in csv.DictReader(stream)) == ["0", "3"]
+    told = json.loads((project.folder / "manifest.json").read_text())
+    assert told["notebooks"]["01_good seed3"]["inputs"]["settings"]["seed"] == 3
+    assert 'href="01_good-seed3.html"' in (project.folder / "html" / "index.html").read_text()
+    (project.folder / "variants" / "seed3" / "rows" / "01_good.csv").unlink()
+    _, done = project.run("01", "--set", "bootstrap=60", "--set", "seeds=3")
+    assert "started  01_good seed3" in done.stdout, "results gone"
 
 
 def test_two_runs_at_once_are_refused(project, monkeypatch):

@@ -17,7 +17,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-GROUPS = ("run", "data", "look", "model", "pretrain", "evaluate", "medvill", "ibot")
+GROUPS = ("run", "data", "look", "model", "pretrain", "evaluate", "medvill", "ibot", "batch")
 
 
 def test_published_values():
