@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="stored squares in px (default 512)")
     parser.add_argument("--repeats", type=int, default=7, help="the fastest of so many rounds counts (default 7)")
     parser.add_argument(
-        "--copies", type=int, default=160, help="files for 1 against 2 workers, 0 to skip (default 160)"
+        "--copies", type=int, default=800, help="files for 1 against 2 workers, 0 to skip (default 800; few measure the start)"
     )
     parser.add_argument(
         "--small", type=int, nargs="*", default=[1000, 10000], help="numbers of small images for memory"
