@@ -24,6 +24,8 @@ from medxvl import graph, paths, presets, records, variants
 COLUMNS = records.COLUMNS
 NEEDED = ("paper", "task", "dataset", "split", "subset", "model", "metric", "value")
 OPTIONAL = ("ci_low", "ci_high", "n", "control", "checkpoint")
+DRAWS = 30  # bootstrap draws of a row that are kept, so that masks can be compared draw by draw (MedViLL, ablation)
+KEY = ("paper", "task", "dataset", "split", "subset", "model", "metric", "control", "seed")
 NUMBERS = ("value", "ci_low", "ci_high", "n")
 HEADLESS = "MEDXVL_HEADLESS"  # set by medxvl.notebook
 
@@ -92,6 +94,18 @@ def results(preset, every: bool = False) -> pd.DataFrame:
     return table
 
 
+def draws(preset, every: bool = False) -> pd.DataFrame:
+    """Bootstrap draws of the rows that kept them: KEY, draw (0 to DRAWS - 1) and value; `preset`, `every` as in `results`.
+
+    A draw of the same number takes the same patients wherever test set and seed are the same.
+    """
+    name = getattr(preset, "name", preset)
+    folders = variants.folders(paths.RUNS / name).values() if every else [variants.run_folder(name)]
+    frames = [pd.read_csv(f, dtype=dict.fromkeys(KEY, str), keep_default_na=False, na_values={"value": [""]})
+              for folder in folders for f in sorted((folder / "draws").glob("*.csv"))]  # fmt: skip
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*KEY, "draw", "value"])
+
+
 class Run:
     """One run of one notebook; made by `start`.
 
@@ -110,7 +124,7 @@ class Run:
         known = datasets.sources(preset, data)
         self.sources = {role: known[role] for role in graph.notebook(notebook).roles if role in known}
         self._datasets = {}
-        self._rows = []
+        self._rows, self._draws = [], []
         self._saved = []
         for part in (self.checkpoints, self.predictions, self.figures):
             part.mkdir(parents=True, exist_ok=True)
@@ -130,9 +144,12 @@ class Run:
     def add_rows(self, rows: list[dict]) -> None:
         """Add results: dictionaries with the keys in NEEDED, and any in OPTIONAL; raises ValueError for another key.
 
-        run, seed, preset and manifest are filled in by `finish`.
+        run, seed, preset and manifest are filled in by `finish`. "draws" (r,), the row's bootstrap values, may stand there,
+        too: the first DRAWS are kept beside the rows.
         """
         for row in rows:
+            row = dict(row)
+            drawn = row.pop("draws", None)
             unknown = sorted(set(row) - set(NEEDED) - set(OPTIONAL))
             missing = [key for key in NEEDED if key not in row]
             if unknown or missing:
@@ -140,7 +157,10 @@ class Run:
                     f"a row of results has unknown keys {unknown} and lacks {missing}: "
                     f"expected {', '.join(NEEDED)} and optionally {', '.join(OPTIONAL)}"
                 )
-            self._rows.append(dict(row))
+            self._rows.append(row)
+            if drawn is not None:
+                key = [row.get(c, "") if c != "seed" else self.preset.seed for c in KEY]
+                self._draws += [[*key, number, value] for number, value in enumerate(drawn[:DRAWS])]
 
     def save_figure(self, fig, name: str) -> None:
         """Write a figure to runs/<preset>/figures: PDF (vector, with fonts) and PNG (200 dpi), same bytes each time.
@@ -179,7 +199,7 @@ class Run:
         made = [f"figures/{name}{suffix}" for name in dict.fromkeys(self._saved) for suffix in (".pdf", ".png")]
         made += [os.path.relpath(self.folder / file, self.folder) for file in files]
         if self._rows:
-            made.append(f"rows/{self.notebook}.csv")
+            made += [f"rows/{self.notebook}.csv"] + [f"draws/{self.notebook}.csv"] * bool(self._draws)
         else:
             records.retire_rows(self.folder, self.notebook)
         records.write_json(
@@ -210,6 +230,11 @@ class Run:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *lines])
         records.write_text(path, text.getvalue())
+        if self._draws:
+            text = io.StringIO()
+            lines = [[_text(cell) for cell in line] for line in self._draws]
+            csv.writer(text, lineterminator="\n").writerows([[*KEY, "draw", "value"], *lines])
+            records.write_text(self.folder / "draws" / f"{self.notebook}.csv", text.getvalue())
 
     def _check_rows(self, least: int) -> tuple[str, str]:
         finite = sum(_is_finite(row["value"]) for row in self._rows)
