@@ -238,6 +238,27 @@ class Dataset:
         return np.flatnonzero(self.index["split"].to_numpy() == split)
 
 
+class Pixels:
+    """Pictures of some rows of a dataset, by their place among these rows: a small set is read into memory once, a large one
+    batch by batch from disk."""
+
+    IN_MEMORY = 2**30  # bytes
+
+    def __init__(self, dataset: Dataset, rows):
+        self.dataset, self.rows, self._all = dataset, rows, None
+
+    def __call__(self, picked):
+        """(n, S, S) uint8 tensor."""
+        import numpy as np
+        import torch
+
+        if self._all is None and len(self.rows) * self.dataset.card["size"] ** 2 <= self.IN_MEMORY:
+            self._all = torch.from_numpy(self.dataset.images(self.rows))
+        if self._all is not None:
+            return self._all[torch.as_tensor(picked)]
+        return torch.from_numpy(self.dataset.images(self.rows[np.asarray(picked)]))
+
+
 CHEXPERT_14 = (
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
     "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",

@@ -1,6 +1,7 @@
 """The text encoder (a plain BERT) and the fusion encoder (BERT layers that also look at image tokens), from transformers."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import (
@@ -42,6 +43,23 @@ def start_as_pooling(module: nn.Module, gain: float = 1.0) -> None:
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Embedding) and "word" in name:
             nn.init.normal_(layer.weight, std=0.1)
+
+
+def start_as_similarity(bert: BertModel) -> None:
+    """Make the first layer's attention begin as a look-up: a token attends to the tokens of segment 0 that resemble it.
+
+    For a joint sequence whose image tokens (segment 0) lie near the words that describe them. Queries and keys share one
+    rotation, so that their product is the likeness of two tokens; the segments' embeddings point opposite ways, and a bias of
+    the queries prefers segment 0. Where nothing resembles a word, `[CLS]` and `[SEP]` are as good. The published models start
+    from BERT instead, and do not need it.
+    """
+    attention, segments = bert.encoder.layer[0].attention.self, bert.embeddings.token_type_embeddings.weight
+    nn.init.orthogonal_(attention.query.weight)
+    with torch.no_grad():
+        way = F.normalize(torch.randn(segments.shape[1]), dim=0)
+        segments[0], segments[1] = 0.3 * way, -0.3 * way
+        attention.key.weight.copy_(attention.query.weight)
+        attention.query.bias.copy_(6 * attention.query.weight @ way)
 
 
 class FusionEncoder(nn.Module):

@@ -78,6 +78,8 @@ class MedViLL(nn.Module):
             nn.init.zeros_(layer.bias)
         if preset.pooling_start:
             fusion.start_as_pooling(self.bert)
+        if preset.medvill_similarity_start:
+            fusion.start_as_similarity(self.bert)
 
     def embed(self, features: Tensor, joint: Joint) -> Tensor:
         """Words and projected image features in one row, (N, L, d), before positions, segments, LayerNorm and dropout.
@@ -148,6 +150,15 @@ class MedViLL(nn.Module):
         terms = {"mlm": loss * share, "itm": F.cross_entropy(self.itm_head(self.pool(states, 1)), b.matched)}
         terms["total"] = terms["mlm"] + terms["itm"]
         return terms
+
+
+    def matching(self, b: Batch) -> dict[str, Tensor]:
+        """`itm` alone, as `total`."""
+        n_image = b.joint.ids.shape[1] - b.labels.shape[1]
+        first = [0, n_image] if self.preset.medvill_mask == "noncross" else [0]
+        at = torch.tensor(first, device=b.labels.device).expand(len(b.labels), -1)
+        loss = F.cross_entropy(self.itm_head(self.pool(self.encode(self.trunk(b.images), b.joint, at), 1)), b.matched)
+        return {"itm": loss, "total": loss}
 
 
 def some_rows(layer, states: Tensor, mask: Tensor, at: Tensor) -> Tensor:

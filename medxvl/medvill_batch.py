@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import distributed, masks
-from .data import CHEXPERT_14
+from .data import CHEXPERT_14, Pixels
 from .medvill import Batch, Joint
 from .medvill_image import crop_boxes, grid_side, plain_view, training_view
 
@@ -125,13 +125,10 @@ class Corpus:
         self.rows, self.texts = rows[kept], [texts[k] for k in kept]
         self.labels = label_sets(dataset, self.rows)
         self.dataset, self.tokenizer, self.preset = dataset, tokenizer, preset
+        self.images = Pixels(dataset, self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def images(self, picked) -> Tensor:
-        """(n, S, S) uint8."""
-        return torch.from_numpy(self.dataset.images(self.rows[np.asarray(picked)]))
 
     def pairs(self, picked, rng: np.random.Generator) -> tuple[np.ndarray, Tensor]:
         """Whose report goes with each image of `picked` (b,), and 1 where it is the image's own, both (b,)."""
@@ -140,7 +137,9 @@ class Corpus:
         own = own | (other < 0)
         return np.where(own, picked, other), torch.from_numpy(own.astype(np.int64))
 
-    def batch(self, picked, rng: np.random.Generator, generator: torch.Generator, training: bool = True) -> Batch:
+    def batch(
+        self, picked, rng: np.random.Generator, generator: torch.Generator, training: bool = True, masked: bool = True
+    ) -> Batch:
         """One step's input from the studies `picked` (b,), some with a report of other findings; this process's part of it.
 
         All draws are made for the whole batch. For evaluation the whole image is seen and all grid positions are kept; words are
@@ -153,7 +152,9 @@ class Corpus:
         full = preset.medvill_padding != "blocked"  # where padding is looked at, its length is the release's
         ids, real = encode(tokenizer, texts, preset.medvill_text, own_cls, full)
         word = real & (ids != tokenizer.sep_token_id) & (ids != tokenizer.cls_token_id)
-        ids, labels = draw_masked(ids, word, tokenizer, preset.mask_share, generator)
+        labels = torch.full_like(ids, -100)
+        if masked:
+            ids, labels = draw_masked(ids, word, tokenizer, preset.mask_share, generator)
         seq2seq = masks.draw_seq2seq(n, preset.medvill_seq2seq, generator)[own] if preset.medvill_mask == "bi_seq2seq" else None
         if training:
             grid = draw_grid(n, side**2, preset.medvill_positions, preset.medvill_draw == "batch", generator)[own]

@@ -10,7 +10,7 @@ from timm.layers import PatchEmbed  # noqa: E402  isort: skip
 from timm.models.resnet import resnet50  # noqa: E402  isort: skip
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and SD a channel
-FREEZING = ("none", "meant", "released")
+FREEZING = ("none", "meant", "released", "aligned")
 _FROZEN = ("conv1", "bn1", "act1", "maxpool", "layer1")  # the first five of ResNet-50's children
 _TRIES = 10  # draws of a crop before the whole image is taken, as in RandomResizedCrop
 
@@ -35,6 +35,7 @@ class Trunk(nn.Module):
                 img_size=size, patch_size=preset.medvill_patch, in_chans=preset.medvill_channels, embed_dim=self.features
             )
         self.grid = grid_side(preset)
+        self.held = self.freeze == "aligned"  # lifted while the alignment trains it (medvill_pretrain)
         for part in self.frozen():
             part.requires_grad_(False)
 
@@ -48,15 +49,28 @@ class Trunk(nn.Module):
 
     def train(self, mode: bool = True):
         super().train(mode)
+        if self.held:
+            self.net.eval()
         if self.freeze == "meant":  # frozen means the statistics too; in the release those of the whole trunk go on moving
             for part in self.frozen():
                 part.eval()
         return self
 
+    def hold(self, held: bool) -> None:
+        """Neither weights nor statistics move while it is held."""
+        if held is not self.held:
+            self.held = held
+            self.train(self.training)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether an image always gives the same tokens, so that they can be computed once."""
+        return self.held or (self.freeze == "released" and not self.training)
+
     def forward(self, images: Tensor) -> Tensor:
-        if self.kind != "resnet50":
-            return self.net(images)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze != "released"):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze != "released" and not self.held):
+            if self.kind != "resnet50":
+                return self.net(images)
             tokens = self.net.forward_features(images.contiguous(memory_format=torch.channels_last))
         return tokens.flatten(2).transpose(1, 2)
 

@@ -66,16 +66,19 @@ def train_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
     return _bert(core.get_vocab())
 
 
-def read_vocabulary(path) -> PreTrainedTokenizerFast:
+def read_vocabulary(path, special_first: bool = True) -> PreTrainedTokenizerFast:
     """The tokenizer of a released BERT from its vocab.txt, a token a line.
 
-    Raises FileNotFoundError, and ValueError where the special tokens are not the first five, as masking expects.
+    Raises FileNotFoundError, and ValueError where the special tokens are not the first five, as `mask_tokens` expects; with
+    `special_first` False (bert-base-uncased has them further down) where one is missing.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the vocabulary of the text encoder's weights beside them")
     words = path.read_text(encoding="utf-8").split("\n")
-    if words[: len(SPECIAL)] != SPECIAL:
+    if missing := [word for word in SPECIAL if word not in words]:
+        raise ValueError(f"{path}: expected {', '.join(SPECIAL)} among its words, found no {', '.join(missing)}")
+    if special_first and words[: len(SPECIAL)] != SPECIAL:
         raise ValueError(f"{path}: expected to begin with {', '.join(SPECIAL)}, found {', '.join(words[: len(SPECIAL)])}")
     return _bert({word: k for k, word in enumerate(words) if word})
 
@@ -85,7 +88,8 @@ def _bert(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.add_special_tokens(SPECIAL)
-    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    sep, cls = (("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    core.post_processor = processors.BertProcessing(sep, cls)
     return _wrap(core)
 
 

@@ -25,22 +25,33 @@ _SHAPES_WEIGHTS = (
 )  # fmt: skip
 
 
-def fingerprint_of(preset, dataset) -> str:
+_SHAPES_MEDVILL = (
+    "text", "vision", "fusion", "masks", "medvill", "medvill_batch", "medvill_image", "distributed", "schedules", "train",
+    "medvill_pretrain",
+)  # fmt: skip
+NOTEBOOK = {XVL: "21", MedViLL: "11"}  # that makes the weights
+_NAMES = {XVL: "medxvl X-VL", MedViLL: "medxvl MedViLL"}
+_NOT_KEPT = ("twin.", "image_queue", "text_queue", "queue_at")
+
+
+def fingerprint_of(preset, dataset, model: type = XVL) -> str:
     """12 hex digits over all that shapes a pre-training: model and training settings, seed, threads, data and code."""
-    values = presets.group(preset, "model", "pretrain") | {"seed": preset.seed, "threads": preset.threads}
-    code = [(Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in _SHAPES_WEIGHTS]
-    return hashlib.sha256(json.dumps([values, dataset.fingerprint, code], sort_keys=True).encode()).hexdigest()[:12]
+    groups, names = (("model", "pretrain"), _SHAPES_WEIGHTS) if model is XVL else (("medvill",), _SHAPES_MEDVILL)
+    values = presets.group(preset, "both", *groups) | {"seed": preset.seed, "threads": preset.threads}
+    return fingerprint_of_values(values, dataset.fingerprint, names)
 
 
-def save(model: XVL, path: Path, kind: str, settings: str, score: float) -> None:
-    """Write the online model (no twins, no queues) with its kind, preset and the settings' fingerprint; atomic."""
-    state = {
-        k: v.contiguous()
-        for k, v in model.state_dict().items()
-        if not k.startswith(("twin.", "image_queue", "text_queue", "queue_at"))
-    }
+def fingerprint_of_values(values, data: str, modules) -> str:
+    """12 hex digits over settings, the data's fingerprint and the source of `modules` of medxvl."""
+    code = [(Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in modules]
+    return hashlib.sha256(json.dumps([values, data, code], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def save(model: nn.Module, path: Path, kind: str, settings: str, score: float) -> None:
+    """Write X-VL's online model (no twins, no queues) or MedViLL with its kind, preset and the settings' fingerprint; atomic."""
+    state = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith(_NOT_KEPT)}
     about = {
-        "model": "medxvl X-VL",
+        "model": _NAMES.get(type(model), type(model).__name__),
         "kind": kind,
         "settings": settings,
         "score": repr(score),
@@ -118,61 +129,64 @@ def start_from(model: nn.Module, preset) -> list[released.Report]:
     return [load_into(model, path, part) for part, path in named.items() if path]
 
 
-def load_model(preset, vocabulary: int, path: Path, device="cpu") -> XVL:
-    """X-VL with the weights of `path`, in evaluation mode.
+def load_model(preset, vocabulary: int, path: Path, device="cpu", kind: type = XVL) -> nn.Module:
+    """X-VL (or `kind` MedViLL) with the weights of `path`, in evaluation mode.
 
     Raises FileNotFoundError (which notebook makes the file) and ValueError (missing, unexpected or misshapen weights).
     """
+    again = f"./run_all.sh {preset.name} {NOTEBOOK[kind]}"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected pre-trained weights; make them with ./run_all.sh {preset.name} 21")
-    if about(path).get("model") != "medxvl X-VL":
-        raise ValueError(f"{path}: expected weights saved by medxvl, found {about(path) or 'no description'}")
-    model, state = XVL(preset, vocabulary), load_file(path)
-    wanted = {
-        k: v.shape
-        for k, v in model.state_dict().items()
-        if not k.startswith(("twin.", "image_queue", "text_queue", "queue_at"))
-    }
+        raise FileNotFoundError(f"{path}: expected pre-trained weights; make them with {again}")
+    if about(path).get("model") != _NAMES[kind]:
+        raise ValueError(f"{path}: expected weights saved by {_NAMES[kind]}, found {about(path) or 'no description'}")
+    model, state = kind(preset, vocabulary), load_file(path)
+    wanted = {k: v.shape for k, v in model.state_dict().items() if not k.startswith(_NOT_KEPT)}
     wrong = sorted(
         k for k in wanted.keys() | state.keys() if k not in wanted or k not in state or wanted[k] != state[k].shape
     )
     if wrong:
         raise ValueError(
             f"{path}: {len(wrong)} weights do not fit preset {preset.name}, such as {', '.join(wrong[:3])}; "
-            f"it was saved with other settings: repeat ./run_all.sh {preset.name} 21"
+            f"it was saved with other settings: repeat {again}"
         )
     model.load_state_dict(state, strict=False)
     return model.to(device).eval()
 
 
 def load_best(preset, folder: Path, dataset, device="cpu"):
-    """The kept checkpoints of a pre-training, best first, its tokenizer, and a short text that identifies them.
+    """X-VL's kept checkpoints, best first, its tokenizer, and a short text that identifies them.
 
     `dataset` is the one they were trained on. Raises FileNotFoundError when notebook 21 has not run, ValueError when it ran
     with other settings, data or code.
     """
-    listed = folder / "best.json"
-    if not listed.is_file():
-        raise FileNotFoundError(f"{listed}: expected pre-trained weights; make them with ./run_all.sh {preset.name} 21")
-    files = [folder / name for name in json.loads(listed.read_text(encoding="utf-8"))]
-    if about(files[0]).get("settings") != fingerprint_of(preset, dataset):
-        raise ValueError(
-            f"{folder}: trained with other settings, data or code than {preset.name} has now; "
-            f"repeat ./run_all.sh {preset.name} 21"
-        )
-    tokenizer = text.load_tokenizer(folder / "tokenizer.json")
+    files, tokenizer = _kept(preset, folder, dataset, XVL)
     models = [load_model(preset, len(tokenizer), path, device) for path in files]
-    return (
-        models,
-        tokenizer,
-        f"pre-trained {fingerprint(files[0])}" + (f" and {len(files) - 1} more" if files[1:] else ""),
-    )
+    told = f"pre-trained {fingerprint(files[0])}" + (f" and {len(files) - 1} more" if files[1:] else "")
+    return models, tokenizer, told
 
 
-def untrained(preset, tokenizer, device="cpu") -> XVL:
+def load_medvill(preset, folder: Path, dataset, device="cpu"):
+    """MedViLL's best pre-trained checkpoint, its tokenizer, and a short text that identifies it; as `load_best`, notebook 11."""
+    files, tokenizer = _kept(preset, folder, dataset, MedViLL)
+    model = load_model(preset, len(tokenizer), files[0], device, MedViLL)
+    return model, tokenizer, f"pre-trained {fingerprint(files[0])}"
+
+
+def _kept(preset, folder: Path, dataset, kind: type):
+    """Files of the kept epochs, best first, and the tokenizer."""
+    listed, again = folder / "best.json", f"./run_all.sh {preset.name} {NOTEBOOK[kind]}"
+    if not listed.is_file():
+        raise FileNotFoundError(f"{listed}: expected pre-trained weights; make them with {again}")
+    files = [folder / name for name in json.loads(listed.read_text(encoding="utf-8"))]
+    if about(files[0]).get("settings") != fingerprint_of(preset, dataset, kind):
+        raise ValueError(f"{folder}: trained with other settings, data or code than {preset.name} has now; repeat {again}")
+    return files, text.load_tokenizer(folder / "tokenizer.json")
+
+
+def untrained(preset, tokenizer, device="cpu", kind: type = XVL) -> nn.Module:
     """The same model from random weights: a control."""
     torch.manual_seed(preset.seed)
-    return XVL(preset, len(tokenizer)).to(device).eval()
+    return kind(preset, len(tokenizer)).to(device).eval()
 
 
 def fingerprint(path: Path) -> str:

@@ -15,10 +15,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from . import distributed, metrics, presets, released, schedules, text, train, vision, weights
+from . import data, distributed, metrics, presets, released, schedules, text, train, vision, weights
 from .xvl import XVL, Batch
-
-IN_MEMORY = 2**30  # bytes of pixels of a split that are kept in memory
 
 
 def vocabulary(dataset, preset, folder: Path):
@@ -44,8 +42,7 @@ class Corpus:
         kept = [k for k, parts in enumerate(reports) if parts]
         self.rows, self.sentences = rows[kept], [reports[k] for k in kept]
         self.dataset, self.tokenizer, self.preset = dataset, tokenizer, preset
-        self._pixels = None
-
+        self.images = data.Pixels(dataset, self.rows)
         if split == "train" and not kept:
             raise ValueError(f"{dataset.label}: expected training studies with a report, found none of {len(rows)}")
 
@@ -60,14 +57,6 @@ class Corpus:
         whole = rng.random(len(parts)) >= self.preset.excerpt_share
         counts = np.where(whole, 999, rng.integers(1, 4, len(parts)))
         return [text.join([p[j] for j in rng.permutation(len(p))[:n]]) for p, n in zip(parts, counts, strict=True)]
-
-    def images(self, picked) -> torch.Tensor:
-        """(n, S, S) uint8; a small set is read into memory once, a large one batch by batch from disk."""
-        if self._pixels is None and len(self) * self.dataset.card["size"] ** 2 <= IN_MEMORY:
-            self._pixels = torch.from_numpy(self.dataset.images(self.rows))
-        if self._pixels is not None:
-            return self._pixels[torch.as_tensor(picked)]
-        return torch.from_numpy(self.dataset.images(self.rows[picked]))
 
     def pairs(self, picked, rng: np.random.Generator, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
         """Augmented images (n, C, s, s), token ids and mask (n, L) of the studies `picked` (n,); own part of the batch."""

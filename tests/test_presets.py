@@ -17,7 +17,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-GROUPS = ("run", "data", "look", "model", "pretrain", "evaluate", "medvill", "ibot", "batch")
+GROUPS = ("run", "data", "look", "model", "pretrain", "evaluate", "medvill", "ibot", "batch", "both")
 
 
 def test_published_values():

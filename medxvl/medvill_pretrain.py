@@ -1,0 +1,223 @@
+"""Pre-train MedViLL: masked words and matching (arXiv 2105.11333, section III-D), as a task that `train.fit` runs.
+
+In a notebook `fit` uses one process. On several GPUs, into the same folder that notebook 11 then reads:
+torchrun --nproc_per_node 8 -m medxvl.medvill_pretrain paper --data main=mimic_cxr:/path
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import distributed, masks, medvill_batch, metrics, presets, released, schedules, text, train, weights
+from .medvill import MedViLL
+from .medvill_image import crop_boxes, plain_view, training_view
+
+OTHERS = 4  # reports of other findings beside the own one, in the validation score
+PAIRS = 128  # of image and report in one call, at evaluation
+
+
+def vocabulary(dataset, preset, folder: Path):
+    """The tokenizer: that of the released BERT it starts from, else one learned from the training reports; kept in
+    `folder`/tokenizer.json."""
+    if preset.medvill_text_weights:
+        at = released.locate(preset.medvill_text_weights)
+        tokenizer = text.read_vocabulary((at if at.is_dir() else at.parent) / "vocab.txt", special_first=False)
+    else:
+        texts = medvill_batch.report_texts(dataset, dataset.rows("train"))
+        tokenizer = text.train_tokenizer([t for t in texts if t], preset.vocabulary)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+class Objective(nn.Module):
+    """MedViLL with one `forward` for both stages: that is what autocast and DDP wrap.
+
+    Two stages stand in, at the small presets, for an image encoder and a BERT that were trained before. `alignment`: in-batch
+    contrast between the mean of the image tokens and the mean of the report's words, where both enter BERT. `matching`: the
+    matching loss alone, which gets nowhere beside that of masked words until it has left its plateau.
+    """
+
+    def __init__(self, model: MedViLL):
+        super().__init__()
+        self.model = model
+        self.scale = nn.Parameter(torch.tensor(10.0).log())
+
+    def forward(self, stage: str, *inputs) -> dict[str, Tensor]:
+        self.model.trunk.hold(stage != "alignment" and self.model.trunk.freeze == "aligned")
+        if stage == "objective":
+            return self.model(*inputs)
+        if stage == "matching":
+            return self.model.matching(*inputs)
+        images, ids, word = inputs
+        model = self.model
+        tokens = model.image_proj(model.trunk(images)).mean(dim=1)
+        words = model.bert.embeddings.word_embeddings(ids) * word[:, :, None]
+        words = words.sum(dim=1) / word.sum(dim=1, keepdim=True).clamp(min=1)
+        images, reports = (distributed.gather(F.normalize(x, dim=1)) for x in (tokens, words))
+        logits, own = self.scale.exp().clamp(max=100) * images @ reports.t(), torch.arange(len(images), device=ids.device)
+        loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2
+        return {"alignment": loss, "total": loss}
+
+
+class Pretraining(train.Task):
+    """MedViLL on the split `train` of `dataset`; the epochs kept tell best, on validation pairs, whose report an image's is."""
+
+    label, score_label = "MedViLL pre-training", "validation match AUROC"
+
+    def __init__(self, preset, dataset, tokenizer):
+        self.preset, self.tokenizer = preset, tokenizer
+        self.settings = weights.fingerprint_of(preset, dataset, MedViLL)
+        self.corpus, self.valid = (medvill_batch.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
+        self.first = preset.medvill_alignment_epochs, preset.medvill_alignment_epochs + preset.medvill_matching_epochs
+        self.epochs = self.first[1] + preset.medvill_epochs
+        self.skips_parameters = self.first[1] > 0 or preset.medvill_mask == "noncross"
+
+    def build(self, device) -> Objective:
+        self.device, self.model = device, MedViLL(self.preset, len(self.tokenizer)).to(device)
+        return Objective(self.model).to(device)
+
+    def parameter_groups(self, model) -> list[dict]:
+        """Weight decay on matrices alone; image tokens and words meet at the scale of the alignment, which is not decayed."""
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        spared = {n for n, p in named if train.without_decay(n, p)}
+        decay = {False: self.preset.medvill_weight_decay, True: 0.0}
+        return [
+            {"params": [p for n, p in named if (n in spared) is spare], "weight_decay": decay[spare], "scale": 1.0}
+            for spare in (False, True)
+        ]
+
+    def stage(self, epoch: int) -> str:
+        return "alignment" if epoch < self.first[0] else "matching" if epoch < self.first[1] else "objective"
+
+    def _size(self, epoch: int) -> int:
+        """Studies in a batch of all processes."""
+        aligns = self.stage(epoch) == "alignment"
+        return (self.preset.medvill_alignment_batch if aligns else self.preset.medvill_batch) * distributed.processes()
+
+    def batches(self, epoch: int) -> int:
+        if len(self.corpus) < self._size(epoch):
+            raise ValueError(
+                f"{self.corpus.dataset.label}: expected at least {self._size(epoch)} training studies with a report, "
+                f"found {len(self.corpus)}"
+            )
+        return len(self.corpus) // self._size(epoch)
+
+    def order(self, epoch: int, rng) -> np.ndarray:
+        return rng.permutation(len(self.corpus))
+
+    def start_epoch(self, epoch: int) -> None:
+        if epoch == 0:
+            weights.start_from(self.model, self.preset)
+        if epoch == self.first[0] > 0:
+            equal_lengths(self.model, self.corpus, self.device)
+
+    def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
+        size = self._size(epoch)
+        picked = order[k * size : (k + 1) * size]
+        studies = self.corpus.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
+        if self.stage(epoch) != "alignment":
+            masked = self.stage(epoch) == "objective"
+            return studies, (self.stage(epoch), self.corpus.batch(picked, rng, generator, masked=masked))
+        preset, own = self.preset, distributed.own(size)
+        ids, word = medvill_batch.encode(self.tokenizer, [self.corpus.texts[j] for j in picked], preset.medvill_text)
+        boxes = crop_boxes(size, preset.medvill_crop_low, preset.medvill_crop_high, generator)[own]
+        view = training_view(self.corpus.images(picked[own]), preset, boxes)
+        return studies, ("alignment", view, ids[own], word[own])
+
+    def learning_rate(self, epoch: int, step: int, steps: int) -> float:
+        """Of the objective as released: constant, after a linear warm-up that is empty there; the alignment has a cosine."""
+        preset, first = self.preset, self.first[0]
+        if self.stage(epoch) == "alignment":
+            done, every = epoch * steps + step, first * steps
+            return schedules.warmup_cosine(done, every, preset.medvill_warmup, preset.medvill_alignment_rate, preset.medvill_rate)
+        done, every = (epoch - first) * steps + step, (self.epochs - first) * steps
+        return schedules.warmup_cosine(done, every, preset.medvill_warmup, preset.medvill_rate, preset.medvill_min_rate)
+
+    def score(self, epoch: int) -> float | None:
+        if self.stage(epoch) != "objective":
+            return None
+        return match_auroc(self.model, self.valid, self.device)
+
+    def save(self, path: Path, score: float) -> None:
+        weights.save(self.model, path, kind="pre-trained", settings=self.settings, score=score)
+
+
+def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFrame:
+    """Pre-train on the split `train` of `dataset` into `folder`; see `train.fit` for what is written, returned and raised."""
+    return train.fit(Pretraining(preset, dataset, tokenizer), preset, folder, device, progress)
+
+
+@torch.no_grad()
+def equal_lengths(model: MedViLL, corpus: medvill_batch.Corpus, device) -> None:
+    """Bring image tokens to the words' length: the alignment fixed directions alone, and BERT adds the same positions to both."""
+    model.eval()
+    images = corpus.images(np.arange(min(len(corpus), 256)))
+    tokens = model.image_proj(model.trunk(plain_view(images, model.preset).to(device)))
+    ratio = model.bert.embeddings.word_embeddings.weight.norm(dim=1).mean() / tokens.norm(dim=2).mean()
+    model.image_proj.weight.mul_(ratio)
+    model.image_proj.bias.mul_(ratio)
+
+
+@torch.no_grad()
+def match_logits(model: MedViLL, features: Tensor, ids: Tensor, real: Tensor, special: tuple[int, int], every=True) -> Tensor:
+    """Matching logit (yes minus no) of N image-report pairs (N,): trunk features (N, P, F), text parts and which are tokens (N, T).
+
+    All grid positions are kept; with `bi_seq2seq` the image part looks at the text, as in the bidirectional quarter.
+    """
+    preset = model.preset
+    own_cls = preset.medvill_mask == "noncross"
+    grid = torch.arange(features.shape[1]).expand(len(ids), -1)
+    neither = torch.zeros(len(ids), dtype=torch.bool)
+    mask = masks.attention(preset.medvill_mask, grid.shape[1] + 2, real, neither, preset.medvill_padding)
+    joint = medvill_batch.join(ids, mask, grid, special, every=every, own_cls=own_cls).to(features.device)
+    at = torch.tensor([0, grid.shape[1] + 2] if own_cls else [0], device=features.device).expand(len(ids), -1)
+    logits = model.itm_head(model.pool(model.encode(features, joint, at), 1))
+    return logits[:, 1] - logits[:, 0]
+
+
+@torch.no_grad()
+def match_auroc(model: MedViLL, corpus: medvill_batch.Corpus, device) -> float:
+    """AUROC of the matching head on validation pairs: each image with its own report and with OTHERS of other findings."""
+    model.eval()
+    n, preset, tokenizer = len(corpus), model.preset, corpus.tokenizer
+    rng = np.random.default_rng(0)  # the same pairs in every epoch
+    others = [medvill_batch.draw_other(corpus.labels, np.arange(n), rng) for _ in range(OTHERS)]
+    whose = np.concatenate([np.arange(n), *others])
+    image, kept = np.tile(np.arange(n), 1 + OTHERS), whose >= 0
+    own_cls, special = preset.medvill_mask == "noncross", (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    features = torch.cat([model.trunk(plain_view(corpus.images(p), preset).to(device)) for p in np.array_split(np.arange(n), n // 64 + 1)])
+    ids, real = medvill_batch.encode(tokenizer, corpus.texts, preset.medvill_text, own_cls)
+    scores = [match_logits(model, features[image[part]], ids[whose[part]], real[whose[part]], special).cpu()
+              for part in np.array_split(np.flatnonzero(kept), len(whose) // PAIRS + 1)]  # fmt: skip
+    return float(metrics.auroc((image == whose)[kept].astype(int), torch.cat(scores).numpy()))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: the training of notebook 11, alone; under torchrun in several processes."""
+    from . import runs  # needs the notebook's packages
+
+    parser = argparse.ArgumentParser(prog="python -m medxvl.medvill_pretrain", description=main.__doc__)
+    parser.add_argument("preset", choices=presets.NAMES)
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings to change")
+    parser.add_argument("--data", nargs="+", default=[], metavar="ROLE=NAME:PATH", help="own data")
+    given = parser.parse_args(arguments)
+    run = runs.start("11_medvill_pretrain", given.preset, shlex.join(given.set), shlex.join(given.data))
+    with train.accelerator("fp32", run.device).main_process_first():
+        dataset, folder = run.dataset("main"), run.checkpoints / "medvill_pretrain"
+        tokenizer = vocabulary(dataset, run.preset, folder)
+    fit(run.preset, dataset, tokenizer, folder, run.device, runs.progress)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
