@@ -1,0 +1,152 @@
+"""Image-report retrieval with MedViLL (arXiv 2105.11333, section V): a matching head, fine-tuned on pairs, ranks all candidates.
+
+A hit is a candidate with the same positive findings as the query ("label-conditioned"). The release ranks the whole pool; a
+co-author says 100 candidates: both are given. Beside them, the stricter question whether the query's very own partner is found.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medxvl import distributed, medvill_batch, medvill_finetune, metrics, ranking
+from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
+
+DIRECTIONS = {"image to report": False, "report to image": True}  # whether the table of scores is turned round
+PAIRS = 4 * CHUNK  # image-report pairs in one call, at evaluation
+
+
+class Matcher(Tuned):
+    """The pre-training's own head: linear 2 on the pooled `[CLS]`."""
+
+    def logits(self, images: Tensor, joint) -> Tensor:
+        """(N, 2)"""
+        first = torch.zeros(len(joint.ids), 1, dtype=torch.long, device=joint.ids.device)
+        return self.model.itm_head(self.model.bert.pooler(self.model.encode(self.image_tokens(images), joint, first)))
+
+    def forward(self, images: Tensor, joint, matched: Tensor) -> dict[str, Tensor]:
+        return {"total": F.cross_entropy(self.logits(images, joint), matched)}
+
+
+class Matching(FineTuning):
+    """Fine-tuning on pairs, half of them with the report of a study of other findings; kept by the MRR on `valid`."""
+
+    score_label = "validation MRR"
+
+    def __init__(self, preset, dataset, start, tokenizer, device):
+        self.corpus, self.valid = (medvill_batch.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
+        self.tokenizer, self.dataset = tokenizer, dataset
+        pictures = Pictures(dataset, self.corpus.rows, preset, device)
+        super().__init__("retrieve", preset, start, pictures, len(self.corpus), dataset.fingerprint, device, ("tasks/retrieve",))
+
+    def module(self) -> Matcher:
+        return Matcher(medvill_finetune.copied(self.start))
+
+    def ids(self, picked) -> list[str]:
+        return self.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
+
+    def inputs(self, picked, rng, generator) -> tuple:
+        whose, matched = self.corpus.pairs(picked, rng)
+        own, images = distributed.own(len(picked)), self.images(picked, generator)
+        ids, real = medvill_batch.encode(self.tokenizer, [self.corpus.texts[k] for k in whose[own]], self.preset.medvill_text)
+        places = self.tuned.model.trunk.grid**2
+        return images, medvill_finetune.joint(self.tokenizer, self.preset, ids, real, places), matched[own]
+
+    def score(self, epoch: int) -> float:
+        rows = self.valid.rows[:60]
+        scores = score(self.tuned, self.tokenizer, self.dataset, rows, self.device)
+        values = ranking.per_query(scores, relevance(self.dataset, rows))
+        return float(np.nanmean(values["mrr"]))
+
+
+def pool(dataset, split: str, preset) -> np.ndarray:
+    """Rows of the studies that are ranked against each other: those with a report, `retrieve_pool` of them at most."""
+    rows = dataset.rows(split)
+    rows = rows[[bool(text) for text in medvill_batch.report_texts(dataset, rows)]]
+    if preset.retrieve_pool and len(rows) > preset.retrieve_pool:
+        rows = np.sort(np.random.default_rng([preset.seed, 13]).choice(rows, preset.retrieve_pool, replace=False))
+    return rows
+
+
+def relevance(dataset, rows) -> np.ndarray:
+    """(n, n) bool: studies with the same positive findings."""
+    labels = medvill_batch.label_sets(dataset, rows)
+    return labels[:, None] == labels[None]
+
+
+@torch.no_grad()
+def score(tuned: Matcher, tokenizer, dataset, rows, device, progress=None) -> np.ndarray:
+    """Matching scores (n, n), row: image, column: report. Each image is encoded once, each report read once.
+
+    A report meets all images before the next: no padding within a call, and pairs of one length lie together.
+    """
+    tuned.eval()
+    preset, model, n = tuned.preset, tuned.model, len(rows)
+    pictures = Pictures(dataset, rows, preset, device)
+    tokens = torch.cat([pictures.tokens(model.trunk, part) for part in torch.arange(n).split(CHUNK)])
+    ids, real = medvill_batch.encode(tokenizer, medvill_batch.report_texts(dataset, rows), preset.medvill_text)
+    lengths = real.sum(dim=1)
+    order = lengths.argsort(stable=True)
+    reports = order.repeat_interleave(n)
+    images = torch.arange(n).repeat(n)
+    scores, parts = torch.empty(n, n), torch.arange(n * n).split(PAIRS)
+    bar = progress(len(parts), "image-report pairs") if progress else None
+    for part in parts:
+        report, image = reports[part], images[part]
+        longest = int(lengths[report].max())
+        joint = medvill_finetune.joint(tokenizer, preset, ids[report, :longest], real[report, :longest], tokens.shape[1])
+        logits = tuned.logits(tokens[image.to(device)], joint.to(device)).float().cpu()
+        scores[image, report] = logits[:, 1] - logits[:, 0]
+        if bar is not None:
+            bar.update(1)
+    if bar is not None:
+        bar.close()
+    return scores.numpy()
+
+
+def fit(preset, dataset, start, tokenizer, folder: Path, device, progress) -> tuple[Matcher, str]:
+    """Fine-tune `start`; the matcher and what identifies it."""
+    return medvill_finetune.fit(Matching(preset, dataset, start, tokenizer, device), preset, folder, device, progress)
+
+
+def evaluate(scores, relevant, patients, *, dataset, model, preset, control="", checkpoint="", split="test") -> list[dict]:
+    """Rows of one model, both directions: every metric of `ranking.NAMES` over the whole pool and in trials of 100 candidates.
+
+    scores (n, n), row: image, column: report; relevant (n, n) symmetric. Subsets name direction and pool; "own report" (or
+    image) counts the query's own partner alone. 95 % intervals resample the queries' patients.
+    """
+    n, rows = len(scores), []
+    common = {"paper": "medvill", "task": "retrieval", "dataset": dataset, "split": split, "model": model, "control": control,
+              "checkpoint": checkpoint}  # fmt: skip
+    for direction, turned in DIRECTIONS.items():
+        given, own = (scores.T if turned else scores), np.arange(n)
+        trials = ranking.per_query_in_trials(given, relevant, own, preset.retrieve_trials, np.random.default_rng([preset.seed, 17]))
+        partner = ranking.per_query(given, np.eye(n, dtype=bool))
+        for subset, values in ((direction, ranking.per_query(given, relevant)), (f"{direction}, 100 candidates", trials),
+                               (f"{direction}, own partner", {k: v for k, v in partner.items() if k == "mrr" or k.startswith("hit")})):  # fmt: skip
+            rows += _rows(values, patients, preset, common | {"subset": subset})
+    return rows
+
+
+def _rows(values: dict, patients, preset, common: dict) -> list[dict]:
+    rows = []
+    for name, value in values.items():
+        point, drawn, count = ranking.estimate(value, patients, preset.bootstrap, preset.seed)
+        low, high = metrics.interval(drawn)
+        rows.append(common | {"metric": name, "value": point, "ci_low": float(low), "ci_high": float(high), "n": count, "draws": drawn})
+    return rows
+
+
+def chance(relevant, *, dataset, split="test") -> list[dict]:
+    """What a random order gives, exactly, as rows beside the others."""
+    n = len(relevant)
+    common = {"paper": "medvill", "task": "retrieval", "dataset": dataset, "split": split, "model": "chance", "control": "chance", "n": n}
+    pools = {"": ranking.chance(relevant.sum(1), n), ", own partner": ranking.chance(np.ones(n, int), n)}
+    size = min(100, n)
+    expected = 1 + (relevant.sum(1) - 1) * (size - 1) / max(n - 1, 1)  # right ones among the candidates of a trial, on average
+    pools[", 100 candidates"] = ranking.chance(np.round(expected).astype(int), size)
+    return [common | {"subset": f"{direction}{suffix}", "metric": name, "value": float(np.nanmean(value))}
+            for direction in DIRECTIONS for suffix, values in pools.items() for name, value in values.items()
+            if suffix != ", own partner" or name == "mrr" or name.startswith("hit")]  # fmt: skip
