@@ -1,0 +1,216 @@
+"""Report generation with MedViLL (arXiv 2105.11333, section V): masked-word fine-tuning under Seq2Seq, then word by word.
+
+The release's greedy decoding is fed the true report ("teacher-forced"), so its scores are conditioned on the answer: they stand beside
+those of free-running decoding, never in place of them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medxvl import decode, distributed, medvill_batch, medvill_decode, medvill_finetune, medvill_heads, metrics, text_metrics
+from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
+
+OBJECTIVES = ("masked", "every")
+
+
+class Writer(Tuned):
+    """MedViLL with its own head for masked words.
+
+    Objective "masked", as published: 15 % of the words (and the stop word) are hidden. "every": each word is predicted from the true
+    ones before it, as decoding does; several times as many predictions a pass, for the small presets.
+    """
+
+    def forward(self, images: Tensor, joint, at: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`at` (N, K) places to predict, `targets` (N, K) words, -100 where there is none."""
+        logits = self.model.mlm_logits(self.model.encode(self.image_tokens(images), joint, at))
+        weights = (targets != -100).float()
+        loss = medvill_heads.masked_word_loss(logits, targets.clamp(min=0), weights, self.preset.generate_drop_worst)
+        return {"total": loss}
+
+
+class Writing(FineTuning):
+    """Fine-tuning on the split `train`; the epoch with the lowest loss a word on `valid` is kept."""
+
+    score_label = "validation log-likelihood a word"
+
+    def __init__(self, preset, dataset, start, tokenizer, device):
+        self.corpus, self.valid = (medvill_batch.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
+        self.tokenizer, self.dataset = tokenizer, dataset
+        pictures = Pictures(dataset, self.corpus.rows, preset, device)
+        super().__init__("generate", preset, start, pictures, len(self.corpus), dataset.fingerprint, device,
+                         ("tasks/generate", "medvill_decode"))  # fmt: skip
+
+    def module(self) -> Writer:
+        return Writer(medvill_finetune.copied(self.start))
+
+    def ids(self, picked) -> list[str]:
+        return self.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
+
+    def inputs(self, picked, rng, generator) -> tuple:
+        own, images, tokenizer = distributed.own(len(picked)), self.images(picked, generator), self.tokenizer
+        ids, real = medvill_batch.encode(tokenizer, [self.corpus.texts[k] for k in picked], self.preset.medvill_text)
+        places, special = self.tuned.model.trunk.grid**2, (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        if self.preset.generate_objective == "every":
+            ids, real = ids[own], real[own]
+            joint = medvill_decode.true_words(ids, real, places, tokenizer.mask_token_id, special)
+            at = torch.arange(places + 2 + ids.shape[1], places + 2 + 2 * ids.shape[1]).expand(len(ids), -1)
+            return images, joint, at, ids.masked_fill(~real, -100)
+        masked, labels = medvill_batch.draw_masked(ids, real, tokenizer, self.preset.mask_share, generator)
+        joint = medvill_finetune.joint(tokenizer, self.preset, masked[own], real[own], places, "seq2seq", task="generation")
+        hidden, at = hidden_places(labels[own])
+        return images, joint, places + 2 + at, hidden
+
+    def score(self, epoch: int) -> float:
+        losses, words = likelihood(self.tuned, self.tokenizer, self.dataset, self.valid.rows, self.device)
+        return -float(losses.sum() / words.sum())
+
+
+def hidden_places(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The labels (N, T) that are not -100, and their places, first in each row: (N, K) both, filled up with -100."""
+    most = int((labels != -100).sum(dim=1).max())
+    at = (labels == -100).int().argsort(dim=1, stable=True)[:, :most]
+    return labels.gather(1, at), at
+
+
+def fit(preset, dataset, start, tokenizer, folder: Path, device, progress) -> tuple[Writer, str]:
+    """Fine-tune `start`; the writer and what identifies it."""
+    return medvill_finetune.fit(Writing(preset, dataset, start, tokenizer, device), preset, folder, device, progress)
+
+
+@torch.no_grad()
+def _true_words(tuned: Writer, tokenizer, dataset, rows, device, images_of=None):
+    """Logits, ids and which are words, batch by batch, each word given the true ones before it."""
+    tuned.eval()
+    preset, special = tuned.preset, (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    pictures = Pictures(dataset, rows if images_of is None else images_of, preset, device)
+    ids, real = medvill_batch.encode(tokenizer, medvill_batch.report_texts(dataset, rows), preset.medvill_text)
+    for part in torch.arange(len(ids)).split(CHUNK):
+        longest = int(real[part].sum(dim=1).max())
+        given = ids[part, :longest].to(device), real[part, :longest].to(device)
+        tokens = pictures.tokens(tuned.model.trunk, part)
+        yield medvill_decode.true_word_logits(tuned.model, tokens, *given, special, tokenizer.mask_token_id), *given
+
+
+def likelihood(tuned: Writer, tokenizer, dataset, rows, device, images_of=None) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the losses of a report's words, the stop word with them, each given the true words before; how many. (n,) both."""
+    losses, words = [], []
+    for logits, ids, real in _true_words(tuned, tokenizer, dataset, rows, device, images_of):
+        loss = F.cross_entropy(logits.float().flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
+        losses.append((loss * real).sum(dim=1).cpu())
+        words.append(real.sum(dim=1).cpu())
+    return torch.cat(losses).double().numpy(), torch.cat(words).double().numpy()
+
+
+def teacher_forced(tuned: Writer, tokenizer, dataset, rows, device, images_of=None) -> list[str]:
+    """The likeliest word at each place given the true words before it, up to a stop word: the release's greedy decoding."""
+    found = []
+    for logits, _, real in _true_words(tuned, tokenizer, dataset, rows, device, images_of):
+        found += to_texts(tokenizer, logits.argmax(dim=2).masked_fill(~real, tokenizer.sep_token_id).cpu())
+    return found
+
+
+def write(tuned: Writer, tokenizer, dataset, rows, device, beams: int = 1, images_of=None, progress=None) -> list[str]:
+    """Free-running reports for the images of the rows, or of `images_of` (n,) in their place."""
+    tuned.eval()
+    preset, special = tuned.preset, (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    pictures = Pictures(dataset, rows if images_of is None else images_of, preset, device)
+    rules = decode.Rules(stop=tokenizer.sep_token_id, most=preset.generate_most, beams=beams)
+    positions = preset.task_positions
+    decoder = medvill_decode.Decoder(tuned.model, special, tokenizer.mask_token_id, positions, preset.generate_most)
+    parts, found = torch.arange(len(pictures)).split(CHUNK), []
+    bar = progress(len(parts), f"reports, {beams} beam{'s' * (beams > 1)}") if progress else None
+    for part in parts:
+        search = decode.beam if beams > 1 else decode.greedy
+        state = decoder.start(pictures.tokens(tuned.model.trunk, part))
+        found += to_texts(tokenizer, search(decoder.step, state, len(part), rules, tokenizer.pad_token_id).words)
+        if bar is not None:
+            bar.update(1)
+    if bar is not None:
+        bar.close()
+    return found
+
+
+def to_texts(tokenizer, words: Tensor) -> list[str]:
+    """Ids (N, T) to texts, each up to its first stop word."""
+    stop = tokenizer.sep_token_id
+    rows = [row[: row.index(stop)] if stop in row else row for row in words.tolist()]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+
+# --- baselines, which read no image or write no word --------------------------------------------------------------------
+def most_common_report(texts: list[str], label_sets: np.ndarray) -> str:
+    """The report that occurs most often; among equals one of the most common set of findings, the first."""
+    plain = [text_metrics.plain(text) for text in texts]
+    kinds, kind, counts = np.unique(plain, return_inverse=True, return_counts=True)
+    _, label, often = np.unique(label_sets, return_inverse=True, return_counts=True)
+    best = np.lexsort((np.arange(len(texts)), -often[label.reshape(-1)], -counts[kind.reshape(-1)]))[0]
+    return texts[best]
+
+
+@torch.no_grad()
+def nearest_by_image(tuned: Writer, dataset, train_rows, rows, device) -> np.ndarray:
+    """(n,) the training row whose image lies nearest: cosine of the mean image tokens as they enter BERT."""
+    tuned.eval()
+    vectors = []
+    for part in (train_rows, rows):
+        pictures = Pictures(dataset, part, tuned.preset, device)
+        means = [tuned.model.image_proj(pictures.tokens(tuned.model.trunk, p)).mean(dim=1) for p in torch.arange(len(part)).split(CHUNK)]
+        vectors.append(F.normalize(torch.cat(means), dim=1))
+    return np.asarray(train_rows)[(vectors[1] @ vectors[0].t()).argmax(dim=1).cpu().numpy()]
+
+
+def nearest_by_text(train_texts: list[str], texts: list[str]) -> np.ndarray:
+    """(n,) index of the most similar training text, by tf-idf of its words; what the texts are decides what the baseline means."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(sublinear_tf=True)
+    known, given = words.fit_transform(train_texts), words.transform(texts)
+    return np.concatenate([np.asarray((part @ known.T).argmax(axis=1)).ravel() for part in _rows_of(given)])
+
+
+def _rows_of(matrix, size: int = 256):
+    return [matrix[k : k + size] for k in range(0, matrix.shape[0], size)]
+
+
+def evaluate(texts, references, patients, *, dataset, model, losses=None, control="", checkpoint="", n_resamples=1000, seed=0,
+             split="test") -> list[dict]:  # fmt: skip
+    """Rows of one way to write: BLEU-1..4, METEOR, ROUGE-L, CIDEr, label scores (micro; per kind of label), with 95 % intervals.
+
+    `losses`: (sums, words) of `likelihood`, for the perplexity. Label scores of subset "" are of the positive labels. METEOR is NaN
+    where there is no Java.
+    """
+    found, wanted = [text_metrics.plain(t) for t in texts], [text_metrics.plain(t) for t in references]
+    common = {"paper": "medvill", "task": "report_generation", "dataset": dataset, "split": split, "model": model, "control": control,
+              "checkpoint": checkpoint, "n": len(texts)}  # fmt: skip
+    counts, tables = text_metrics.bleu_counts(found, wanted), text_metrics.label_tables(texts, references)
+    functions = {f"bleu{k + 1}": ("", lambda w, k=k: text_metrics.bleu(counts, w)[..., k]) for k in range(4)}
+    for name, score in (("meteor", text_metrics.meteor), ("rouge_l", text_metrics.rouge_l), ("cider", text_metrics.cider)):
+        functions[name] = ("", lambda w, values=score(found, wanted): text_metrics.mean(values, w))
+    if losses is not None:
+        functions["perplexity"] = ("", lambda w: text_metrics.perplexity(*losses, w))
+    rows = _estimates(functions, common, patients, n_resamples, seed)
+    for category in (*text_metrics.CATEGORIES, "mentioned"):
+        cells = text_metrics.label_counts(*tables, category)
+        subset = "" if category == "positive" else f"{category} labels"
+        scores = {f"label_{s}": (subset, lambda w, s=s, cells=cells: text_metrics.label_scores(cells, w)[s]) for s in text_metrics.SCORES}
+        rows += _estimates(scores, common, patients, n_resamples, seed)
+    return rows
+
+
+def _estimates(functions: dict, common: dict, patients, n_resamples: int, seed: int) -> list[dict]:
+    """A row for each (subset, function of resample weights or None)."""
+    drawn = {name: [] for name in functions}
+    for w in metrics.resample_weights(patients, n_resamples, seed):
+        for name, (_, function) in functions.items():
+            drawn[name].append(function(w))
+    rows = []
+    for name, (subset, function) in functions.items():
+        samples = np.concatenate(drawn[name])
+        low, high = metrics.interval(samples)
+        rows.append(common | {"subset": subset, "metric": name, "value": float(function(None)), "ci_low": float(low),
+                              "ci_high": float(high), "draws": samples})  # fmt: skip
+    return rows
