@@ -212,6 +212,10 @@ class Dataset:
 
         return pd.read_csv(self.folder / "rejects.csv", dtype=str, keep_default_na=False)
 
+    @property
+    def has_images(self) -> bool:
+        return (self.folder / "images.h5").is_file()
+
     @cached_property
     def _pixels(self):
         import h5py

@@ -85,7 +85,11 @@ def beam(step, state, n: int, rules: Rules, pad: int = 0) -> Texts:
             state = state.select((offset + parents).flatten())
         stopped = (ids == rules.stop).float()
         over = k + 1 == rules.most
-        ends = torch.ones_like(stopped, dtype=torch.bool) if over else (stopped > 0) | stopped.bool().all(dim=1, keepdim=True)
+        ends = (
+            torch.ones_like(stopped, dtype=torch.bool)
+            if over
+            else (stopped > 0) | stopped.bool().all(dim=1, keepdim=True)
+        )
         scored = (totals + rules.length_penalty * (k + 1)).masked_fill(~ends, -torch.inf)
         score, which = scored.max(dim=1)
         better = (score.cpu() > best_score[rows]).nonzero().flatten()

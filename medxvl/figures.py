@@ -10,7 +10,10 @@ from medxvl import compare, paths, plots, readers, variants
 
 COLUMNS = ["id", "paper", "caption", "function", "inputs", "status"]
 _MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "reader_models": "22_xvl_zero_shot",
-            "unseen_disease": "23_xvl_unseen_disease"}
+            "unseen_disease": "23_xvl_unseen_disease", "classification": "12_medvill_classify",
+            "retrieval": "13_medvill_retrieve", "retrieved_pairs": "13_medvill_retrieve", "vqa": "14_medvill_vqa",
+            "vqa_examples": "14_medvill_vqa", "report_generation": "15_medvill_generate",
+            "generated_reports": "15_medvill_generate"}
 
 
 class MissingInput(FileNotFoundError):
@@ -115,10 +118,65 @@ def _covid(preset):
     return plots.roc_unseen(_predictions(preset, "unseen_disease"), rows, dataset=_label(rows))
 
 
+# What the figure of a MedViLL task shows: a panel a metric, (title, metric, subset).
+_PANELS = {
+    "classification": (("macro AUROC", "auroc_macro_defined", ""), ("micro AUROC", "auroc_micro", ""), ("micro F1", "f1_micro", "")),
+    "retrieval": (("MRR, image to report", "mrr", "image to report"), ("MRR, report to image", "mrr", "report to image"),
+                  ("hit@5, image to report", "hit@5", "image to report")),
+    "vqa": (("closed", "accuracy_closed", ""), ("open", "accuracy_open", ""), ("total", "accuracy_total", "")),
+    "report_generation": (("label F1 (positive)", "label_f1", ""), ("BLEU-4", "bleu4", ""), ("CIDEr", "cider", "")),
+}  # fmt: skip
+
+
+def _medvill(task):
+    """Scores of a task with its controls; of other masks, where they were run with the same seed, the model alone."""
+    def draw(preset):
+        from medxvl import plots_medvill, runs
+
+        own = _rows(preset, task)
+        own = own[(own.split == "test") & (own.dataset == _label(own[own.split == "test"]))]
+        masks = runs.results(preset, every=True)
+        masks = masks[(masks.task == task) & (masks.control == "") & (masks.seed == own.seed.iloc[0]) & ~masks.model.isin(own.model)]
+        both = pd.concat([own, masks[(masks.split == "test") & (masks.dataset == own.dataset.iloc[0])]], ignore_index=True)
+        return plots_medvill.scores(both, _PANELS[task], _label(own))
+
+    return draw
+
+
+def _examples(name, task, height):
+    def draw(preset):
+        from medxvl import plots_medvill
+
+        path = variants.run_folder(preset) / "predictions" / f"{name}.npz"
+        if not path.is_file():
+            raise _missing(preset, f"predictions/{name}.npz (it is made where the data may be shown)", name)
+        return plots_medvill.examples(plots_medvill.load_examples(path), _label(_rows(preset, task)), height)
+
+    return draw
+
+
+def _schematic(name):
+    def draw(preset):
+        from medxvl import plots_medvill, presets
+
+        return plots_medvill.architecture(presets.load("paper")) if name == "architecture" else plots_medvill.attention_masks()
+
+    return draw
+
+
 DRAW = {
     "xvl-radar-auroc": _radar("auroc"),
     "xvl-radar-f1": _radar("f1_max"),
     "xvl-roc-readers": _roc_readers,
     "xvl-zero-shot-table": _forest,
     "xvl-covid": _covid,
+    "medvill-architecture": _schematic("architecture"),
+    "medvill-masks": _schematic("masks"),
+    "medvill-classification": _medvill("classification"),
+    "medvill-retrieval": _medvill("retrieval"),
+    "medvill-vqa": _medvill("vqa"),
+    "medvill-generation": _medvill("report_generation"),
+    "medvill-retrieved-pairs": _examples("retrieved_pairs", "retrieval", 1.3),
+    "medvill-generated-reports": _examples("generated_reports", "report_generation", 1.9),
+    "medvill-vqa-examples": _examples("vqa_examples", "vqa", 0.9),
 }

@@ -34,6 +34,11 @@ class Notebook:
     varies: tuple[str, ...] = ()
 
 
+_MEDVILL = ("medvill_mask", "seed")
+_TASKS = (
+    "12_medvill_classify", "13_medvill_retrieve", "14_medvill_vqa", "15_medvill_generate", "22_xvl_zero_shot",
+    "23_xvl_unseen_disease",
+)  # fmt: skip
 NOTEBOOKS = (
     Notebook(
         "00_check_setup",
@@ -43,6 +48,26 @@ NOTEBOOKS = (
     ),
     Notebook("01_prepare_data", roles=tuple(data.ROLES), groups=("data", "look")),
     Notebook("02_look_at_data", needs=("01_prepare_data",), roles=("main", "unseen_disease"), groups=("data", "look")),
+    Notebook("10_medvill_model", roles=("main",), groups=("run", "data", "look", "both", "medvill")),
+    Notebook(
+        "11_medvill_pretrain",
+        roles=("main",),
+        groups=("run", "data", "look", "both", "medvill", "evaluate"),
+        trains=True,
+        varies=_MEDVILL,
+    ),
+    *(
+        Notebook(
+            f"{number}_medvill_{task}",
+            needs=("11_medvill_pretrain",),
+            roles=("main", other),
+            groups=("run", "data", "look", "both", "medvill", "tune", task, "evaluate"),
+            varies=_MEDVILL,
+        )
+        for number, task, other in (
+            (12, "classify", "transfer"), (13, "retrieve", "transfer"), (14, "vqa", "questions"), (15, "generate", "transfer"),
+        )
+    ),
     Notebook("21_xvl_pretrain", roles=("main",), groups=("run", "data", "both", "model", "pretrain"), trains=True, varies=("seed",)),
     Notebook(
         "22_xvl_zero_shot",
@@ -58,10 +83,10 @@ NOTEBOOKS = (
         groups=("run", "data", "both", "model", "pretrain", "evaluate"),
         varies=("seed",),
     ),
-    Notebook("90_results_vs_paper", needs=("22_xvl_zero_shot", "23_xvl_unseen_disease"), files=(paths.PAPER_VALUES,)),
+    Notebook("90_results_vs_paper", needs=_TASKS, files=(paths.PAPER_VALUES,)),
     Notebook(
         "91_figures",
-        needs=("22_xvl_zero_shot", "23_xvl_unseen_disease", "90_results_vs_paper"),
+        needs=("10_medvill_model", "11_medvill_pretrain", *_TASKS, "90_results_vs_paper"),
         files=(paths.PAPER_VALUES, paths.FIGURE_INDEX),
     ),
 )

@@ -14,6 +14,7 @@ RULES = {
     "bar": (True, True, False),  # bidirectional auto-regressive: MedViLL's own
 }
 NAMES = ("bidirectional", "seq2seq", "bi_seq2seq", "noncross", "bar")
+TITLES = {"bidirectional": "Bi", "seq2seq": "S2S", "bi_seq2seq": "Bi & S2S", "noncross": "Non-cross", "bar": "BAR"}
 PADDING = ("blocked", "pretraining", "finetuning")
 
 

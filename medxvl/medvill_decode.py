@@ -35,7 +35,9 @@ class Decoder:
         self.model, self.special, self.mask_id, self.positions = model, special, mask_id, positions
         rows = model.bert.embeddings.position_embeddings.num_embeddings
         if positions == "own" and most > rows:
-            raise ValueError(f"{most} words need as many positions: the model has {rows} (setting medvill_max_positions)")
+            raise ValueError(
+                f"{most} words need as many positions: the model has {rows} (setting medvill_max_positions)"
+            )
 
     @torch.no_grad()
     def start(self, features: Tensor) -> Cache:
@@ -44,10 +46,14 @@ class Decoder:
         device = features.device
         nothing = torch.empty(n, 0, dtype=torch.long)
         mask = torch.ones(n, places + 2, places + 2, dtype=torch.bool)
-        joint = medvill_batch.join(nothing, mask, torch.arange(places).expand(n, -1), self.special, every=True, positions="generation")
+        joint = medvill_batch.join(
+            nothing, mask, torch.arange(places).expand(n, -1), self.special, every=True, positions="generation"
+        )
         joint = joint.to(device)
         x = self.model.bert.embeddings(
-            inputs_embeds=self.model.embed(features, joint), position_ids=joint.position_ids, token_type_ids=joint.segment_ids
+            inputs_embeds=self.model.embed(features, joint),
+            position_ids=joint.position_ids,
+            token_type_ids=joint.segment_ids,
         )
         keys, values = [], []
         for layer in self.model.bert.encoder.layer:
@@ -79,7 +85,9 @@ class Decoder:
         return log_p, Cache(keys, values, cache.words + keep)
 
 
-def _layer(layer, x: Tensor, keys: Tensor | None, values: Tensor | None, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _layer(
+    layer, x: Tensor, keys: Tensor | None, values: Tensor | None, seen: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """A layer of BERT for new places `x` (N, m, d), which look at earlier `keys`, `values` and themselves; all of these back."""
     attention = layer.attention
     query, k, v = (
@@ -109,12 +117,16 @@ def true_words(ids: Tensor, real: Tensor, places: int, mask_id: int, special: tu
     seen = torch.cat([torch.ones(n, places + 2, dtype=torch.bool), real.bool(), real.bool()], dim=1)
     mask = mask & (seen[:, None] | torch.eye(len(place), dtype=torch.bool))
     doubled = torch.cat([ids, torch.full_like(ids, mask_id)], dim=1)
-    joint = medvill_batch.join(doubled, mask, torch.arange(places).expand(n, -1), special, every=True, positions="generation")
+    joint = medvill_batch.join(
+        doubled, mask, torch.arange(places).expand(n, -1), special, every=True, positions="generation"
+    )
     joint.position_ids[:, places + 2 :] = row.repeat(2)
     return joint
 
 
-def true_word_logits(model: MedViLL, features: Tensor, ids: Tensor, real: Tensor, special: tuple[int, int], mask_id: int) -> Tensor:
+def true_word_logits(
+    model: MedViLL, features: Tensor, ids: Tensor, real: Tensor, special: tuple[int, int], mask_id: int
+) -> Tensor:
     """Logits (N, T, V) of every place of the reports, given the true words before it; see `true_words`."""
     joint = true_words(ids.cpu(), real.cpu(), features.shape[1], mask_id, special).to(features.device)
     t = ids.shape[1]

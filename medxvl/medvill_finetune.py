@@ -21,7 +21,18 @@ from .medvill import Joint, MedViLL
 from .medvill_image import crop_boxes, grid_side, plain_view, training_view
 
 CHUNK = 128  # samples in one call, at evaluation
-_CODE = ("text", "fusion", "masks", "medvill", "medvill_batch", "medvill_image", "medvill_heads", "medvill_finetune", "train", "schedules")
+_CODE = (
+    "text",
+    "fusion",
+    "masks",
+    "medvill",
+    "medvill_batch",
+    "medvill_image",
+    "medvill_heads",
+    "medvill_finetune",
+    "train",
+    "schedules",
+)
 
 
 class Pictures:
@@ -49,18 +60,25 @@ class Pictures:
             return trunk(plain_view(self.pixels(picked), self.preset).to(self.device))
         if self._of is not trunk:
             parts = torch.arange(len(self)).split(CHUNK)
-            self._tokens, self._of = torch.cat([trunk(plain_view(self.pixels(p), self.preset).to(self.device)) for p in parts]), trunk
+            self._tokens, self._of = (
+                torch.cat([trunk(plain_view(self.pixels(p), self.preset).to(self.device)) for p in parts]),
+                trunk,
+            )
         return self._tokens[picked.to(self.device)]
 
 
-def joint(tokenizer, preset, ids: Tensor, real: Tensor, places: int, mask: str = "bidirectional", task: str = "pretraining") -> Joint:
+def joint(
+    tokenizer, preset, ids: Tensor, real: Tensor, places: int, mask: str = "bidirectional", task: str = "pretraining"
+) -> Joint:
     """Joint sequences of `places` image tokens (0: none) and text parts, ids and which are tokens (N, T), for fine-tuning.
 
     `task` names the positions that the release has there (`medvill_batch.join`); ours are those of pre-training, unless the
     setting `task_positions` is "released".
     """
     grid = torch.arange(places).expand(len(ids), -1)
-    seen = masks.attention(mask, places + 2, real, padding=preset.medvill_padding if preset.medvill_padding == "blocked" else "finetuning")
+    seen = masks.attention(
+        mask, places + 2, real, padding=preset.medvill_padding if preset.medvill_padding == "blocked" else "finetuning"
+    )
     positions = task if preset.task_positions == "released" else "pretraining"
     special = tokenizer.cls_token_id, tokenizer.sep_token_id
     return medvill_batch.join(ids, seen, grid, special, every=True, positions=positions)
@@ -84,11 +102,18 @@ class FineTuning(train.Task):
     A task overrides `module` (the Tuned), `inputs` (what it is given, for the studies picked) and `score`.
     """
 
-    def __init__(self, name: str, preset, start: MedViLL, pictures: Pictures | None, n: int, data: str, device, code: tuple = ()):
+    def __init__(
+        self, name: str, preset, start: MedViLL, pictures: Pictures | None, n: int, data: str, device, code: tuple = ()
+    ):
         self.preset, self.start, self.pictures, self.n, self.device = preset, start, pictures, n, device
-        self.epochs, self._batch, self.rate = (getattr(preset, f"{name}_{part}") for part in ("epochs", "batch", "rate"))
+        self.epochs, self._batch, self.rate = (
+            getattr(preset, f"{name}_{part}") for part in ("epochs", "batch", "rate")
+        )
         self.label = f"fine-tuning: {name}"
-        values = presets.group(preset, "both", "medvill", "tune", name) | {"seed": preset.seed, "threads": preset.threads}
+        values = presets.group(preset, "both", "medvill", "tune", name) | {
+            "seed": preset.seed,
+            "threads": preset.threads,
+        }
         self.settings = weights.fingerprint_of_values([values, state_hash(start)], data, (*_CODE, *code))
 
     def module(self) -> Tuned:
@@ -134,7 +159,9 @@ class FineTuning(train.Task):
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
         """Constant as released where `tune_end` is 1; else a cosine to that share of it, after a linear warm-up."""
         done, every = epoch * steps + step, self.epochs * steps
-        return schedules.warmup_cosine(done, every, min(self.preset.tune_warmup, every // 5), self.rate, self.rate * self.preset.tune_end)
+        return schedules.warmup_cosine(
+            done, every, min(self.preset.tune_warmup, every // 5), self.rate, self.rate * self.preset.tune_end
+        )
 
     def images(self, picked: np.ndarray, generator) -> Tensor:
         """Augmented views where the trunk is trained, else tokens; own part of the batch."""

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import distributed, masks, medvill_batch, metrics, presets, released, schedules, text, train, weights
+from .data import CHEXPERT_14
 from .medvill import MedViLL
-from .medvill_image import crop_boxes, plain_view, training_view
+from .medvill_image import crop_boxes, grid_side, plain_view, training_view
 
 OTHERS = 4  # reports of other findings beside the own one, in the validation score
 PAIRS = 128  # of image and report in one call, at evaluation
@@ -62,7 +63,10 @@ class Objective(nn.Module):
         words = model.bert.embeddings.word_embeddings(ids) * word[:, :, None]
         words = words.sum(dim=1) / word.sum(dim=1, keepdim=True).clamp(min=1)
         images, reports = (distributed.gather(F.normalize(x, dim=1)) for x in (tokens, words))
-        logits, own = self.scale.exp().clamp(max=100) * images @ reports.t(), torch.arange(len(images), device=ids.device)
+        logits, own = (
+            self.scale.exp().clamp(max=100) * images @ reports.t(),
+            torch.arange(len(images), device=ids.device),
+        )
         loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2
         return {"alignment": loss, "total": loss}
 
@@ -75,7 +79,9 @@ class Pretraining(train.Task):
     def __init__(self, preset, dataset, tokenizer):
         self.preset, self.tokenizer = preset, tokenizer
         self.settings = weights.fingerprint_of(preset, dataset, MedViLL)
-        self.corpus, self.valid = (medvill_batch.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
+        self.corpus, self.valid = (
+            medvill_batch.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
+        )
         self.first = preset.medvill_alignment_epochs, preset.medvill_alignment_epochs + preset.medvill_matching_epochs
         self.epochs = self.first[1] + preset.medvill_epochs
         self.skips_parameters = self.first[1] > 0 or preset.medvill_mask == "noncross"
@@ -137,7 +143,9 @@ class Pretraining(train.Task):
         preset, first = self.preset, self.first[0]
         if self.stage(epoch) == "alignment":
             done, every = epoch * steps + step, first * steps
-            return schedules.warmup_cosine(done, every, preset.medvill_warmup, preset.medvill_alignment_rate, preset.medvill_rate)
+            return schedules.warmup_cosine(
+                done, every, preset.medvill_warmup, preset.medvill_alignment_rate, preset.medvill_rate
+            )
         done, every = (epoch - first) * steps + step, (self.epochs - first) * steps
         return schedules.warmup_cosine(done, every, preset.medvill_warmup, preset.medvill_rate, preset.medvill_min_rate)
 
@@ -167,7 +175,9 @@ def equal_lengths(model: MedViLL, corpus: medvill_batch.Corpus, device) -> None:
 
 
 @torch.no_grad()
-def match_logits(model: MedViLL, features: Tensor, ids: Tensor, real: Tensor, special: tuple[int, int], every=True) -> Tensor:
+def match_logits(
+    model: MedViLL, features: Tensor, ids: Tensor, real: Tensor, special: tuple[int, int], every=True
+) -> Tensor:
     """Matching logit (yes minus no) of N image-report pairs (N,): trunk features (N, P, F), text parts and which are tokens (N, T).
 
     All grid positions are kept; with `bi_seq2seq` the image part looks at the text, as in the bidirectional quarter.
@@ -183,21 +193,74 @@ def match_logits(model: MedViLL, features: Tensor, ids: Tensor, real: Tensor, sp
     return logits[:, 1] - logits[:, 0]
 
 
-@torch.no_grad()
 def match_auroc(model: MedViLL, corpus: medvill_batch.Corpus, device) -> float:
     """AUROC of the matching head on validation pairs: each image with its own report and with OTHERS of other findings."""
+    return float(metrics.auroc(*match_pairs(model, corpus, device)[:2]))
+
+
+@torch.no_grad()
+def match_pairs(model: MedViLL, corpus: medvill_batch.Corpus, device) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether a pair matches, its score and the number of its image in `corpus`, (pairs,) each; the same pairs every time."""
     model.eval()
     n, preset, tokenizer = len(corpus), model.preset, corpus.tokenizer
-    rng = np.random.default_rng(0)  # the same pairs in every epoch
+    rng = np.random.default_rng(0)
     others = [medvill_batch.draw_other(corpus.labels, np.arange(n), rng) for _ in range(OTHERS)]
     whose = np.concatenate([np.arange(n), *others])
-    image, kept = np.tile(np.arange(n), 1 + OTHERS), whose >= 0
+    image, kept = np.tile(np.arange(n), 1 + OTHERS), np.flatnonzero(whose >= 0)
     own_cls, special = preset.medvill_mask == "noncross", (tokenizer.cls_token_id, tokenizer.sep_token_id)
-    features = torch.cat([model.trunk(plain_view(corpus.images(p), preset).to(device)) for p in np.array_split(np.arange(n), n // 64 + 1)])
+    parts = np.array_split(np.arange(n), n // 64 + 1)
+    features = torch.cat([model.trunk(plain_view(corpus.images(part), preset).to(device)) for part in parts])
     ids, real = medvill_batch.encode(tokenizer, corpus.texts, preset.medvill_text, own_cls)
     scores = [match_logits(model, features[image[part]], ids[whose[part]], real[whose[part]], special).cpu()
-              for part in np.array_split(np.flatnonzero(kept), len(whose) // PAIRS + 1)]  # fmt: skip
-    return float(metrics.auroc((image == whose)[kept].astype(int), torch.cat(scores).numpy()))
+              for part in np.array_split(kept, len(kept) // PAIRS + 1)]  # fmt: skip
+    return (image == whose)[kept].astype(float), torch.cat(scores).numpy(), image[kept]
+
+
+def evaluate(
+    model: MedViLL, untrained: MedViLL, corpus: medvill_batch.Corpus, device, *, dataset, checkpoint, preset
+) -> list[dict]:
+    """Rows of the matching head on validation pairs, beside the network from random weights and chance; CI over patients."""
+    patients = corpus.dataset.index["patient_id"].iloc[corpus.rows].to_numpy()
+    common = {"paper": "medvill", "task": "pretraining", "dataset": dataset, "split": "valid", "subset": "", "metric": "match_auroc",
+              "model": f"MedViLL ({masks.TITLES[preset.medvill_mask]})"}  # fmt: skip
+    rows = [common | {"model": "chance", "control": "chance", "value": 0.5, "n": len(corpus)}]
+    for network, control, told in ((model, "", checkpoint), (untrained, "untrained", "random")):
+        y, scores, image = match_pairs(network, corpus, device)
+        drawn = metrics.bootstrap(metrics.auroc, y, scores, patients[image], preset.bootstrap, preset.seed)
+        low, high = metrics.interval(drawn)
+        rows.append(common | {"value": float(metrics.auroc(y, scores)), "ci_low": float(low), "ci_high": float(high), "n": len(corpus),
+                              "control": control, "checkpoint": told, "draws": drawn})  # fmt: skip
+    return rows
+
+
+@torch.no_grad()
+def word_attention(model: MedViLL, tokenizer, dataset, shown, device, words: int = 5) -> tuple | None:
+    """(image (S, S), words, maps (W, g, g)) of a validation study with findings: attention from words to image tokens, the mean
+    over layers and heads, summed over a word's pieces. None where no study may be shown (`shown`, bool for index rows)."""
+    corpus = medvill_batch.Corpus(dataset, "valid", tokenizer, model.preset)
+    allowed = np.flatnonzero(np.asarray(shown)[corpus.rows])
+    if not len(allowed) or model.preset.medvill_mask == "noncross":
+        return None  # with Non-cross no word looks at the image
+    positives = (dataset.index.iloc[corpus.rows[allowed]][list(CHEXPERT_14)].to_numpy(dtype=float) == 1).sum(1)
+    k = int(allowed[positives.argmax()])
+    pixels = corpus.images([k])
+    features = model.trunk(plain_view(pixels, model.preset).to(device))
+    ids, real = medvill_batch.encode(tokenizer, [corpus.texts[k]], model.preset.medvill_text)
+    grid, neither = torch.arange(features.shape[1])[None], torch.zeros(1, dtype=torch.bool)
+    mask = masks.attention(model.preset.medvill_mask, grid.shape[1] + 2, real, neither)
+    special = tokenizer.cls_token_id, tokenizer.sep_token_id
+    joint = medvill_batch.join(ids, mask, grid, special, every=True).to(device)
+    maps = torch.stack(model.attention_maps(features, joint)).mean(dim=(0, 2))[0]
+    maps = maps[features.shape[1] + 2 :, 1 : features.shape[1] + 1].cpu().numpy()  # (T, P)
+    found: dict[str, np.ndarray] = {}
+    start = None
+    for place, piece in enumerate(tokenizer.convert_ids_to_tokens(ids[0])):
+        start = f"{start}{piece[2:]}" if piece.startswith("##") and start else piece
+        before = found.pop(start.removesuffix(piece.removeprefix("##")), 0) if piece.startswith("##") else 0
+        found.setdefault(start, before + maps[place])
+    chosen = sorted((w for w in found if w.isalpha()), key=len)[-words:]
+    side = grid_side(model.preset)
+    return pixels[0].numpy(), chosen, np.stack([found[w] for w in chosen]).reshape(-1, side, side)
 
 
 def main(arguments: list[str] | None = None) -> None:

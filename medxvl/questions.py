@@ -83,7 +83,9 @@ def from_words(train: pd.DataFrame, table: pd.DataFrame, seed: int = 0) -> np.nd
     folds = min(3, groups.nunique())
     if folds > 1:
         split = GroupKFold(folds, shuffle=True, random_state=seed)
-        model = GridSearchCV(model, {"logisticregression__C": [1.0, 10.0, 100.0]}, cv=split, scoring="accuracy", error_score=0.0)
+        model = GridSearchCV(
+            model, {"logisticregression__C": [1.0, 10.0, 100.0]}, cv=split, scoring="accuracy", error_score=0.0
+        )
         return model.fit(train["question"], train["answer"], groups=groups).predict(table["question"])
     return model.fit(train["question"], train["answer"]).predict(table["question"])
 
@@ -133,3 +135,28 @@ def swapped(table: pd.DataFrame, seed: int) -> np.ndarray:
         other = dict(zip(order, np.roll(order, 1), strict=True))
         rows[table.index.get_indexer(part.index)] = [other[row] for row in part["row"]]
     return rows
+
+
+def examples(
+    dataset: Dataset, table: pd.DataFrame, given, shown, seed: int, most: int = 4, each: int = 4
+) -> list[dict]:
+    """A few images with questions, true and given answers, for plots_medvill.examples; none where nothing may be shown or given."""
+    if given is None:
+        return []
+    allowed = [
+        image
+        for image, row in table.drop_duplicates("image_id")[["image_id", "row"]].itertuples(index=False)
+        if shown[row]
+    ]
+    items = []
+    for image in np.random.default_rng([seed, 29]).permutation(allowed)[:most]:
+        lines = []
+        for k in np.flatnonzero((table["image_id"] == image).to_numpy())[:each]:
+            asked, answer = table["question"].iloc[k], table["answer"].iloc[k]
+            right = given[k] == answer
+            lines.append(
+                [f"{asked}  answer: {answer}" + ("" if right else f", given: {given[k]}"), "good" if right else "bad"]
+            )
+        row = int(table.loc[table["image_id"] == image, "row"].iloc[0])
+        items.append({"image": dataset.images([row])[0], "lines": lines})
+    return items

@@ -17,7 +17,9 @@ def sort_relevance(scores, relevant) -> np.ndarray:
     """(Q, C) bool: `relevant` in the order of falling score, wrong candidates first among equals."""
     scores, relevant = np.asarray(scores, float), np.asarray(relevant, bool)
     if scores.shape != relevant.shape or scores.ndim != 2:
-        raise ValueError(f"scores and relevant must be of one shape (queries, candidates): found {scores.shape}, {relevant.shape}")
+        raise ValueError(
+            f"scores and relevant must be of one shape (queries, candidates): found {scores.shape}, {relevant.shape}"
+        )
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} scores are NaN")
     order = np.lexsort((relevant, -scores), axis=1)
@@ -42,7 +44,9 @@ def _values(found: np.ndarray, ks) -> dict[str, np.ndarray]:
     return {name: np.where(some, value, np.nan) for name, value in out.items()}
 
 
-def per_query_in_trials(scores, relevant, own, trials: int, rng: np.random.Generator, size: int = 100, ks=KS) -> dict[str, np.ndarray]:
+def per_query_in_trials(
+    scores, relevant, own, trials: int, rng: np.random.Generator, size: int = 100, ks=KS
+) -> dict[str, np.ndarray]:
     """As `per_query`, averaged over `trials` draws of `size` candidates: the query's own (`own` (Q,)) and others at random.
 
     A co-author's statement of the protocol; the release ranks the whole pool. With no more than `size` candidates both agree.

@@ -14,7 +14,11 @@ LIKE = ["paper", "task", "dataset", "split", "subset", "model", "metric", "contr
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of `runs.results` as LIKE with mean, sd (of the sample), seeds (how many); only what was run with two or more."""
     valued = rows.dropna(subset="value")
-    table = valued.groupby(LIKE, sort=False).agg(mean=("value", "mean"), sd=("value", "std"), seeds=("seed", "nunique")).reset_index()
+    table = (
+        valued.groupby(LIKE, sort=False)
+        .agg(mean=("value", "mean"), sd=("value", "std"), seeds=("seed", "nunique"))
+        .reset_index()
+    )
     return table[table.seeds > 1].reset_index(drop=True)
 
 
@@ -49,7 +53,9 @@ def paired(table: pd.DataFrame, reference: str, by: str) -> pd.DataFrame:
                 here.append({"model": model, "difference": gap.mean(), "sd": gap.std(), "pairs": len(gap),
                              "p": stats.ttest_1samp(gap, 0).pvalue if spread else np.nan})  # fmt: skip
         corrected = holm([row["p"] for row in here])
-        found += [dict(zip(where, key, strict=True)) | row | {"p_holm": p} for row, p in zip(here, corrected, strict=True)]
+        found += [
+            dict(zip(where, key, strict=True)) | row | {"p_holm": p} for row, p in zip(here, corrected, strict=True)
+        ]
     return pd.DataFrame(found, columns=[*where, "model", "difference", "sd", "pairs", "p", "p_holm"])
 
 

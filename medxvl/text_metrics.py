@@ -27,7 +27,9 @@ def plain(text: str) -> str:
 
 def _pairs(texts, references):
     if len(texts) != len(references):
-        raise ValueError(f"expected a reference for each text: found {len(texts)} texts and {len(references)} references")
+        raise ValueError(
+            f"expected a reference for each text: found {len(texts)} texts and {len(references)} references"
+        )
     lists = [[r] if isinstance(r, str) else list(r) for r in references]
     return {k: [t] for k, t in enumerate(texts)}, dict(enumerate(lists))
 
@@ -65,7 +67,9 @@ def rouge_l(texts, references) -> np.ndarray:
     """ROUGE-L of each report, (n,)."""
     from pycocoevalcap.rouge.rouge import Rouge
 
-    return np.asarray(Rouge().compute_score(*reversed(_pairs(texts, references)))[1], float) if len(texts) else np.empty(0)
+    return (
+        np.asarray(Rouge().compute_score(*reversed(_pairs(texts, references)))[1], float) if len(texts) else np.empty(0)
+    )
 
 
 def cider(texts, references) -> np.ndarray:

@@ -56,7 +56,16 @@ class Classification(FineTuning):
         self.dataset, self.tokenizer, self.given, self.rows = dataset, tokenizer, inputs, rows
         self.y, self.texts = targets(dataset, rows), medvill_batch.report_texts(dataset, rows)
         pictures = Pictures(dataset, rows, preset, device)
-        super().__init__("classify", preset, start, pictures, len(rows), f"{dataset.fingerprint} {inputs}", device, ("tasks/classify",))
+        super().__init__(
+            "classify",
+            preset,
+            start,
+            pictures,
+            len(rows),
+            f"{dataset.fingerprint} {inputs}",
+            device,
+            ("tasks/classify",),
+        )
 
     def module(self) -> Classifier:
         """A class without a positive in training has the weight 1: nothing is learned of it but its absence."""
@@ -105,13 +114,18 @@ def predict(tuned: Classifier, tokenizer, dataset, rows, given: str, device, ima
     return torch.cat(scores).numpy()
 
 
-def fit(preset, dataset, start, tokenizer, folder: Path, device, progress, inputs: str = INPUTS[0]) -> tuple[Classifier, str]:
-    """Fine-tune `start` (pre-trained, or from random weights as a control) with one of INPUTS; the classifier and what identifies it."""
+def fit(
+    preset, dataset, start, tokenizer, folder: Path, device, progress, inputs: str = INPUTS[0]
+) -> tuple[Classifier, str]:
+    """Fine-tune `start` (pre-trained, or from random weights as a control) with one of INPUTS; the classifier, and what
+    identifies it."""
     task = Classification(preset, dataset, start, tokenizer, device, inputs)
     return medvill_finetune.fit(task, preset, folder, device, progress)
 
 
-def evaluate(y, scores, patients, *, dataset, model, control="", checkpoint="", n_resamples=1000, seed=0, split="test") -> list[dict]:
+def evaluate(
+    y, scores, patients, *, dataset, model, control="", checkpoint="", n_resamples=1000, seed=0, split="test"
+) -> list[dict]:
     """Rows of one model: AUROC of each class, micro and macro AUROC and F1 (threshold 0.5), with 95 % intervals over patients.
 
     y, scores (n, 15). A class without a positive or a negative has no AUROC: `auroc_macro`, as published, then has none either,
@@ -131,7 +145,17 @@ def evaluate(y, scores, patients, *, dataset, model, control="", checkpoint="", 
     rows = []
     for metric, subset, point, drawn in found:
         low, high = metrics.interval(drawn)
-        rows.append(common | {"subset": subset, "metric": metric, "value": float(point), "ci_low": float(low), "ci_high": float(high), "draws": drawn})
+        rows.append(
+            common
+            | {
+                "subset": subset,
+                "metric": metric,
+                "value": float(point),
+                "ci_low": float(low),
+                "ci_high": float(high),
+                "draws": drawn,
+            }
+        )
     return rows
 
 
@@ -160,6 +184,28 @@ def text_gauge(train_texts: list[str], train_y: np.ndarray, texts: list[str]) ->
             model = LogisticRegression(class_weight="balanced", max_iter=300).fit(x, y)
             scores[:, k] = model.predict_proba(given)[:, 1]
     return scores
+
+
+def transfer(tuned: dict, tokenizer, dataset, device, *, model, n_resamples=1000, seed=0) -> list[dict]:
+    """Rows of fine-tuned classifiers {inputs: (classifier, checkpoint)} on another dataset, all its studies with a report, and of
+    `text_gauge` trained and tested on its own splits. Without images only the report is scored."""
+    texts = np.array(medvill_batch.report_texts(dataset, np.arange(len(dataset.index))), dtype=object)
+    rows = np.flatnonzero([bool(text) for text in texts])
+    y, patients = targets(dataset, rows), dataset.index["patient_id"].iloc[rows].to_numpy()
+    common = {"dataset": dataset.label, "n_resamples": n_resamples, "seed": seed}
+    found = chance(y, dataset=dataset.label, split="all")
+    for given, (classifier, told) in tuned.items():
+        if dataset.has_images or given == "report only":
+            control = "" if given == INPUTS[0] else given
+            scores = predict(classifier, tokenizer, dataset, rows, given, device)
+            found += evaluate(y, scores, patients, model=model, control=control, checkpoint=told, split="all", **common)
+    train, test = (rows[np.isin(rows, dataset.rows(split))] for split in ("train", "test"))
+    if len(train) and len(test):
+        scores = text_gauge(list(texts[train]), targets(dataset, train), list(texts[test]))
+        people = dataset.index["patient_id"].iloc[test].to_numpy()
+        found += evaluate(targets(dataset, test), scores, people, model="words of the report, own training split",
+                          control="words of the report", **common)  # fmt: skip
+    return found
 
 
 def predictions(dataset, rows, y, scores, model: str) -> pd.DataFrame:

@@ -11,7 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medxvl import decode, distributed, medvill_batch, medvill_decode, medvill_finetune, medvill_heads, metrics, text_metrics
+from medxvl import (
+    decode,
+    distributed,
+    medvill_batch,
+    medvill_decode,
+    medvill_finetune,
+    medvill_heads,
+    metrics,
+    text_metrics,
+)
 from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
 
 OBJECTIVES = ("masked", "every")
@@ -38,7 +47,9 @@ class Writing(FineTuning):
     score_label = "validation log-likelihood a word"
 
     def __init__(self, preset, dataset, start, tokenizer, device):
-        self.corpus, self.valid = (medvill_batch.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
+        self.corpus, self.valid = (
+            medvill_batch.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
+        )
         self.tokenizer, self.dataset = tokenizer, dataset
         pictures = Pictures(dataset, self.corpus.rows, preset, device)
         super().__init__("generate", preset, start, pictures, len(self.corpus), dataset.fingerprint, device,
@@ -70,7 +81,9 @@ class Writing(FineTuning):
             at = torch.arange(places + 2 + ids.shape[1], places + 2 + 2 * ids.shape[1]).expand(len(ids), -1)
             return images, joint, at, ids.masked_fill(~real, -100)
         masked, labels = medvill_batch.draw_masked(ids, real, tokenizer, self.preset.mask_share, generator)
-        joint = medvill_finetune.joint(tokenizer, self.preset, masked[own], real[own], places, "seq2seq", task="generation")
+        joint = medvill_finetune.joint(
+            tokenizer, self.preset, masked[own], real[own], places, "seq2seq", task="generation"
+        )
         hidden, at = hidden_places(labels[own])
         return images, joint, places + 2 + at, hidden
 
@@ -168,7 +181,10 @@ def nearest_by_image(tuned: Writer, dataset, train_rows, rows, device) -> np.nda
     vectors = []
     for part in (train_rows, rows):
         pictures = Pictures(dataset, part, tuned.preset, device)
-        means = [tuned.model.image_proj(pictures.tokens(tuned.model.trunk, p)).mean(dim=1) for p in torch.arange(len(part)).split(CHUNK)]
+        means = [
+            tuned.model.image_proj(pictures.tokens(tuned.model.trunk, p)).mean(dim=1)
+            for p in torch.arange(len(part)).split(CHUNK)
+        ]
         vectors.append(F.normalize(torch.cat(means), dim=1))
     return np.asarray(train_rows)[(vectors[1] @ vectors[0].t()).argmax(dim=1).cpu().numpy()]
 
@@ -186,6 +202,48 @@ def _rows_of(matrix, size: int = 256):
     return [matrix[k : k + size] for k in range(0, matrix.shape[0], size)]
 
 
+def transfer(tuned: Writer, tokenizer, dataset, device, *, model, checkpoint, n_resamples=1000, seed=0) -> list[dict]:
+    """Rows of a fine-tuned writer on another dataset, all its studies with a report, where it has images; and of the
+    baselines from its own training reports on its own test split. "nearest by MeSH": the training report with the most
+    similar index terms, where the dataset has such; people gave them to the very report, so that is a ceiling for text
+    retrieval and no rival."""
+    about, found = {"dataset": dataset.label, "n_resamples": n_resamples, "seed": seed}, []
+    everything = medvill_batch.report_texts(dataset, np.arange(len(dataset.index)))
+    rows = {s: np.array([k for k in dataset.rows(s) if everything[k]], dtype=int) for s in ("train", "valid", "test")}
+    every = np.concatenate(list(rows.values()))
+    patients = dataset.index["patient_id"].to_numpy()
+    if dataset.has_images and len(every):
+        found += evaluate(write(tuned, tokenizer, dataset, every, device), [everything[k] for k in every], patients[every], model=model,
+                          losses=likelihood(tuned, tokenizer, dataset, every, device), checkpoint=checkpoint, split="all", **about)  # fmt: skip
+    train, test = rows["train"], rows["test"]
+    if len(train) and len(test):
+        known, wanted = [everything[k] for k in train], [everything[k] for k in test]
+        given = {
+            "most common report": [most_common_report(known, medvill_batch.label_sets(dataset, train))] * len(test)
+        }
+        if "mesh" in dataset.index:
+            terms = dataset.index["mesh"].fillna("").astype(str)
+            best = nearest_by_text(list(terms.iloc[train]), list(terms.iloc[test]))
+            given["nearest by MeSH"] = [known[k] for k in best]
+        for name, texts in given.items():
+            found += evaluate(texts, wanted, patients[test], model=name, control=name, **about)
+    return found
+
+
+def examples(dataset, rows, references, texts, nearest, shown, seed: int, most: int = 4) -> list[dict]:
+    """Original, generated and nearest report of a few studies that may be shown, for plots_medvill.examples."""
+    allowed = np.flatnonzero(np.asarray(shown)[rows])
+    picked, items = np.random.default_rng([seed, 23]).permutation(allowed)[:most], []
+    for k in picked:
+        tables = text_metrics.label_tables([references[k], texts[k], nearest[k]], [references[k]])[0]
+        said = [", ".join(tables.columns[(row == 1).to_numpy()]) or "none" for _, row in tables.iterrows()]
+        lines = [["original", "soft"], [references[k], ""], [f"findings: {said[0]}", "soft"]]
+        for name, text, labels in (("generated", texts[k], said[1]), ("nearest report", nearest[k], said[2])):
+            lines += [[name, "soft"], [text, ""], [f"findings: {labels}", "good" if labels == said[0] else "bad"]]
+        items.append({"image": dataset.images(rows[[k]])[0], "lines": lines})
+    return items
+
+
 def evaluate(texts, references, patients, *, dataset, model, losses=None, control="", checkpoint="", n_resamples=1000, seed=0,
              split="test") -> list[dict]:  # fmt: skip
     """Rows of one way to write: BLEU-1..4, METEOR, ROUGE-L, CIDEr, label scores (micro; per kind of label), with 95 % intervals.
@@ -198,15 +256,19 @@ def evaluate(texts, references, patients, *, dataset, model, losses=None, contro
               "checkpoint": checkpoint, "n": len(texts)}  # fmt: skip
     counts, tables = text_metrics.bleu_counts(found, wanted), text_metrics.label_tables(texts, references)
     functions = {f"bleu{k + 1}": ("", lambda w, k=k: text_metrics.bleu(counts, w)[..., k]) for k in range(4)}
-    for name, score in (("meteor", text_metrics.meteor), ("rouge_l", text_metrics.rouge_l), ("cider", text_metrics.cider)):
-        functions[name] = ("", lambda w, values=score(found, wanted): text_metrics.mean(values, w))
+    each = {"meteor": text_metrics.meteor, "rouge_l": text_metrics.rouge_l, "cider": text_metrics.cider}
+    each = {name: score(found, wanted) for name, score in each.items()}
+    functions |= {name: ("", lambda w, name=name: text_metrics.mean(each[name], w)) for name in each}
     if losses is not None:
         functions["perplexity"] = ("", lambda w: text_metrics.perplexity(*losses, w))
     rows = _estimates(functions, common, patients, n_resamples, seed)
     for category in (*text_metrics.CATEGORIES, "mentioned"):
         cells = text_metrics.label_counts(*tables, category)
         subset = "" if category == "positive" else f"{category} labels"
-        scores = {f"label_{s}": (subset, lambda w, s=s, cells=cells: text_metrics.label_scores(cells, w)[s]) for s in text_metrics.SCORES}
+        scores = {
+            f"label_{s}": (subset, lambda w, s=s, cells=cells: text_metrics.label_scores(cells, w)[s])
+            for s in text_metrics.SCORES
+        }
         rows += _estimates(scores, common, patients, n_resamples, seed)
     return rows
 

@@ -36,10 +36,14 @@ class Matching(FineTuning):
     score_label = "validation MRR"
 
     def __init__(self, preset, dataset, start, tokenizer, device):
-        self.corpus, self.valid = (medvill_batch.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
+        self.corpus, self.valid = (
+            medvill_batch.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
+        )
         self.tokenizer, self.dataset = tokenizer, dataset
         pictures = Pictures(dataset, self.corpus.rows, preset, device)
-        super().__init__("retrieve", preset, start, pictures, len(self.corpus), dataset.fingerprint, device, ("tasks/retrieve",))
+        super().__init__(
+            "retrieve", preset, start, pictures, len(self.corpus), dataset.fingerprint, device, ("tasks/retrieve",)
+        )
 
     def module(self) -> Matcher:
         return Matcher(medvill_finetune.copied(self.start))
@@ -50,7 +54,9 @@ class Matching(FineTuning):
     def inputs(self, picked, rng, generator) -> tuple:
         whose, matched = self.corpus.pairs(picked, rng)
         own, images = distributed.own(len(picked)), self.images(picked, generator)
-        ids, real = medvill_batch.encode(self.tokenizer, [self.corpus.texts[k] for k in whose[own]], self.preset.medvill_text)
+        ids, real = medvill_batch.encode(
+            self.tokenizer, [self.corpus.texts[k] for k in whose[own]], self.preset.medvill_text
+        )
         places = self.tuned.model.trunk.grid**2
         return images, medvill_finetune.joint(self.tokenizer, self.preset, ids, real, places), matched[own]
 
@@ -96,7 +102,9 @@ def score(tuned: Matcher, tokenizer, dataset, rows, device, progress=None) -> np
     for part in parts:
         report, image = reports[part], images[part]
         longest = int(lengths[report].max())
-        joint = medvill_finetune.joint(tokenizer, preset, ids[report, :longest], real[report, :longest], tokens.shape[1])
+        joint = medvill_finetune.joint(
+            tokenizer, preset, ids[report, :longest], real[report, :longest], tokens.shape[1]
+        )
         logits = tuned.logits(tokens[image.to(device)], joint.to(device)).float().cpu()
         scores[image, report] = logits[:, 1] - logits[:, 0]
         if bar is not None:
@@ -111,7 +119,9 @@ def fit(preset, dataset, start, tokenizer, folder: Path, device, progress) -> tu
     return medvill_finetune.fit(Matching(preset, dataset, start, tokenizer, device), preset, folder, device, progress)
 
 
-def evaluate(scores, relevant, patients, *, dataset, model, preset, control="", checkpoint="", split="test") -> list[dict]:
+def evaluate(
+    scores, relevant, patients, *, dataset, model, preset, control="", checkpoint="", split="test"
+) -> list[dict]:
     """Rows of one model, both directions: every metric of `ranking.NAMES` over the whole pool and in trials of 100 candidates.
 
     scores (n, n), row: image, column: report; relevant (n, n) symmetric. Subsets name direction and pool; "own report" (or
@@ -122,7 +132,9 @@ def evaluate(scores, relevant, patients, *, dataset, model, preset, control="", 
               "checkpoint": checkpoint}  # fmt: skip
     for direction, turned in DIRECTIONS.items():
         given, own = (scores.T if turned else scores), np.arange(n)
-        trials = ranking.per_query_in_trials(given, relevant, own, preset.retrieve_trials, np.random.default_rng([preset.seed, 17]))
+        trials = ranking.per_query_in_trials(
+            given, relevant, own, preset.retrieve_trials, np.random.default_rng([preset.seed, 17])
+        )
         partner = ranking.per_query(given, np.eye(n, dtype=bool))
         for subset, values in ((direction, ranking.per_query(given, relevant)), (f"{direction}, 100 candidates", trials),
                                (f"{direction}, own partner", {k: v for k, v in partner.items() if k == "mrr" or k.startswith("hit")})):  # fmt: skip
@@ -135,18 +147,88 @@ def _rows(values: dict, patients, preset, common: dict) -> list[dict]:
     for name, value in values.items():
         point, drawn, count = ranking.estimate(value, patients, preset.bootstrap, preset.seed)
         low, high = metrics.interval(drawn)
-        rows.append(common | {"metric": name, "value": point, "ci_low": float(low), "ci_high": float(high), "n": count, "draws": drawn})
+        rows.append(
+            common
+            | {"metric": name, "value": point, "ci_low": float(low), "ci_high": float(high), "n": count, "draws": drawn}
+        )
     return rows
 
 
 def chance(relevant, *, dataset, split="test") -> list[dict]:
     """What a random order gives, exactly, as rows beside the others."""
     n = len(relevant)
-    common = {"paper": "medvill", "task": "retrieval", "dataset": dataset, "split": split, "model": "chance", "control": "chance", "n": n}
+    common = {
+        "paper": "medvill",
+        "task": "retrieval",
+        "dataset": dataset,
+        "split": split,
+        "model": "chance",
+        "control": "chance",
+        "n": n,
+    }
     pools = {"": ranking.chance(relevant.sum(1), n), ", own partner": ranking.chance(np.ones(n, int), n)}
     size = min(100, n)
-    expected = 1 + (relevant.sum(1) - 1) * (size - 1) / max(n - 1, 1)  # right ones among the candidates of a trial, on average
+    expected = 1 + (relevant.sum(1) - 1) * (size - 1) / max(
+        n - 1, 1
+    )  # right ones among the candidates of a trial, on average
     pools[", 100 candidates"] = ranking.chance(np.round(expected).astype(int), size)
     return [common | {"subset": f"{direction}{suffix}", "metric": name, "value": float(np.nanmean(value))}
             for direction in DIRECTIONS for suffix, values in pools.items() for name, value in values.items()
             if suffix != ", own partner" or name == "mrr" or name.startswith("hit")]  # fmt: skip
+
+
+@torch.no_grad()
+def mean_token_scores(model, tokenizer, dataset, rows, device) -> np.ndarray:
+    """(n, n) cosine of mean image token and mean word as they enter BERT: retrieval without a joint encoder."""
+    model.eval()
+    preset = model.preset
+    pictures = Pictures(dataset, rows, preset, device)
+    parts = torch.arange(len(rows)).split(CHUNK)
+    images = torch.cat([model.image_proj(pictures.tokens(model.trunk, part)).mean(dim=1) for part in parts])
+    ids, word = medvill_batch.encode(tokenizer, medvill_batch.report_texts(dataset, rows), preset.medvill_text)
+    ids, word = ids.to(device), word.to(device)
+    words = (model.bert.embeddings.word_embeddings(ids) * word[:, :, None]).sum(dim=1)
+    return (F.normalize(images, dim=1) @ F.normalize(words, dim=1).t()).float().cpu().numpy()
+
+
+def transfer(tuned: Matcher, tokenizer, dataset, device, *, model, preset, checkpoint) -> list[dict]:
+    """Rows of a fine-tuned matcher on another dataset, a pool of its studies whatever their split; none where it has no images."""
+    if not dataset.has_images:
+        return []
+    rows = np.concatenate(
+        [pool(dataset, split, preset) for split in ("train", "valid", "test") if len(dataset.rows(split))]
+    )
+    if preset.retrieve_pool and len(rows) > preset.retrieve_pool:
+        rows = np.sort(np.random.default_rng([preset.seed, 13]).choice(rows, preset.retrieve_pool, replace=False))
+    relevant, patients = relevance(dataset, rows), dataset.index["patient_id"].iloc[rows].to_numpy()
+    scores = score(tuned, tokenizer, dataset, rows, device)
+    found = chance(relevant, dataset=dataset.label, split="all")
+    return found + evaluate(
+        scores,
+        relevant,
+        patients,
+        dataset=dataset.label,
+        model=model,
+        preset=preset,
+        checkpoint=checkpoint,
+        split="all",
+    )
+
+
+def examples(scores, relevant, dataset, rows, shown, seed: int, queries: int = 3, first: int = 3) -> list[dict]:
+    """Queries with their first reports, for plots_medvill.examples; drawn at random among studies that may be shown."""
+    allowed = np.flatnonzero(np.asarray(shown)[rows])
+    picked = np.random.default_rng([seed, 19]).permutation(allowed)[:queries]
+    texts, items = medvill_batch.report_texts(dataset, rows), []
+    for q in picked:
+        lines = [[f"own report: {texts[q]}", "soft"]]
+        for place, k in enumerate([c for c in np.argsort(-scores[q], kind="stable") if c in set(allowed)][:first]):
+            same = bool(relevant[q, k])
+            lines.append(
+                [
+                    f"{place + 1}. [{'same findings' if same else 'other findings'}] {texts[k]}",
+                    "good" if same else "bad",
+                ]
+            )
+        items.append({"image": dataset.images(rows[[q]])[0], "lines": lines})
+    return items

@@ -1,6 +1,7 @@
 """Visual question answering with MedViLL (arXiv 2105.11333, section V): VQA-RAD, a classifier over the training answers.
 
-The pair's vector is the product of `[CLS]` and of the image part's `[SEP]`, under the bidirectional mask; two layers, binary cross entropy.
+The pair's vector is the product of `[CLS]` and of the image part's `[SEP]`, under the bidirectional mask; two layers lead to
+the answers, the loss is binary cross entropy.
 """
 
 from pathlib import Path
@@ -30,7 +31,9 @@ class Answerer(Tuned):
         return self.head(medvill_heads.answer_vector(self.model.encode(tokens, joint, at), 2))
 
     def forward(self, images: Tensor, joint, target: Tensor) -> dict[str, Tensor]:
-        loss = F.binary_cross_entropy_with_logits(self.logits(images, joint), F.one_hot(target, self.head[-1].out_features).float())
+        loss = F.binary_cross_entropy_with_logits(
+            self.logits(images, joint), F.one_hot(target, self.head[-1].out_features).float()
+        )
         return {"total": loss * self.head[-1].out_features}  # per question, as the release scales it
 
 
@@ -81,7 +84,9 @@ def assemble(tuned: Tuned, tokenizer, images: Tensor | None, asked: list[str]) -
 
 
 @torch.no_grad()
-def predict(tuned: Answerer, tokenizer, dataset, table, answers: list[str], device, sees: bool = True, images_of=None) -> np.ndarray:
+def predict(
+    tuned: Answerer, tokenizer, dataset, table, answers: list[str], device, sees: bool = True, images_of=None
+) -> np.ndarray:
     """(n,) the likeliest of `answers` for each question; `images_of` (n,): rows whose image is shown instead (a control)."""
     tuned.eval()
     pictures = Pictures(dataset, table["row"].to_numpy() if images_of is None else images_of, tuned.preset, device)
@@ -93,7 +98,9 @@ def predict(tuned: Answerer, tokenizer, dataset, table, answers: list[str], devi
     return np.array(answers, dtype=object)[torch.cat(best).numpy()]
 
 
-def fit(preset, dataset, table, start, tokenizer, folder: Path, device, progress, sees: bool = True) -> tuple[Answerer, list[str], str]:
+def fit(
+    preset, dataset, table, start, tokenizer, folder: Path, device, progress, sees: bool = True
+) -> tuple[Answerer, list[str], str]:
     """Fine-tune `start` (`sees` False: without images, a control); the module, its candidate answers, and what identifies it."""
     task = Answering(preset, dataset, table, start, tokenizer, device, sees)
     tuned, told = medvill_finetune.fit(task, preset, folder, device, progress)
