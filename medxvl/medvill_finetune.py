@@ -133,11 +133,11 @@ class FineTuning(train.Task):
 
     def parameter_groups(self, model) -> list[dict]:
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        decay = self.preset.tune_weight_decay
-        return [
-            {"params": [p for n, p in named if train.without_decay(n, p) is spared], "scale": 1.0, "weight_decay": 0.0 if spared else decay}
-            for spared in (False, True)
-        ]  # fmt: skip
+        groups = []
+        for spared, decay in ((False, self.preset.tune_weight_decay), (True, 0.0)):
+            chosen = [p for n, p in named if train.without_decay(n, p) is spared]
+            groups.append({"params": chosen, "weight_decay": decay, "scale": 1.0})
+        return groups
 
     skips_parameters = True  # heads of pre-training that the task has no use for
 
@@ -158,10 +158,9 @@ class FineTuning(train.Task):
 
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
         """Constant as released where `tune_end` is 1; else a cosine to that share of it, after a linear warm-up."""
-        done, every = epoch * steps + step, self.epochs * steps
-        return schedules.warmup_cosine(
-            done, every, min(self.preset.tune_warmup, every // 5), self.rate, self.rate * self.preset.tune_end
-        )
+        preset, done, every = self.preset, epoch * steps + step, self.epochs * steps
+        warmup = min(preset.tune_warmup, every // 5)
+        return schedules.warmup_cosine(done, every, warmup, self.rate, self.rate * preset.tune_end)
 
     def images(self, picked: np.ndarray, generator) -> Tensor:
         """Augmented views where the trunk is trained, else tokens; own part of the batch."""

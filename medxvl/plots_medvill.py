@@ -67,8 +67,8 @@ def architecture(preset):
     pale = {"image": "#d9e8f5", "text": "#fbe3c8", "joint": "#e4efe0", "head": "#f0dfe9"}
     side = preset.medvill_image_size // (32 if preset.medvill_trunk == "resnet50" else preset.medvill_patch)
     trunk = {"resnet50": "ResNet-50", "conv": "convolutional stem", "patch": "patch embedding"}[preset.medvill_trunk]
-    box(2, 1, 46, 6, f"image {preset.medvill_image_size} px, {trunk}:\n{side} x {side} tokens, {preset.medvill_positions} kept in pre-training",
-        pale["image"], 6)  # fmt: skip
+    kept = f"{side} x {side} tokens, {preset.medvill_positions} kept in pre-training"
+    box(2, 1, 46, 6, f"image {preset.medvill_image_size} px, {trunk}:\n{kept}", pale["image"], 6)
     box(56, 1, 42, 6, f"report, at most {preset.medvill_text} tokens; 15 % hidden", pale["text"], 6)
     tokens = ["[CLS]", "$v_1$", "$v_2$", "...", "$v_k$", "[SEP]", "$w_1$", "[MASK]", "$w_3$", "...", "$w_n$", "[SEP]"]
     for k, token in enumerate(tokens):

@@ -19,7 +19,7 @@ REPORTS = (
 TINY = presets.load(
     "smoke",
     "medvill_width=16 medvill_layers=1 medvill_heads=2 medvill_hidden=16 medvill_features=16 medvill_image_size=32 "
-    "medvill_patch=8 medvill_positions=7 medvill_text=9 medvill_max_positions=32",
+    "medvill_patch=8 medvill_positions=7 medvill_text=9 medvill_max_positions=32 medvill_freeze=none",
 )
 
 

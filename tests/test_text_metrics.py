@@ -18,8 +18,12 @@ def recorded(shared):
 @pytest.mark.parametrize("kind", ["single_reference", "two_references"])
 def test_the_released_numbers(recorded, kind):
     texts, wanted = recorded["hyps"], recorded[kind]
-    references = recorded["refs"] if kind == "single_reference" else [recorded["multi_refs"][str(k)] for k in range(len(texts))]
-    assert text_metrics.bleu(text_metrics.bleu_counts(texts, references)) == pytest.approx(wanted["Bleu"]["corpus"], abs=1e-9)
+    references = (
+        recorded["refs"] if kind == "single_reference" else [recorded["multi_refs"][str(k)] for k in range(len(texts))]
+    )
+    assert text_metrics.bleu(text_metrics.bleu_counts(texts, references)) == pytest.approx(
+        wanted["Bleu"]["corpus"], abs=1e-9
+    )
     assert text_metrics.cider(texts, references) == pytest.approx(wanted["CIDEr"]["per_sample"], abs=1e-9)
     assert text_metrics.rouge_l(texts, references) == pytest.approx(wanted["ROUGE_L"]["per_sample"], abs=1e-9)
 
@@ -46,13 +50,19 @@ def test_resamples_are_what_scoring_them_again_would_give():
     for k, row in enumerate(rows):
         picked = text_metrics.bleu_counts([texts[i] for i in row], [references[i] for i in row])
         assert text_metrics.bleu(counts, weights)[k] == pytest.approx(text_metrics.bleu(picked))
-        assert text_metrics.label_scores(cells, weights)["f1"][k] == pytest.approx(text_metrics.label_scores(cells[row])["f1"], nan_ok=True)
-        assert text_metrics.perplexity(losses, words, weights)[k] == pytest.approx(np.exp(losses[row].sum() / words[row].sum()))
+        assert text_metrics.label_scores(cells, weights)["f1"][k] == pytest.approx(
+            text_metrics.label_scores(cells[row])["f1"], nan_ok=True
+        )
+        assert text_metrics.perplexity(losses, words, weights)[k] == pytest.approx(
+            np.exp(losses[row].sum() / words[row].sum())
+        )
         assert text_metrics.mean(losses, weights)[k] == pytest.approx(losses[row].mean())
 
 
 def test_label_scores_are_the_released_ones(shared):
-    found, wanted = (pd.read_csv(shared / "parity" / f"medvill_label_{name}.csv").drop(columns="Reports") for name in ("hyp", "ref"))
+    found, wanted = (
+        pd.read_csv(shared / "parity" / f"medvill_label_{name}.csv").drop(columns="Reports") for name in ("hyp", "ref")
+    )
     recorded = json.loads((shared / "parity" / "medvill_label_accuracy.json").read_text())["report_label_eval"]
     names = {"positive": "positive", "negative": "negative(0)", "uncertain": "uncertain(-1)", "mentioned": "all"}
     for ours, theirs in names.items():
@@ -63,7 +73,9 @@ def test_label_scores_are_the_released_ones(shared):
 
 
 def test_labels_of_reports():
-    found, wanted = text_metrics.label_tables(["Left pleural effusion.", "No effusion."], ["Pleural effusion.", "Small effusion."])
+    found, wanted = text_metrics.label_tables(
+        ["Left pleural effusion.", "No effusion."], ["Pleural effusion.", "Small effusion."]
+    )
     scores = text_metrics.label_scores(text_metrics.label_counts(found, wanted, "positive"))
     assert (scores["precision"], scores["recall"]) == (0.5, 0.5), "the second text is No Finding, wrongly"
     nothing = text_metrics.label_scores(np.array([[0.0, 0, 0, 14]]))
@@ -72,7 +84,9 @@ def test_labels_of_reports():
 
 def test_meteor(monkeypatch):
     if shutil.which("java"):
-        same, other, empty = text_metrics.meteor(["no acute process", "the dog", ""], ["no acute process", "small effusion", "edema"])
+        same, other, empty = text_metrics.meteor(
+            ["no acute process", "the dog", ""], ["no acute process", "small effusion", "edema"]
+        )
         assert same > 0.9 and other < 0.2 and empty == 0
     monkeypatch.setattr(text_metrics.shutil, "which", lambda name: None)
     assert np.isnan(text_metrics.meteor(["a", "b"], ["a", "b"])).all()

@@ -167,8 +167,9 @@ def _defined(value: np.ndarray, samples: np.ndarray) -> tuple:
 
 def chance(y, *, dataset, split="test") -> list[dict]:
     """The AUROC of guessing."""
-    return [{"paper": "medvill", "task": "classification", "dataset": dataset, "split": split, "subset": "", "model": "chance",
-             "metric": metric, "value": 0.5, "n": len(y), "control": "chance"} for metric in ("auroc_micro", "auroc_macro", "auroc_macro_defined")]  # fmt: skip
+    common = {"paper": "medvill", "task": "classification", "dataset": dataset, "split": split, "subset": ""}
+    common |= {"model": "chance", "control": "chance", "value": 0.5, "n": len(y)}
+    return [common | {"metric": metric} for metric in ("auroc_micro", "auroc_macro", "auroc_macro_defined")]
 
 
 def text_gauge(train_texts: list[str], train_y: np.ndarray, texts: list[str]) -> np.ndarray:

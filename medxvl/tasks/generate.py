@@ -213,8 +213,9 @@ def transfer(tuned: Writer, tokenizer, dataset, device, *, model, checkpoint, n_
     every = np.concatenate(list(rows.values()))
     patients = dataset.index["patient_id"].to_numpy()
     if dataset.has_images and len(every):
-        found += evaluate(write(tuned, tokenizer, dataset, every, device), [everything[k] for k in every], patients[every], model=model,
-                          losses=likelihood(tuned, tokenizer, dataset, every, device), checkpoint=checkpoint, split="all", **about)  # fmt: skip
+        texts, losses = (do(tuned, tokenizer, dataset, every, device) for do in (write, likelihood))
+        told = {"model": model, "losses": losses, "checkpoint": checkpoint, "split": "all"}
+        found += evaluate(texts, [everything[k] for k in every], patients[every], **told, **about)
     train, test = rows["train"], rows["test"]
     if len(train) and len(test):
         known, wanted = [everything[k] for k in train], [everything[k] for k in test]

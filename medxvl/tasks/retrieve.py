@@ -136,9 +136,10 @@ def evaluate(
             given, relevant, own, preset.retrieve_trials, np.random.default_rng([preset.seed, 17])
         )
         partner = ranking.per_query(given, np.eye(n, dtype=bool))
-        for subset, values in ((direction, ranking.per_query(given, relevant)), (f"{direction}, 100 candidates", trials),
-                               (f"{direction}, own partner", {k: v for k, v in partner.items() if k == "mrr" or k.startswith("hit")})):  # fmt: skip
-            rows += _rows(values, patients, preset, common | {"subset": subset})
+        partner = {k: v for k, v in partner.items() if k == "mrr" or k.startswith("hit")}  # the others say the same
+        pools = {"": ranking.per_query(given, relevant), ", 100 candidates": trials, ", own partner": partner}
+        for pool_name, values in pools.items():
+            rows += _rows(values, patients, preset, common | {"subset": f"{direction}{pool_name}"})
     return rows
 
 
