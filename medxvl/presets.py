@@ -163,6 +163,7 @@ _TABLE = (
     ("generate_objective", "generate", "every", "every", "masked", "masked: 15 % of the words are hidden; every: each word from those before it", "paper"),
     ("generate_drop_worst", "generate", 0.0, 0.0, 0.0, "share of a batch's reports, those with the largest loss, that are not learned", "our choice: all are; released code: 0.2 in the option's default"),
     ("generate_most", "generate", 48, 48, 128, "words of a generated report at most", "released code"),
+    ("generate_ngram", "generate", 0, 4, 0, "words of a run that may not occur twice in a report, 0: may", "released code: an option, off"),
     ("generate_beams", "generate", 2, 3, 5, "beams beside greedy decoding", "our choice: the release leaves it open"),
     ("retrieve_epochs", "retrieve", 1, 4, 10, "passes over the training studies", "our choice: not stated"),
     ("retrieve_batch", "retrieve", 16, 64, 32, "pairs a step and process", "our choice: not stated"),

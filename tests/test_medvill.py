@@ -279,19 +279,23 @@ def test_grid_picks_features_and_positions(tokenizer):
 
 @pytest.mark.parametrize("freeze", medvill_image.FREEZING)
 def test_freezing(freeze):
-    """meant: the first five children stay; released: the whole trunk stays but for its batch-norm statistics."""
+    """meant: the first five children stay; released: the whole trunk stays but for its batch-norm statistics; aligned: all of
+    it, once it is held."""
     preset = replace(TINY, medvill_trunk="resnet50", medvill_freeze=freeze, medvill_image_size=32, medvill_channels=3)
     trunk = medvill.Trunk(preset).train()
     before = {k: v.clone() for k, v in trunk.state_dict().items()}
     tokens = trunk(torch.randn(4, 3, 32, 32))
-    assert tokens.shape == (4, 1, 2048) and tokens.requires_grad == (freeze != "released")
+    assert tokens.shape == (4, 1, 2048) and tokens.requires_grad == (freeze in ("none", "meant"))
     if tokens.requires_grad:
         tokens.square().mean().backward()
     trained = {n.split(".")[1] for n, p in trunk.named_parameters() if p.grad is not None and p.grad.any()}
     moved = {k.split(".")[1] for k, v in trunk.state_dict().items() if not v.equal(before[k])}
     first, rest = {"conv1", "bn1", "layer1"}, {"layer2", "layer3", "layer4"}
-    assert trained == {"none": first | rest, "meant": rest, "released": set()}[freeze]
-    assert moved == {"none": {"bn1", "layer1"} | rest, "meant": rest, "released": {"bn1", "layer1"} | rest}[freeze]
+    assert trained == {"none": first | rest, "meant": rest, "released": set(), "aligned": set()}[freeze]
+    every = {"bn1", "layer1"} | rest
+    assert moved == {"none": every, "meant": rest, "released": every, "aligned": set()}[freeze]
+    trunk.hold(False)  # as while the alignment trains it
+    assert trunk(torch.randn(4, 3, 32, 32)).requires_grad == (freeze != "released")
 
 
 @pytest.mark.parametrize("name", ["bar", "noncross"])

@@ -141,7 +141,9 @@ def write(tuned: Writer, tokenizer, dataset, rows, device, beams: int = 1, image
     tuned.eval()
     preset, special = tuned.preset, (tokenizer.cls_token_id, tokenizer.sep_token_id)
     pictures = Pictures(dataset, rows if images_of is None else images_of, preset, device)
-    rules = decode.Rules(stop=tokenizer.sep_token_id, most=preset.generate_most, beams=beams)
+    rules = decode.Rules(
+        stop=tokenizer.sep_token_id, most=preset.generate_most, beams=beams, ngram=preset.generate_ngram
+    )
     positions = preset.task_positions
     decoder = medvill_decode.Decoder(tuned.model, special, tokenizer.mask_token_id, positions, preset.generate_most)
     parts, found = torch.arange(len(pictures)).split(CHUNK), []
