@@ -37,7 +37,7 @@ __all__ = ["LAYOUTS", "VARIANTS", "count", "sample_findings", "write_raw"]
 
 # Fewest, most and share of `studies` drawn for each tree; the first run waits for all of them.
 COUNTS = {
-    "covid_cxr": (40, None, 8), "mimic_dicom": (30, 60, 60), "openi": (30, 300, 12), "vqa_rad": (60, 900, 4),
+    "covid_cxr": (40, None, 8), "mimic_dicom": (30, 60, 60), "openi": (30, 300, 12), "vqa_rad": (60, 700, 5),
     "abdomen": (60, 600, 6),
 }  # fmt: skip
 FOLDERS = (

@@ -59,6 +59,10 @@ class Task:
         """Rate of step `step` of `steps` in this epoch."""
         raise NotImplementedError
 
+    def weight_decay(self, epoch: int, step: int, steps: int) -> float | None:
+        """Decay of the groups that have one; None: as the groups say."""
+        return None
+
     def clip(self, model: nn.Module) -> None:
         """Limit the gradients, in place: the norm of all of them together to `max_norm`."""
         if self.max_norm:
@@ -155,8 +159,8 @@ class _Training:
         ready = None
         while self.step < steps:
             ready = ready or self._batches(order, rng)
-            rate = task.learning_rate(epoch, self.step, steps)
-            ids, terms = self._take_step(ready, rate)
+            rate, decay = (f(epoch, self.step, steps) for f in (task.learning_rate, task.weight_decay))
+            ids, terms = self._take_step(ready, rate, decay)
             row = {"step": self.steps, "epoch": epoch, "stage": task.stage(epoch), "learning_rate": rate}
             self.pending.append((row, ids, terms))
             self.step, self.steps, ready = self.step + 1, self.steps + 1, None
@@ -194,12 +198,13 @@ class _Training:
             for k in range(self.step * n, (self.step + 1) * n)
         ]
 
-    def _take_step(self, batches, rate: float) -> tuple[list[str], dict[str, Tensor]]:
+    def _take_step(self, batches, rate: float, decay: float | None) -> tuple[list[str], dict[str, Tensor]]:
         """One step of the optimizer on `batches`; study ids, and loss terms as means over the batches."""
         ids, found = [], []
         self.optimizer.zero_grad(set_to_none=True)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
+            group["weight_decay"] = decay if decay is not None and group["weight_decay"] else group["weight_decay"]
         for k, (studies, inputs) in enumerate(batches):
             ids += studies
             inputs = [x.to(self.device) if hasattr(x, "to") else x for x in inputs]

@@ -1,0 +1,189 @@
+"""Pre-train X-VL's vision encoder without labels or reports: iBOT as a task that `train.fit` runs, and what it is worth.
+
+In a notebook `fit` uses one process. On several GPUs, into the same folder that notebook 20 then reads:
+torchrun --nproc_per_node 8 -m medxvl.ibot_pretrain paper --data main=mimic_cxr:/path
+"""
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from . import distributed, ibot, metrics, presets, train, vision, weights
+from .data import Pixels
+
+WEIGHTS = "ibot.safetensors"  # in the layout of iBOT's published files: teacher and student
+_CODE = ("vision", "ibot", "ibot_pretrain", "train", "distributed")
+
+
+class Objective(nn.Module):
+    """iBOT with one `forward`: that is what autocast and DDP wrap."""
+
+    def __init__(self, preset):
+        super().__init__()
+        self.model = ibot.IBOT(preset)
+
+    def forward(self, views: ibot.Views, done: float, follows: bool) -> dict[str, Tensor]:
+        self.model.follows = follows
+        return self.model(views, done)
+
+
+class SelfDistillation(train.Task):
+    """iBOT on the images of the split `train`; the last epoch is kept, as published: no label or report plays a part."""
+
+    label, score_label = "self-distillation", "share of the training"
+
+    def __init__(self, preset, dataset):
+        self.preset, self.dataset = preset, dataset
+        self.rows = dataset.rows("train")
+        self.pixels, self.epochs, self.epoch = Pixels(dataset, self.rows), preset.ibot_epochs, 0
+        values = presets.group(preset, "model", "ibot") | {"seed": preset.seed, "threads": preset.threads}
+        self.settings = weights.fingerprint_of_values(values, dataset.fingerprint, _CODE)
+
+    def build(self, device) -> Objective:
+        self.objective = Objective(self.preset).to(device)
+        return self.objective
+
+    @property
+    def model(self) -> ibot.IBOT:
+        return self.objective.model
+
+    @property
+    def size(self) -> int:
+        return self.preset.ibot_batch * distributed.processes()
+
+    def batches(self, epoch: int) -> int:
+        if len(self.rows) < self.size:
+            raise ValueError(f"{self.dataset.label}: expected at least {self.size} training images, found {len(self.rows)}")
+        return len(self.rows) // self.size
+
+    def order(self, epoch: int, rng) -> np.ndarray:
+        return rng.permutation(len(self.rows))
+
+    def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
+        self.epoch, picked = epoch, order[k * self.size : (k + 1) * self.size]
+        own = distributed.own(len(picked))
+        views = ibot.views(self.pixels(picked[own]), self.preset, generator, own, len(picked))
+        studies = self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
+        done = (epoch + k / self.batches(epoch)) / self.epochs
+        return studies, (views, done, k % self.preset.accumulation == 0)
+
+    def parameter_groups(self, model) -> list[dict]:
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        groups = []
+        for spared, decay in ((False, self.preset.ibot_decay), (True, 0.0)):
+            chosen = [p for n, p in named if train.without_decay(n, p) is spared]
+            groups.append({"params": chosen, "weight_decay": decay, "scale": 1.0})
+        return groups
+
+    def _now(self, epoch: int, step: int, steps: int) -> dict[str, float]:
+        return ibot.schedule(self.preset, (epoch + step / steps) / self.epochs)
+
+    def learning_rate(self, epoch: int, step: int, steps: int) -> float:
+        """iBOT's schedule, for 256 images a step, in proportion to ours."""
+        return self._now(epoch, step, steps)["learning_rate"] * self.size * self.preset.accumulation / 256
+
+    def weight_decay(self, epoch: int, step: int, steps: int) -> float:
+        return self._now(epoch, step, steps)["weight_decay"]
+
+    def clip(self, model) -> None:
+        """Each parameter's gradient is cut; the prototypes get none in the first epochs."""
+        student = self.model.student
+        if self.epoch < self.preset.ibot_frozen:
+            student.head.prototypes.grad = None
+        train.clip_each(student.parameters(), self.preset.ibot_clip)
+
+    def score(self, epoch: int) -> float:
+        return (epoch + 1) / self.epochs
+
+    def save(self, path: Path, score: float) -> None:
+        state = {f"{branch}.{k}": v.contiguous() for branch, part in self.model.checkpoint().items() for k, v in part.items()}
+        partial = path.with_name(f"{path.name}.partial")
+        save_file(state, partial)
+        partial.replace(path)
+
+
+def fit(preset, dataset, folder: Path, device, progress) -> tuple[pd.DataFrame, Path]:
+    """Pre-train into `folder`; the log, and the file of the weights, which setting `vision_weights` takes."""
+    task = SelfDistillation(preset, dataset)
+    log = train.fit(task, replace(preset, checkpoints=1), folder, device, progress)
+    (last,) = folder.glob("epoch-*.safetensors")
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    (folder / WEIGHTS).hardlink_to(last)
+    return log, folder / WEIGHTS
+
+
+def encoder(preset, path: Path | None, device="cpu") -> nn.Module:
+    """The vision encoder with the teacher's weights of `path` (None: random ones, a control), in evaluation mode."""
+    torch.manual_seed(preset.seed)
+    model = vision.build(preset)
+    if path is not None:
+        weights.load_into(model, path)
+    return model.to(device).eval()
+
+
+@torch.no_grad()
+def features(model, dataset, rows, preset, device) -> np.ndarray:
+    """(n, 2 * width): `[CLS]` and mean patch token of the plain view of each row."""
+    pixels, found = Pixels(dataset, rows), []
+    for part in torch.arange(len(rows)).split(256):
+        tokens = vision.tokens(model, vision.plain_view(pixels(part), preset).to(device))
+        found.append(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1).float().cpu())
+    return torch.cat(found).numpy()
+
+
+def probe(train_features, train_labels, given) -> np.ndarray:
+    """Logistic regression on frozen features, a finding at a time; scores (n, F). Labels (m, F), NaN left out."""
+    scores = np.zeros((len(given), train_labels.shape[1]))
+    for k, y in enumerate(train_labels.T):
+        known = ~np.isnan(y)
+        if len(np.unique(y[known])) == 2:
+            model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
+            scores[:, k] = model.fit(train_features[known], y[known]).decision_function(given)
+    return scores
+
+
+def evaluate(labels, scores, patients, findings, *, dataset, model, control="", checkpoint="", n_resamples=1000, seed=0, split="test"):
+    """Rows of one probe: AUROC of each finding and their mean, with 95 % intervals over patients."""
+    value = metrics.auroc(labels, scores)
+    drawn = metrics.bootstrap(metrics.auroc, labels, scores, patients, n_resamples, seed)
+    groups = [(name, [k]) for k, name in enumerate(findings)] + [(f"mean of {len(findings)}", list(range(len(findings))))]
+    rows = []
+    for subset, members in groups:
+        low, high = metrics.interval(drawn[:, members].mean(1))
+        rows.append({"paper": "xvl", "task": "vision_pretraining", "dataset": dataset, "split": split, "subset": subset,
+                     "model": model, "metric": "auroc", "value": float(value[members].mean()), "ci_low": float(low),
+                     "ci_high": float(high), "n": len(labels), "control": control, "checkpoint": checkpoint})  # fmt: skip
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: the training of notebook 20, alone; under torchrun in several processes."""
+    from . import runs  # needs the notebook's packages
+
+    parser = argparse.ArgumentParser(prog="python -m medxvl.ibot_pretrain", description=main.__doc__)
+    parser.add_argument("preset", choices=presets.NAMES)
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings to change")
+    parser.add_argument("--data", nargs="+", default=[], metavar="ROLE=NAME:PATH", help="own data")
+    given = parser.parse_args(arguments)
+    run = runs.start("20_xvl_vision_pretrain", given.preset, shlex.join(given.set), shlex.join(given.data))
+    with train.accelerator("fp32", run.device).main_process_first():
+        dataset = run.dataset("main")
+    fit(run.preset, dataset, run.checkpoints / "xvl_vision_pretrain", run.device, runs.progress)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
