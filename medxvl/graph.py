@@ -68,6 +68,13 @@ NOTEBOOKS = (
             (12, "classify", "transfer"), (13, "retrieve", "transfer"), (14, "vqa", "questions"), (15, "generate", "transfer"),
         )
     ),
+    Notebook(
+        "20_xvl_vision_pretrain",
+        roles=("main",),
+        groups=("run", "data", "look", "model", "ibot", "evaluate"),
+        trains=True,
+        varies=("seed",),
+    ),
     Notebook("21_xvl_pretrain", roles=("main",), groups=("run", "data", "both", "model", "pretrain"), trains=True, varies=("seed",)),
     Notebook(
         "22_xvl_zero_shot",
@@ -86,7 +93,7 @@ NOTEBOOKS = (
     Notebook("90_results_vs_paper", needs=_TASKS, files=(paths.PAPER_VALUES,)),
     Notebook(
         "91_figures",
-        needs=("10_medvill_model", "11_medvill_pretrain", *_TASKS, "90_results_vs_paper"),
+        needs=("10_medvill_model", "11_medvill_pretrain", "20_xvl_vision_pretrain", *_TASKS, "90_results_vs_paper"),
         files=(paths.PAPER_VALUES, paths.FIGURE_INDEX),
     ),
 )

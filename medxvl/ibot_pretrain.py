@@ -64,7 +64,9 @@ class SelfDistillation(train.Task):
 
     def batches(self, epoch: int) -> int:
         if len(self.rows) < self.size:
-            raise ValueError(f"{self.dataset.label}: expected at least {self.size} training images, found {len(self.rows)}")
+            raise ValueError(
+                f"{self.dataset.label}: expected at least {self.size} training images, found {len(self.rows)}"
+            )
         return len(self.rows) // self.size
 
     def order(self, epoch: int, rng) -> np.ndarray:
@@ -107,7 +109,9 @@ class SelfDistillation(train.Task):
         return (epoch + 1) / self.epochs
 
     def save(self, path: Path, score: float) -> None:
-        state = {f"{branch}.{k}": v.contiguous() for branch, part in self.model.checkpoint().items() for k, v in part.items()}
+        state = {
+            f"{branch}.{k}": v.contiguous() for branch, part in self.model.checkpoint().items() for k, v in part.items()
+        }
         partial = path.with_name(f"{path.name}.partial")
         save_file(state, partial)
         partial.replace(path)
@@ -153,11 +157,26 @@ def probe(train_features, train_labels, given) -> np.ndarray:
     return scores
 
 
-def evaluate(labels, scores, patients, findings, *, dataset, model, control="", checkpoint="", n_resamples=1000, seed=0, split="test"):
+def evaluate(
+    labels,
+    scores,
+    patients,
+    findings,
+    *,
+    dataset,
+    model,
+    control="",
+    checkpoint="",
+    n_resamples=1000,
+    seed=0,
+    split="test",
+):
     """Rows of one probe: AUROC of each finding and their mean, with 95 % intervals over patients."""
     value = metrics.auroc(labels, scores)
     drawn = metrics.bootstrap(metrics.auroc, labels, scores, patients, n_resamples, seed)
-    groups = [(name, [k]) for k, name in enumerate(findings)] + [(f"mean of {len(findings)}", list(range(len(findings))))]
+    groups = [(name, [k]) for k, name in enumerate(findings)] + [
+        (f"mean of {len(findings)}", list(range(len(findings))))
+    ]
     rows = []
     for subset, members in groups:
         low, high = metrics.interval(drawn[:, members].mean(1))

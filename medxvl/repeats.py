@@ -59,6 +59,16 @@ def paired(table: pd.DataFrame, reference: str, by: str) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*where, "model", "difference", "sd", "pairs", "p", "p_holm"])
 
 
+def readable(tests: pd.DataFrame) -> str:
+    """A table of `paired` as lines of text; what was said where there is nothing to compare."""
+    if tests.empty:
+        return "one model alone: nothing to compare in pairs"
+    shown = tests.assign(difference=[f"{d:+.3f} ± {s:.3f}" for d, s in zip(tests.difference, tests.sd, strict=True)])
+    shown["p_holm"] = ["no test" if np.isnan(p) else f"{p:.1e}" for p in tests.p_holm]
+    kept = ["task", "dataset", "subset", "metric", "model", "difference", "pairs", "p_holm"]
+    return shown[kept].to_string(index=False)
+
+
 def holm(p) -> np.ndarray:
     """Holm's correction of p-values (k,); NaN stays, and is not counted."""
     p = np.asarray(p, float)

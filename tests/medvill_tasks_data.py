@@ -27,7 +27,8 @@ class Fake:
         grey = {"Cardiomegaly": 200, "Edema": 110, "": 30}
         self.pixels = np.stack([np.clip(rng.normal(grey[name], 12, (40, 40)), 0, 255) for name in names]).astype(np.uint8)
         self.index = pd.DataFrame({
-            "study_id": [f"s{k}" for k in range(n)], "patient_id": [f"p{k // 2}" for k in range(n)], "image_id": [f"i{k}" for k in range(n)],
+            "study_id": [f"s{k}" for k in range(n)], "patient_id": [f"p{k // 2}" for k in range(n)],
+            "image_id": [f"i{k}" for k in range(n)],
             "split": np.where(np.arange(n) < n * 0.6, "train", np.where(np.arange(n) < n * 0.75, "valid", "test")),
             "findings": [WORDS[name] for name in names], "impression": "", "mesh": names,
         })  # fmt: skip

@@ -280,7 +280,7 @@ def test_make_default_folder_and_errors(run_folder, capsys):
     (run_folder / "predictions" / "unseen_disease.csv").unlink()
     for arguments, message in ((["xvl-covid"], "error: xvl-covid: runs/demo has no predictions/unseen_disease.csv"),
                                (["xvl-pie"], "error: unknown figure xvl-pie: expected some of xvl-overview"),
-                               (["medvill-vqa"], "error: medvill-vqa is not drawn: not yet")):
+                               (["xvl-vqa"], "error: xvl-vqa is not drawn: not yet")):
         capsys.readouterr()
         assert make().main(arguments) == 2
         assert capsys.readouterr().err.startswith(message)

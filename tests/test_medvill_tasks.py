@@ -157,7 +157,8 @@ def test_the_report_alone_is_read_without_image_tokens(pretrained, data, words, 
 def test_macro_and_micro_by_hand():
     y, scores = np.array([[1, 0], [0, 0], [1, 1]] + [[0, 1]]).astype(float), np.array([[0.9, 0.2], [0.1, 0.6], [0.4, 0.8], [0.2, 0.7]])
     y, scores = np.pad(y, ((0, 0), (0, 13))), np.pad(scores, ((0, 0), (0, 13)))
-    found = {r["metric"]: r["value"] for r in classify.evaluate(y, scores, list("abcd"), dataset="d", model="m", n_resamples=20) if r["subset"] == ""}
+    made = classify.evaluate(y, scores, list("abcd"), dataset="d", model="m", n_resamples=20)
+    found = {row["metric"]: row["value"] for row in made if row["subset"] == ""}
     assert found["auroc_macro_defined"] == 1.0 and np.isnan(found["auroc_macro"])
     assert found["f1_micro"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1)), "3 right, 1 too many, 1 missed"
     assert found["f1_macro_defined"] == pytest.approx((2 / 3 + 4 / 5) / 2)

@@ -48,6 +48,12 @@ def test_pairs_are_of_the_same_repetition_and_controls_stay_out():
         repeats.paired(both, "BAR", "week")
 
 
+def test_readable():
+    assert "nothing to compare" in repeats.readable(repeats.paired(table({"BAR": [0.5]}, "seed"), "BAR", "seed"))
+    told = repeats.readable(repeats.paired(table({"BAR": [0.5, 0.6], "S2S": [0.6, 0.7]}, "seed"), "BAR", "seed"))
+    assert "+0.100" in told and "no test" in told
+
+
 def test_holm():
     assert repeats.holm([0.01, 0.04, np.nan, 0.03]) == pytest.approx([0.03, 0.06, np.nan, 0.06], nan_ok=True)
     assert repeats.holm([0.9, 0.8]).tolist() == [1, 1] and len(repeats.holm([])) == 0
