@@ -8,7 +8,7 @@ from medxvl.data import CHEXPERT_14
 
 SETTINGS = (
     "medvill_width=24 medvill_layers=2 medvill_heads=2 medvill_hidden=24 medvill_features=16 medvill_image_size=32 medvill_patch=16 "
-    "medvill_positions=3 medvill_text=12 medvill_max_positions=32 vocabulary=120 medvill_alignment_epochs=4 medvill_matching_epochs=1 "
+    "medvill_positions=3 medvill_text=12 medvill_max_positions=32 vocabulary=120 medvill_alignment_epochs=12 medvill_matching_epochs=1 "
     "medvill_epochs=2 medvill_batch=16 medvill_alignment_batch=16 classify_epochs=6 classify_rate=3e-3 vqa_epochs=8 vqa_rate=3e-3 "
     "generate_epochs=30 generate_rate=5e-3 generate_most=12 retrieve_epochs=2 retrieve_pool=20 bootstrap=40 checkpoint_every=0"
 )
@@ -30,7 +30,7 @@ class Fake:
             "study_id": [f"s{k}" for k in range(n)], "patient_id": [f"p{k // 2}" for k in range(n)],
             "image_id": [f"i{k}" for k in range(n)],
             "split": np.where(np.arange(n) < n * 0.6, "train", np.where(np.arange(n) < n * 0.75, "valid", "test")),
-            "findings": [WORDS[name] for name in names], "impression": "", "mesh": names,
+            "findings": [WORDS[name] for name in names], "impression": "", "mesh": np.where(names == "", "normal", names),
         })  # fmt: skip
         for name in CHEXPERT_14:
             self.index[name] = np.where(names == name, 1.0, np.nan)
