@@ -7,10 +7,11 @@ from medxvl import presets, text
 from medxvl.data import CHEXPERT_14
 
 SETTINGS = (
-    "medvill_width=24 medvill_layers=2 medvill_heads=2 medvill_hidden=24 medvill_features=16 medvill_image_size=32 medvill_patch=16 "
-    "medvill_positions=3 medvill_text=12 medvill_max_positions=32 vocabulary=120 medvill_alignment_epochs=12 "
-    "medvill_matching_epochs=1 medvill_epochs=2 medvill_batch=16 medvill_alignment_batch=16 classify_epochs=6 classify_rate=3e-3 vqa_epochs=8 vqa_rate=3e-3 "
-    "generate_epochs=30 generate_rate=5e-3 generate_most=12 retrieve_epochs=2 retrieve_pool=20 bootstrap=40 checkpoint_every=0"
+    "medvill_width=24 medvill_layers=2 medvill_heads=2 medvill_hidden=24 medvill_features=16 medvill_image_size=32 "
+    "medvill_patch=16 medvill_positions=3 medvill_text=12 medvill_max_positions=32 vocabulary=120 "
+    "medvill_alignment_epochs=12 medvill_matching_epochs=1 medvill_epochs=2 medvill_batch=16 "
+    "medvill_alignment_batch=16 classify_epochs=6 classify_rate=3e-3 vqa_epochs=8 vqa_rate=3e-3 generate_epochs=30 "
+    "generate_rate=5e-3 generate_most=12 retrieve_epochs=2 retrieve_pool=20 bootstrap=40 checkpoint_every=0"
 )
 PRESET = presets.load("smoke", SETTINGS)
 WORDS = {"Cardiomegaly": "large heart is seen", "Edema": "edema of the lungs", "": "clear chest, nothing acute"}
