@@ -4,6 +4,7 @@
 prediction does not say; notebook 91 and `figures/make.py` both call `figure`.
 """
 
+import numpy as np
 import pandas as pd
 
 from medxvl import compare, paths, plots, readers, variants
@@ -13,7 +14,8 @@ _MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "rea
             "unseen_disease": "23_xvl_unseen_disease", "classification": "12_medvill_classify",
             "retrieval": "13_medvill_retrieve", "retrieved_pairs": "13_medvill_retrieve", "vqa": "14_medvill_vqa",
             "vqa_examples": "14_medvill_vqa", "report_generation": "15_medvill_generate",
-            "generated_reports": "15_medvill_generate"}
+            "generated_reports": "15_medvill_generate", "word_maps": "11_medvill_pretrain",
+            "head_maps": "20_xvl_vision_pretrain"}
 
 
 class MissingInput(FileNotFoundError):
@@ -155,6 +157,31 @@ def _examples(name, task, height):
     return draw
 
 
+def _word_maps(preset):
+    from medxvl import plots_medvill
+
+    kept = _arrays(preset, "word_maps")
+    return plots_medvill.word_maps(kept["image"], kept["words"].tolist(), kept["maps"], str(kept["dataset"]), str(kept["note"]))
+
+
+def _head_maps(preset):
+    import torch
+
+    from medxvl import plots_vision
+
+    kept = _arrays(preset, "head_maps")
+    return plots_vision.head_maps(torch.from_numpy(kept["images"]), torch.from_numpy(kept["maps"]), str(kept["dataset"]))
+
+
+def _arrays(preset, name):
+    """Arrays of predictions/<name>.npz, which a notebook leaves where its data may be shown."""
+    path = variants.run_folder(preset) / "predictions" / f"{name}.npz"
+    if not path.is_file():
+        raise _missing(preset, f"predictions/{name}.npz (it is made where the data may be shown)", name)
+    with np.load(path, allow_pickle=False) as kept:
+        return dict(kept)
+
+
 def _schematic(name):
     def draw(preset):
         from medxvl import plots_medvill, presets
@@ -170,6 +197,8 @@ DRAW = {
     "xvl-roc-readers": _roc_readers,
     "xvl-zero-shot-table": _forest,
     "xvl-covid": _covid,
+    "xvl-self-attention": _head_maps,
+    "medvill-attention": _word_maps,
     "medvill-architecture": _schematic("architecture"),
     "medvill-masks": _schematic("masks"),
     "medvill-classification": _medvill("classification"),

@@ -35,8 +35,8 @@ def attention_masks(images: int = 3, words: int = 3):
         edge = n_image - 0.5
         ax.axhline(edge, color=VERMILION, lw=0.9)
         ax.axvline(edge, color=VERMILION, lw=0.9)
-        ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=5)
-        ax.set_yticks(range(len(labels)), labels, fontsize=5)
+        ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
+        ax.set_yticks(range(len(labels)), labels, fontsize=6)
         ax.tick_params(length=0, pad=1)
         ax.set_title(_TITLES[name], fontsize=7)
         for spine in ax.spines.values():
@@ -155,7 +155,7 @@ def examples(items, dataset, height=1.35, note=""):
         told.set(xlim=(0, 1), ylim=(0, 1))
         y, step = 0.98, 0.115 / height
         for text, tone in item["lines"]:
-            for line in textwrap.wrap(text, 98, subsequent_indent="    ") or [""]:
+            for line in textwrap.wrap(text.replace("$", r"\$"), 98, subsequent_indent="    ") or [""]:
                 told.text(0, y, line, va="top", fontsize=6.5, color=_TONES[tone])
                 y -= step
     style.note(fig, dataset, note)

@@ -17,7 +17,8 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-GROUPS = ("run", "data", "look", "model", "pretrain", "evaluate", "medvill", "ibot", "batch", "both")
+GROUPS = ("run", "data", "look", "model", "pretrain", "evaluate", "medvill", "ibot", "batch", "both", "tune",
+          "classify", "retrieve", "vqa", "generate")
 
 
 def test_published_values():

@@ -122,7 +122,9 @@ def test_vocabulary_of_released_weights(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join(sorted(ids, key=ids.get)) + "\n", encoding="utf-8")
     assert text.read_vocabulary(path).backend_tokenizer.to_str() == made.backend_tokenizer.to_str()
-    path.write_text("[PAD]\n[unused0]\n", encoding="utf-8")
+    path.write_text("[PAD]\n[unused0]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nlung\n", encoding="utf-8")
+    uncased = text.read_vocabulary(path, special_first=False)  # as bert-base-uncased has them
+    assert uncased("lung")["input_ids"] == [3, 6, 4] and uncased.mask_token_id == 5
     with pytest.raises(ValueError, match=r"expected to begin with \[PAD\], \[UNK\]"):
         text.read_vocabulary(path)
     with pytest.raises(FileNotFoundError, match="vocab.txt: expected the vocabulary"):

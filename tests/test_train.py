@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from train_helpers import TINY, Bar, Fake, fit, result, same
 
 from medxvl import presets, train, weights, xvl_pretrain
+from medxvl.data import Pixels
 from medxvl.xvl import XVL
 
 
@@ -270,6 +271,6 @@ def test_pixels_from_memory_and_from_disk_are_the_same(monkeypatch):
     data = Fake()
     corpus = xvl_pretrain.Corpus(data, "train", None, TINY)
     kept = corpus.images(np.array([3, 0, 3]))
-    monkeypatch.setattr(xvl_pretrain, "IN_MEMORY", 0)
+    monkeypatch.setattr(Pixels, "IN_MEMORY", 0)
     read = xvl_pretrain.Corpus(data, "train", None, TINY).images(np.array([3, 0, 3]))
     assert torch.equal(kept, read) and torch.equal(kept, torch.from_numpy(data.pixels[data.rows("train")[[3, 0, 3]]]))
