@@ -5,7 +5,7 @@ set -u
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P) || exit 1
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" # this checkout, even where two share an environment
 export PYTHONNOUSERSITE=1                             # packages in the user's home do not mix in
-unset PYTHONHOME
+unset PYTHONHOME PYTHONDONTWRITEBYTECODE              # each module is compiled once, when it is first used
 need_kb=$((4 * 1024 * 1024)) # free disk that installing needs
 env="" python="" active=""    # folder of the environment, Python to start from, what the user has active
 

@@ -1,6 +1,7 @@
-"""Time and memory of Medical X-VL's pre-training step at published size, on CPU: one JSON line a measurement.
+"""Time and memory of Medical X-VL's pre-training step at published size: one JSON line a measurement.
 
     python tests/benchmarks/xvl_step.py [--threads 2] [--steps 5] [--batch 8] [--queue 4096] [--text 6x384] [--profile]
+    python tests/benchmarks/xvl_step.py --device cuda --precision bf16 --batch 64 --vision 768 --text 12x768 --queue 40960
 
 The step: momentum update, forward, backward, clipping, AdamW. Operations are those that the step cannot do without: real
 tokens alone, every distinct state once, two operations a multiplication, backward twice the forward.
@@ -14,12 +15,13 @@ import statistics
 import sys
 import time
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from medxvl import presets, text, xvl
+from medxvl import presets, text, train, xvl
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "bench" / "inputs.py"
 WORDS = "small left right pleural effusion opacity in the lower lobe is seen no acute process heart size normal".split()
@@ -93,17 +95,20 @@ def operations(p, b) -> float:
     return 3 * online + twin
 
 
-def matrix_rate(size: int = 2048, times: int = 5) -> float:
-    """Operations a second of a large float32 matrix product."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+def matrix_rate(device: str, kind: torch.dtype, times: int = 5) -> float:
+    """Operations a second of a large matrix product."""
+    size = 8192 if device == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
     a @ b
-    best = min(timed(lambda: a @ b) for _ in range(times))
-    return 2 * size**3 / best
+    return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(times))
 
 
-def timed(work) -> float:
+def timed(work, device: str) -> float:
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     work()
+    wait()
     return time.perf_counter() - start
 
 
@@ -115,7 +120,10 @@ def main() -> None:
     parser.add_argument("--queue", type=int, default=4096)
     parser.add_argument("--vocabulary", type=int, default=30522)
     parser.add_argument("--text", default="6x384", help="layers x width of the text encoder; published: 12x768")
+    parser.add_argument("--vision", type=int, default=384, help="width of the vision encoder; published: 384 (early), 768 (final)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
     parser.add_argument("--settings", default="", help="further settings, such as packed=0")
     parser.add_argument("--profile", action="store_true", help="also print where the time goes")
     given = parser.parse_args()
@@ -123,42 +131,53 @@ def main() -> None:
     layers, width = map(int, given.text.split("x"))
     preset = presets.load(
         "paper",
-        f"{presets.EARLY_XVL} itm_heads=1 text_layers={layers} text_width={width} text_heads={width // 64} text_hidden={4 * width} "
+        f"{presets.EARLY_XVL} itm_heads=1 vision_width={given.vision} vision_heads={given.vision // 64} "
+        f"text_layers={layers} text_width={width} text_heads={width // 64} text_hidden={4 * width} "
         f"fusion_hidden={width * 8 // 3} queue_size={given.queue} vocabulary={given.vocabulary} {given.settings}",
     )
     torch.manual_seed(given.seed)
-    model = xvl.XVL(preset, preset.vocabulary).train()
+    half = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[given.precision]
+    autocast = torch.autocast(given.device, half) if half else nullcontext()
+    model = xvl.XVL(preset, preset.vocabulary).to(given.device).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
     batch, crc = make_batch(preset, given.seed, given.batch)
+    count, tokens = operations(preset, batch), int(batch.mask.sum())
+    batch = batch.to(given.device)
     generator = torch.Generator().manual_seed(given.seed)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        model(batch, 0.4, generator)["total"].backward()
-        for p in model.online.vision.parameters():
-            torch.nn.utils.clip_grad_norm_([p], preset.clip)
+        with autocast:
+            loss = model(batch, 0.4, generator)["total"]
+        loss.backward()
+        train.clip_each(model.online.vision.parameters(), preset.clip)
         optimizer.step()
 
-    step()
-    rates, times = [matrix_rate()], []
+    for _ in range(3 if given.device == "cuda" else 1):
+        step()
+    kind = half or torch.float32
+    rates, times = [matrix_rate(given.device, kind)], []
     for _ in range(given.steps):
-        times.append(timed(step))
-        rates.append(matrix_rate(times=2))
-    count, median, rate = operations(preset, batch), statistics.median(times), statistics.median(rates)
+        times.append(timed(step, given.device))
+        rates.append(matrix_rate(given.device, kind, times=2))
+    median, rate = statistics.median(times), statistics.median(rates)
     line = {
         "name": "xvl_step", "inputs_crc": crc, "median_s": round(median, 3), "min_s": round(min(times), 3),
         "gflop": round(count / 1e9, 1), "gflop_per_s": round(count / median / 1e9, 1),
         "matrix_gflop_per_s": round(rate / 1e9, 1), "share_of_matrix_rate": round(count / median / rate, 3),
         "max_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "threads": given.threads, "batch": given.batch, "tokens": int(batch.mask.sum()), "sentences": len(batch.sentence_of),
-        "queue": given.queue, "text": given.text, "vocabulary": given.vocabulary, "torch": torch.__version__,
+        "threads": given.threads, "batch": given.batch, "tokens": tokens, "sentences": len(batch.sentence_of),
+        "queue": given.queue, "vision": given.vision, "text": given.text,
+        "device": given.device, "precision": given.precision, "vocabulary": given.vocabulary, "torch": torch.__version__,
         "parameters_m": round(sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6, 1),
     }  # fmt: skip
+    if given.device == "cuda":
+        line["max_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     print(json.dumps(line), flush=True)
     if given.profile:
         with torch.profiler.profile() as profile:
             step()
-        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25), file=sys.stderr)
+        print(profile.key_averages().table(sort_by=f"self_{given.device}_time_total", row_limit=25), file=sys.stderr)
 
 
 if __name__ == "__main__":
