@@ -168,7 +168,7 @@ _TABLE = (
     ("retrieve_epochs", "retrieve", 1, 4, 10, "passes over the training studies", "our choice: not stated"),
     ("retrieve_batch", "retrieve", 16, 64, 32, "pairs a step and process", "our choice: not stated"),
     ("retrieve_rate", "retrieve", 5e-4, 5e-4, 1e-5, "peak learning rate", "released code"),
-    ("retrieve_pool", "retrieve", 24, 150, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
+    ("retrieve_pool", "retrieve", 24, 120, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
     ("retrieve_trials", "retrieve", 3, 20, 100, "trials with 100 candidates each", "our choice: a co-author names 100 candidates"),
 )
 # fmt: on
