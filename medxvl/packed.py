@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# cuDNN's attention makes a new plan for every new shape, and no two batches have the same: it cost 40 % of a step on an H200.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 class _Select(torch.autograd.Function):
     """Different rows of x: index_select whose gradient is copied back, not summed row by row, which CPUs do slowly."""
