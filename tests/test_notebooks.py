@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from test_html import check_pages
 
 from medxvl import graph, notebook, paths
 
@@ -174,6 +175,11 @@ def test_results_are_gathered(smoke):
     index = (smoke.folder / "html" / "index.html").read_text(encoding="utf-8")
     assert all(f'href="{name}.html"' in index for name in graph.NAMES) and "Synthetic phantom" in index
     assert not re.search(r'(src|href)="https?://', index)
+
+
+def test_pages_in_a_browser(smoke, browser):
+    """The pages of all notebooks, as they were run."""
+    assert len(check_pages(browser, smoke.folder / "html")[1]) == len(graph.NAMES) + 1
 
 
 def test_second_start_runs_nothing(smoke):

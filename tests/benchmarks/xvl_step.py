@@ -12,14 +12,13 @@ import json
 import resource
 import statistics
 import sys
-import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from medxvl import presets, text, xvl
+from medxvl import operations, presets, text, xvl
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "bench" / "inputs.py"
 WORDS = "small left right pleural effusion opacity in the lower lobe is seen no acute process heart size normal".split()
@@ -57,54 +56,10 @@ def make_batch(preset, seed: int, n: int):
     return xvl.Batch(images, images, ids, mask, masked, labels, sentence_ids, sentence_mask, of), crc
 
 
-def layer_operations(width: int, hidden: int, tokens: int, lengths) -> float:
-    """Forward operations of a self-attention layer with feed-forward over `tokens`, in rows of `lengths`."""
-    pairs = sum(n * n for n in lengths)
-    return 2 * tokens * (4 * width**2 + 2 * width * hidden) + 4 * width * pairs
-
-
-def operations(p, b) -> float:
+def operations_of(preset, batch) -> float:
     """Operations of one step; each state that a loss needs counted once."""
-    n, patches = len(b.ids), (p.image_size // p.patch_size) ** 2
-    image = 2 * patches * p.patch_size**2 * 3 * p.vision_width
-    image += p.vision_layers * layer_operations(p.vision_width, 4 * p.vision_width, patches + 1, [patches + 1])
-    report, sentence = b.mask.sum(1).tolist(), b.sentence_mask.sum(1).tolist()
-
-    def summary(lengths):  # `[CLS]` alone of the last layer: keys and values of all tokens, the rest of one a row
-        whole = (p.text_layers - 1) * layer_operations(p.text_width, p.text_hidden, sum(lengths), lengths)
-        last = 2 * sum(lengths) * 2 * p.text_width**2 + 4 * p.text_width * sum(lengths)
-        return whole + last + 2 * len(lengths) * (2 * p.text_width**2 + 2 * p.text_width * p.text_hidden)
-
-    texts = p.text_layers * layer_operations(p.text_width, p.text_hidden, sum(report), report)
-    chosen = int((b.labels != -100).sum())
-    d, keys = p.text_width, 2 * n * (patches + 1) * 2 * p.vision_width * p.text_width  # image keys and values, once a layer
-
-    def fusion(lengths, wanted):
-        whole = layer_operations(d, p.fusion_hidden, sum(lengths), lengths)
-        whole += 2 * sum(lengths) * 2 * d**2 + 4 * d * sum(lengths) * (patches + 1)
-        last = 2 * sum(lengths) * 2 * d**2 + 4 * d * max(lengths) * wanted
-        last += 2 * wanted * (4 * d**2 + 2 * d * p.fusion_hidden) + 4 * d * wanted * (patches + 1)
-        return p.fusion_layers * keys + (p.fusion_layers - 1) * whole + last
-
-    head = 2 * chosen * (d**2 + d * p.vocabulary)
-    queue = 2 * n * (n + p.queue_size) * p.projection
-    online = n * image + 2 * texts + fusion(report * 4, 3 * n + chosen) + head + 4 * queue
-    twin = n * image + summary(report) + summary(sentence) + texts + fusion(report, chosen) + head + 2 * queue
-    return 3 * online + twin
-
-
-def matrix_rate(size: int = 2048, times: int = 5) -> float:
-    """Operations a second of a large float32 matrix product."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    a @ b
-    best = min(timed(lambda: a @ b) for _ in range(times))
-    return 2 * size**3 / best
-
-
-def timed(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    report, sentence = (mask.sum(1).tolist() for mask in (batch.mask, batch.sentence_mask))
+    return operations.xvl_step(preset, report, sentence, int((batch.labels != -100).sum()))
 
 
 def main() -> None:
@@ -140,11 +95,11 @@ def main() -> None:
         optimizer.step()
 
     step()
-    rates, times = [matrix_rate()], []
+    rates, times = [operations.matrix_rate(times=5)], []
     for _ in range(given.steps):
-        times.append(timed(step))
-        rates.append(matrix_rate(times=2))
-    count, median, rate = operations(preset, batch), statistics.median(times), statistics.median(rates)
+        times.append(operations.timed(step))
+        rates.append(operations.matrix_rate(times=2))
+    count, median, rate = operations_of(preset, batch), statistics.median(times), statistics.median(rates)
     line = {
         "name": "xvl_step", "inputs_crc": crc, "median_s": round(median, 3), "min_s": round(min(times), 3),
         "gflop": round(count / 1e9, 1), "gflop_per_s": round(count / median / 1e9, 1),
