@@ -48,10 +48,13 @@ def executed(notebook: Path) -> Path | None:
 def _notebook_page(source: Path, step: variants.Step, preset: str, around: list) -> str:
     sys.modules.setdefault("rfc3987_syntax", None)  # as in medxvl.notebook
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
     from pygments.formatters import HtmlFormatter
 
     try:
-        body, _ = HTMLExporter(template_name="basic", exclude_anchor_links=True).from_filename(str(source))
+        exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True)
+        exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # of a progress bar, its end
+        body, _ = exporter.from_filename(str(source))
     except Exception as error:  # what a killed run left may be no notebook; the other pages are wanted all the same
         body = f"<p class=failed>{html.escape(f'{source.name} cannot be shown: {error}')}</p>"
     body = re.sub(r'href="(?:\./)?([\w.-]+)\.ipynb', r'href="\1.html', body)

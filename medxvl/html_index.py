@@ -156,7 +156,7 @@ def _manifest(folder: Path) -> str:
               ("Checkpoints", ["file", "SHA-256, its start"], checkpoints))  # fmt: skip
     return "\n".join([
         f"<p>All of it: {html_page.download(path)}.</p>",
-        html_page.table(["", ""], [[html.escape(str(cell)) for cell in row] for row in rows]),
+        "<dl>" + "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in rows) + "</dl>",
         *(f"<details><summary>{name} ({len(lines)})</summary>{html_page.table(header, lines)}</details>"
           for name, header, lines in closed if lines),
     ])  # fmt: skip

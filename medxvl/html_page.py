@@ -44,10 +44,12 @@ figure { margin: 1rem 0 }
 .gallery img { display: block; width: 100% }
 details { margin: .5rem 0 }
 summary { cursor: pointer }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
+table { border: 0; border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 th, td {
-  border-bottom: 1px solid var(--line); padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top;
+  border: 0 solid var(--line); border-bottom-width: 1px; padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top;
 }
+dt { color: var(--soft); font-size: .85rem; margin-top: .4rem }
+dd { margin: 0; overflow-wrap: anywhere }
 """
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
