@@ -78,9 +78,8 @@ def missing(preset, names: list[str], sources: dict) -> list[str]:
 
         try:
             released.locate(file)
-        except FileNotFoundError as error:
-            hint = str(error).split("Where to get it:\n")[1].split("\nPut it")[0].strip()
-            lines += [f"  weights: {file}", f"    {hint}", f"    then into {paths.WEIGHTS}, or --set {setting}=PATH"]
+        except FileNotFoundError:
+            lines += [f"  weights: {file}", f"    {released.where(file)}", f"    then into {paths.WEIGHTS}, or --set {setting}=PATH"]
     return lines
 
 

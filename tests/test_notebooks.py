@@ -52,6 +52,7 @@ def test_cells(name):
     assert first[0]["metadata"].get("tags") == ["parameters"] and source(first[0]).strip() == PARAMETERS
     assert f'run = runs.start("{name}", preset, overrides, data)' in source(first[1])
     assert "run.finish(" in source(first[-1]), "the last code cell checks what the notebook promised"
+    assert any("change this and see" in source(cell).lower() for cell in cells[-4:]), "exercises at the end"
     for before, cell in zip([None, *cells], cells, strict=False):
         if cell["cell_type"] == "code":
             assert before["cell_type"] == "markdown", f"a sentence before the cell {source(cell)[:60]!r}"
