@@ -13,7 +13,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from medxvl import collect, graph, html, paths, presets, records, variants
+from medxvl import collect, estimate, graph, html, paths, presets, records, variants
 from medxvl import data as datasets
 from medxvl.prepare import step_name
 
@@ -285,8 +285,12 @@ def outdated(plan: Namespace, folder: Path, names: list[str], preset) -> list[st
 
 
 def dry_run(plan: Namespace, folder: Path, wanted: list[variants.Step]) -> int:
-    """Say what would run and why, changing nothing."""
-    if (folder / ".snakemake").is_dir():
+    """Say what would run and why, changing nothing; for a preset of real data also what is missing, time and disk."""
+    preset = presets.load(plan.preset, plan.overrides)
+    lacking = lacks(plan, preset)
+    if lacking:
+        why = dict.fromkeys((step.file for step in wanted), "not run yet")
+    elif (folder / ".snakemake").is_dir():
         gone = [path.stem for path in stale(folder) if path.suffix == ".ipynb"]
         with tempfile.TemporaryDirectory() as scratch:
             command = snakemake(
@@ -298,9 +302,22 @@ def dry_run(plan: Namespace, folder: Path, wanted: list[variants.Step]) -> int:
     parts = {step_name(role): f"data/{role}.json" for role in ("phantom", *datasets.ROLES)}
     rows = [[step, "would run", why[file]] for step, file in parts.items() if file in why]
     for step in wanted:
-        rows.append([step.label, "would run" if step.file in why else "up to date", why.get(step.file, "")])
+        state = "cannot run" if step.name in lacking else "would run" if step.file in why else "up to date"
+        rows.append([step.label, state, lacking.get(step.name, why.get(step.file, ""))])
     print(records.table(rows, ["step", "", "why"]))
+    if not preset.studies:
+        print(estimate.report(preset, list(dict.fromkeys(step.name for step in wanted)), plan.data))
     return 0
+
+
+def lacks(plan: Namespace, preset) -> dict[str, str]:
+    """Notebooks, directly or not, without the data that they need: {name: in words}."""
+    there, found = datasets.sources(preset, plan.data), {}
+    for name in graph.with_needs(plan.notebooks):
+        roles = [role for role in graph.roles(graph.with_needs([name]), prepared=True) if role not in there]
+        if roles:
+            found[name] = f"needs data: {', '.join(roles)}"
+    return found
 
 
 REASONS = (  # how Snakemake says it, how we do

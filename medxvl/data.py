@@ -28,6 +28,15 @@ ACCEPTS = {
     "main": NAMES, "unseen_disease": ("covid_cxr", "covidx"), "readers": ("chexpert_test",), "transfer": NAMES,
     "questions": ("vqa_rad",),
 }  # fmt: skip
+# Where the usual data of a role are to be had.
+GET = {
+    "main": "mimic_cxr: physionet.org/content/mimic-cxr-jpg, and mimic-cxr-reports.zip of physionet.org/content/mimic-cxr "
+    "(credentialed: an account, a training course, a signed agreement); or your own as table",
+    "unseen_disease": "covid_cxr: github.com/ieee8023/covid-chestxray-dataset (public); covidx: Kaggle, COVIDx CXR (public)",
+    "readers": "chexpert_test: github.com/rajpurkarlab/cheXpert-test-set-labels (public)",
+    "transfer": "openi: openi.nlm.nih.gov/faq, NLMCXR_reports.tgz and NLMCXR_png.tgz (public)",
+    "questions": "vqa_rad: osf.io/89kps (public)",
+}
 TABLE_READS = ("image_column", "text_column", "findings_column", "impression_column")  # a table is read by one at least
 
 

@@ -33,7 +33,7 @@ def check(preset, data: str = "") -> list[Check]:
         _memory(),
         *_disk(),
         *_data(preset, data),
-        _weights(),
+        *_weights(preset),
         _paper_values(),
     ]
 
@@ -48,10 +48,10 @@ def report(checks: list[Check]) -> str:
     lines = []
     for c in checks:
         lines.append(
-            f"{'[OK]' if c.ok else '[MISSING]':10}{c.what:22}{c.found}{'' if c.ok or c.needed else ' (optional)'}"
+            f"{'[OK]' if c.ok else '[MISSING]':10}{c.what:24}{c.found}{'' if c.ok or c.needed else ' (optional)'}"
         )
         if c.todo:
-            lines.append(f"{'':32}-> {c.todo}" if not c.ok else f"{'':32}{c.todo}")
+            lines.append(f"{'':34}-> {c.todo}" if not c.ok else f"{'':34}{c.todo}")
     return "\n".join(lines)
 
 
@@ -199,8 +199,22 @@ def _data(preset, data: str) -> list[Check]:
     return checks
 
 
-def _weights() -> Check:
-    return Check("weights", True, "none needed", "every model here is trained from scratch; nothing is downloaded")
+def _weights(preset) -> list[Check]:
+    """Weights that trainings of this preset start from."""
+    from medxvl import released
+
+    wanted = {name: getattr(preset, name) for name in presets.group(preset, "pretrain", "medvill") if name.endswith("_weights")}
+    if not any(wanted.values()):
+        return [Check("weights", True, "none needed", "every model here is trained from scratch; nothing is downloaded")]
+    checks = []
+    for setting, file in wanted.items():
+        if file:
+            try:
+                checks.append(Check(setting, True, str(released.locate(file))))
+            except FileNotFoundError:
+                todo = f"{released.where(file)}; put it into {paths.WEIGHTS}, or give its path with --set {setting}=PATH"
+                checks.append(Check(setting, False, f"no {file}", todo, needed=False))
+    return checks
 
 
 def _paper_values() -> Check:

@@ -184,14 +184,17 @@ def _arrays(preset, name):
 
 def _schematic(name):
     def draw(preset):
-        from medxvl import plots_medvill, presets
+        from medxvl import plots_medvill, plots_overview, presets
 
-        return plots_medvill.architecture(presets.load("paper")) if name == "architecture" else plots_medvill.attention_masks()
+        paper = presets.load("paper")
+        return {"overview": lambda: plots_overview.overview(paper), "architecture": lambda: plots_medvill.architecture(paper),
+                "masks": plots_medvill.attention_masks}[name]()  # fmt: skip
 
     return draw
 
 
 DRAW = {
+    "xvl-overview": _schematic("overview"),
     "xvl-radar-auroc": _radar("auroc"),
     "xvl-radar-f1": _radar("f1_max"),
     "xvl-roc-readers": _roc_readers,

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 from medxvl import data as datasets
-from medxvl import graph, paths, presets
+from medxvl import graph, paths, presets, verify
 
 
 def main(arguments: list[str]) -> int:
@@ -21,13 +21,16 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["test"]:
         return test(arguments[1:])
     check_only = arguments[:1] == ["--check-options"]  # run_all.sh asks for this before it installs anything
+    words = arguments[check_only:]
     try:
-        plan = parse(arguments[check_only:])
+        plan = verify.parse(words[1:]) if words[:1] == ["verify"] else parse(words)
     except ValueError as error:
         print(f"error: {error}\n(./run_all.sh --help shows the options)", file=sys.stderr)
         return 2
     if check_only:
         return 0
+    if words[:1] == ["verify"]:
+        return verify.run(plan)
     from medxvl import batch
 
     return batch.run(plan)
@@ -58,7 +61,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         own, extra = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
     options = _parser().parse_intermixed_args(own)
     words = list(options.words)
-    if late := {"lab", "test"} & set(words):
+    if late := {"lab", "test", "verify"} & set(words):
         raise ValueError(f"{late.pop()!r} comes first and alone, see the usage")
     preset = words.pop(0) if words and words[0] in presets.NAMES else "demo"
     for word in words:
@@ -77,7 +80,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     data = shlex.join(item for _, item in given)
     there = datasets.sources(loaded, data)
     missing = [role for role in graph.roles(graph.with_needs(notebooks), prepared=True) if role not in there]
-    if missing:
+    if missing and not options.dry_run:  # a dry run says what is missing, and all else it would take
         told = "; ".join(f"--data {role}=NAME:PATH ({datasets.ROLES[role][1]})" for role in missing)
         raise ValueError(
             f"preset {preset} has no phantom (studies=0), so it needs your data: {told}. "
@@ -139,7 +142,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         usage="./run_all.sh [smoke|demo|paper] [PREFIX...] [options] [-- SNAKEMAKE OPTIONS]\n"
         "       ./run_all.sh lab [JUPYTERLAB OPTIONS]     open the notebooks in JupyterLab\n"
-        "       ./run_all.sh test [PYTEST OPTIONS]        run the tests",
+        "       ./run_all.sh test [PYTEST OPTIONS]        run the tests\n"
+        "       ./run_all.sh verify [smoke|demo|paper] [PREFIX...] [--cores N]\n"
+        "                                                 run again, compare every row with the first run's",
         description="Set up what is needed, run the notebooks and gather results, figures and pages in runs/<preset>.\n"
         "A second start runs only what changed.",
         epilog=_epilog(),
@@ -165,7 +170,8 @@ def _parser() -> argparse.ArgumentParser:
         help="CPU cores to use (default: all, here %(default)s)",
     )
     parser.add_argument("--force", action="store_true", help="run the selected notebooks even if nothing changed")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and why; change nothing")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and why; in preset paper also "
+        "what data and weights are missing, and about how long it takes here; change nothing")
     return parser
 
 

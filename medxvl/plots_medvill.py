@@ -6,7 +6,6 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.patches import FancyBboxPatch
 
 from medxvl import masks, style, tables
 from medxvl.style import BLACK, BLUE, GREEN, GREY, TWO_COLUMNS, VERMILION, styled
@@ -51,20 +50,8 @@ def attention_masks(images: int = 3, words: int = 3):
 @styled
 def architecture(preset):
     """The joint sequence and the heads, as a schematic with the sizes of `preset`."""
-    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 3.0))
-    ax.set(xlim=(0, 100), ylim=(0, 46))
-    ax.set_axis_off()
-
-    def box(x, y, w, h, text, colour, size=7):
-        ax.add_patch(
-            FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0.2,rounding_size=0.8", fc=colour, ec="0.3", lw=0.6)
-        )
-        ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=size)
-
-    def arrow(x0, y0, x1, y1):
-        ax.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "-|>", "lw": 0.8, "color": "0.3"})
-
-    pale = {"image": "#d9e8f5", "text": "#fbe3c8", "joint": "#e4efe0", "head": "#f0dfe9"}
+    fig, box, arrow, ax = style.schematic(3.0, 46)
+    pale = style.PALE
     side = preset.medvill_image_size // (32 if preset.medvill_trunk == "resnet50" else preset.medvill_patch)
     trunk = {"resnet50": "ResNet-50", "conv": "convolutional stem", "patch": "patch embedding"}[preset.medvill_trunk]
     kept = f"{side} x {side} tokens, {preset.medvill_positions} kept in pre-training"
@@ -158,7 +145,8 @@ def examples(items, dataset, height=1.35, note=""):
             for line in textwrap.wrap(text.replace("$", r"\$"), 98, subsequent_indent="    ") or [""]:
                 told.text(0, y, line, va="top", fontsize=6.5, color=_TONES[tone])
                 y -= step
-    style.note(fig, dataset, note)
+    tones = {tone for item in items for _, tone in item["lines"]}
+    style.note(fig, dataset, "; ".join(filter(None, (note, "green agrees with the truth, red does not" * ({"good", "bad"} <= tones)))))
     return fig
 
 

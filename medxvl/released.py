@@ -236,12 +236,17 @@ def locate(path) -> Path:
     for place in places:
         if place.exists():
             return place
-    hints = [name for name, pattern in _HINTS.items() if re.search(pattern, given.name.lower())][:1] or list(SOURCES)
-    where = "\n  ".join(SOURCES[name] for name in hints)
     raise FileNotFoundError(
-        f"{given}: no such weights file or folder (looked at {', '.join(map(str, places))}). Where to get it:\n  {where}\n"
+        f"{given}: no such weights file or folder (looked at {', '.join(map(str, places))}). Where to get it:\n  {where(given)}\n"
         f"Put it into {paths.WEIGHTS}, and give its name there, or give its full path."
     )
+
+
+def where(path) -> str:
+    """Where to get a weights file of this name: a line, or one for each of SOURCES when the name says nothing."""
+    name = Path(path).name.lower()
+    hints = [source for source, pattern in _HINTS.items() if re.search(pattern, name)][:1] or list(SOURCES)
+    return "\n  ".join(SOURCES[source] for source in hints)
 
 
 def parameters(state: dict[str, Tensor]) -> int:

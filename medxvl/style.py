@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.patches import FancyBboxPatch
 
 ONE_COLUMN, TWO_COLUMNS = 3.35, 7.0  # inches
 DPI = 200
@@ -20,6 +21,7 @@ STYLE = {
 }  # fmt: skip
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#8C8C8C"
+PALE = {"image": "#d9e8f5", "text": "#fbe3c8", "joint": "#e4efe0", "head": "#f0dfe9"}  # fills of a schematic
 
 
 def save(fig, path):
@@ -84,3 +86,23 @@ def grid(count, columns, height, width=TWO_COLUMNS):
     for ax in axes.flat[count:]:
         ax.set_axis_off()
     return fig, list(axes.flat)
+
+
+def schematic(height, top):
+    """An empty drawing 100 wide and `top` high, on paper `height` inches high: (figure, box, arrow, axes).
+
+    `box(x, y, w, h, text, colour)` and `arrow(x0, y0, x1, y1)` draw into it.
+    """
+    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, height))
+    ax.set(xlim=(0, 100), ylim=(0, top))
+    ax.set_axis_off()
+
+    def box(x, y, w, h, text, colour, size=7, edge="-"):
+        shape = "round,pad=0.2,rounding_size=0.8"
+        ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle=shape, fc=colour, ec="0.3", lw=0.6, ls=edge))
+        ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=size)
+
+    def arrow(x0, y0, x1, y1, dash="-"):
+        ax.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "-|>", "lw": 0.8, "color": "0.3", "ls": dash})
+
+    return fig, box, arrow, ax

@@ -5,7 +5,8 @@ import pandas as pd
 
 def series(rows: pd.DataFrame) -> pd.Series:
     """What stands beside each other: the model, or model and control; chance alone has no model."""
-    named = rows.model.where(rows.control.isin(["", *rows.model.unique()]), rows.model + ", " + rows.control)
+    said = [control in model for model, control in zip(rows.model, rows.control, strict=True)]  # "" is in any, a baseline in its own
+    named = rows.model.where(said, rows.model + ", " + rows.control)
     return named.where(rows.control != "chance", "chance")
 
 

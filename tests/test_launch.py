@@ -2,16 +2,14 @@
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+from launch_project import Project
 
-from medxvl import batch, data, graph, html, launch, notebook, paths, presets, records
-
-PARAMETERS = 'preset = "demo"\noverrides = ""\ndata = ""'
+from medxvl import batch, data, graph, html, html_index, launch, notebook, paths, presets, records
 
 
 # --- options --------------------------------------------------------------------------------------------------------
@@ -205,73 +203,6 @@ def test_code_hash_follows_imports(tmp_path, monkeypatch):
 
 
 # --- failing notebooks, second starts: a small project with four notebooks of its own -------------------------------
-class Project:
-    """A copy of the machinery with four tiny notebooks: 03 needs 02, which fails; 01 leaves a row; 04 stands alone."""
-
-    def __init__(self, root):
-        self.root, self.folder = root, root / "runs" / "smoke"
-        for package in ("medxvl", "data_prep"):
-            shutil.copytree(paths.ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
-        for file in ("Snakefile", "requirements.txt"):
-            shutil.copy(paths.ROOT / file, root)
-        with open(root / "medxvl" / "graph.py", "a") as stream:
-            stream.write(
-                '\nNOTEBOOKS = (Notebook("01_good", groups=("run", "evaluate"), varies=("seed",)), Notebook("02_bad"), '
-                'Notebook("03_after", needs=("02_bad",)), '
-                'Notebook("04_free"))\nNAMES = tuple(n.name for n in NOTEBOOKS)\n'
-            )
-        row = dict(paper="p", task="t", dataset="d", split="test", subset="", model="m", metric="AUROC", value=0.5)
-        self.write(
-            "01_good",
-            'from medxvl import runs\nrun = runs.start("01_good", preset, overrides, data)\n'
-            f"run.add_rows([{row}])\nrun.finish(rows=1)",
-        )
-        self.write("02_bad", "x = {}\nx['no such\\nkey']")
-        (root / "medxvl" / "only.py").write_text("")
-        self.write("03_after", "from medxvl import only\n\nprint(preset)")
-        self.write("04_free", "import sys, os\nprint(sys.executable, os.getcwd())")
-
-    def write(self, name, source, parameters=PARAMETERS):
-        cells = [("markdown", f"# {name}", {}), ("code", parameters, {"tags": ["parameters"]}), ("code", source, {})]
-        extra = {"code": {"outputs": [], "execution_count": None}}
-        book = {
-            "nbformat": 4,
-            "nbformat_minor": 5,
-            "metadata": {"kernelspec": {"name": "other", "display_name": "other", "language": "python"}},
-            "cells": [
-                {"id": f"c{i}", "cell_type": kind, "source": text, "metadata": meta} | extra.get(kind, {})
-                for i, (kind, text, meta) in enumerate(cells)
-            ],
-        }
-        (self.root / "notebooks").mkdir(exist_ok=True)
-        (self.root / "notebooks" / f"{name}.ipynb").write_text(json.dumps(book))
-
-    def run(self, *options, **variables):
-        """Table of the notebooks' states, and the finished process."""
-        env = (
-            {k: v for k, v in os.environ.items() if not k.startswith("MEDXVL")}
-            | {"PYTHONPATH": str(self.root)}
-            | variables
-        )
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "medxvl.launch", "smoke", "--cores", "2", *options],
-            cwd=self.root,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        lines = done.stdout.partition("\nnotebook ")[2].splitlines()[2:] or done.stdout.splitlines()[2:]
-        table = {}
-        for line in lines:
-            if line[:2].isdigit():
-                name, _, rest = line.partition(" ")
-                table[name[:2]] = next(
-                    (s for s in ("would run", "up to date", "done", "FAILED", "not run") if s in rest), rest
-                )
-        return table, done
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     return Project(tmp_path_factory.mktemp("project with space"))
@@ -398,7 +329,7 @@ def test_mistyped_parameter_is_an_error(project, monkeypatch):
 )
 def test_the_index_says_which_data_are_synthetic(synthetic, told):
     used = [{"role": r, "label": n, "synthetic": s} for r, n, s in zip(("one", "two"), "ab", synthetic, strict=True)]
-    said = " ".join(html._banner(used))
+    said = " ".join(html_index.banner(used))
     assert told in said and bool(said) == bool(told) and ("one (a)" in said) == (synthetic == (True, False))
 
 

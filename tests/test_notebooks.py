@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from test_html import check_pages
 
 from medxvl import graph, notebook, paths
 
@@ -51,6 +52,7 @@ def test_cells(name):
     assert first[0]["metadata"].get("tags") == ["parameters"] and source(first[0]).strip() == PARAMETERS
     assert f'run = runs.start("{name}", preset, overrides, data)' in source(first[1])
     assert "run.finish(" in source(first[-1]), "the last code cell checks what the notebook promised"
+    assert any("change this and see" in source(cell).lower() for cell in cells[-4:]), "exercises at the end"
     for before, cell in zip([None, *cells], cells, strict=False):
         if cell["cell_type"] == "code":
             assert before["cell_type"] == "markdown", f"a sentence before the cell {source(cell)[:60]!r}"
@@ -174,6 +176,11 @@ def test_results_are_gathered(smoke):
     index = (smoke.folder / "html" / "index.html").read_text(encoding="utf-8")
     assert all(f'href="{name}.html"' in index for name in graph.NAMES) and "Synthetic phantom" in index
     assert not re.search(r'(src|href)="https?://', index)
+
+
+def test_pages_in_a_browser(smoke, browser):
+    """The pages of all notebooks, as they were run."""
+    assert len(check_pages(browser, smoke.folder / "html")[1]) == len(graph.NAMES) + 1
 
 
 def test_second_start_runs_nothing(smoke):

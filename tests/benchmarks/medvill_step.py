@@ -16,7 +16,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from medxvl import masks, medvill, medvill_batch, presets
+from medxvl import masks, medvill, medvill_batch, operations, presets
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "bench" / "inputs.py"
 RELEASED = "medvill_freeze=released medvill_padding=pretraining medvill_draw=batch medvill_mlm_mismatched=1"
@@ -71,22 +70,6 @@ def make_batch(preset, seed: int, n: int) -> tuple[medvill.Batch, int]:
     return medvill.Batch(images, medvill_batch.join(ids, mask, grid, (101, 102)), labels, matched), crc
 
 
-def timed(work, device: str) -> float:
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - start
-
-
-def matrix_rate(device: str, kind: torch.dtype, times: int = 3) -> float:
-    """Operations a second of a large matrix product."""
-    size = 8192 if device == "cuda" else 2048
-    a = torch.randn(size, size, device=device, dtype=kind)
-    return 2 * size**3 / min(timed(lambda: a @ a, device) for _ in range(times))
-
-
 def measure(name: str, given) -> dict:
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
@@ -108,10 +91,10 @@ def measure(name: str, given) -> dict:
     with FlopCounterMode(display=False) as counter:
         step()
     kind = half or torch.float32
-    rates, times = [matrix_rate(given.device, kind)], []
+    rates, times = [operations.matrix_rate(given.device, kind)], []
     for _ in range(given.steps):
-        times.append(timed(step, given.device))
-        rates.append(matrix_rate(given.device, kind))
+        times.append(operations.timed(step, given.device))
+        rates.append(operations.matrix_rate(given.device, kind))
     count, median, rate = counter.get_total_flops(), statistics.median(times), statistics.median(rates)
     line = {
         "name": f"medvill_step {name}", "inputs_crc": crc, "median_s": round(median, 3), "min_s": round(min(times), 3),

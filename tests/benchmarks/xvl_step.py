@@ -13,7 +13,6 @@ import json
 import resource
 import statistics
 import sys
-import time
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medxvl import presets, text, train, xvl
+from medxvl import operations, presets, text, train, xvl
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "bench" / "inputs.py"
 WORDS = "small left right pleural effusion opacity in the lower lobe is seen no acute process heart size normal".split()
@@ -59,57 +58,10 @@ def make_batch(preset, seed: int, n: int):
     return xvl.Batch(images, images, ids, mask, masked, labels, sentence_ids, sentence_mask, of), crc
 
 
-def layer_operations(width: int, hidden: int, tokens: int, lengths) -> float:
-    """Forward operations of a self-attention layer with feed-forward over `tokens`, in rows of `lengths`."""
-    pairs = sum(n * n for n in lengths)
-    return 2 * tokens * (4 * width**2 + 2 * width * hidden) + 4 * width * pairs
-
-
-def operations(p, b) -> float:
+def operations_of(preset, batch) -> float:
     """Operations of one step; each state that a loss needs counted once."""
-    n, patches = len(b.ids), (p.image_size // p.patch_size) ** 2
-    image = 2 * patches * p.patch_size**2 * 3 * p.vision_width
-    image += p.vision_layers * layer_operations(p.vision_width, 4 * p.vision_width, patches + 1, [patches + 1])
-    report, sentence = b.mask.sum(1).tolist(), b.sentence_mask.sum(1).tolist()
-
-    def summary(lengths):  # `[CLS]` alone of the last layer: keys and values of all tokens, the rest of one a row
-        whole = (p.text_layers - 1) * layer_operations(p.text_width, p.text_hidden, sum(lengths), lengths)
-        last = 2 * sum(lengths) * 2 * p.text_width**2 + 4 * p.text_width * sum(lengths)
-        return whole + last + 2 * len(lengths) * (2 * p.text_width**2 + 2 * p.text_width * p.text_hidden)
-
-    texts = p.text_layers * layer_operations(p.text_width, p.text_hidden, sum(report), report)
-    chosen = int((b.labels != -100).sum())
-    d, keys = p.text_width, 2 * n * (patches + 1) * 2 * p.vision_width * p.text_width  # image keys and values, once a layer
-
-    def fusion(lengths, wanted):
-        whole = layer_operations(d, p.fusion_hidden, sum(lengths), lengths)
-        whole += 2 * sum(lengths) * 2 * d**2 + 4 * d * sum(lengths) * (patches + 1)
-        last = 2 * sum(lengths) * 2 * d**2 + 4 * d * max(lengths) * wanted
-        last += 2 * wanted * (4 * d**2 + 2 * d * p.fusion_hidden) + 4 * d * wanted * (patches + 1)
-        return p.fusion_layers * keys + (p.fusion_layers - 1) * whole + last
-
-    head = 2 * chosen * (d**2 + d * p.vocabulary)
-    queue = 2 * n * (n + p.queue_size) * p.projection
-    online = n * image + 2 * texts + fusion(report * 4, 3 * n + chosen) + head + 4 * queue
-    twin = n * image + summary(report) + summary(sentence) + texts + fusion(report, chosen) + head + 2 * queue
-    return 3 * online + twin
-
-
-def matrix_rate(device: str, kind: torch.dtype, times: int = 5) -> float:
-    """Operations a second of a large matrix product."""
-    size = 8192 if device == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
-    a @ b
-    return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(times))
-
-
-def timed(work, device: str) -> float:
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - start
+    report, sentence = (mask.sum(1).tolist() for mask in (batch.mask, batch.sentence_mask))
+    return operations.xvl_step(preset, report, sentence, int((batch.labels != -100).sum()))
 
 
 def main() -> None:
@@ -141,7 +93,7 @@ def main() -> None:
     model = xvl.XVL(preset, preset.vocabulary).to(given.device).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
     batch, crc = make_batch(preset, given.seed, given.batch)
-    count, tokens = operations(preset, batch), int(batch.mask.sum())
+    count, tokens = operations_of(preset, batch), int(batch.mask.sum())
     batch = batch.to(given.device)
     generator = torch.Generator().manual_seed(given.seed)
 
@@ -156,10 +108,10 @@ def main() -> None:
     for _ in range(3 if given.device == "cuda" else 1):
         step()
     kind = half or torch.float32
-    rates, times = [matrix_rate(given.device, kind)], []
+    rates, times = [operations.matrix_rate(given.device, kind, 5)], []
     for _ in range(given.steps):
-        times.append(timed(step, given.device))
-        rates.append(matrix_rate(given.device, kind, times=2))
+        times.append(operations.timed(step, given.device))
+        rates.append(operations.matrix_rate(given.device, kind, 2))
     median, rate = statistics.median(times), statistics.median(rates)
     line = {
         "name": "xvl_step", "inputs_crc": crc, "median_s": round(median, 3), "min_s": round(min(times), 3),

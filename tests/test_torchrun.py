@@ -1,0 +1,59 @@
+"""The command lines for several processes: two with half the batch each leave what one leaves, with the same losses.
+
+X-VL's losses are compared step by step in test_train_ddp.py.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from medxvl import paths
+
+# module, notebook, settings that hold the batch, stages that must have run
+TRAININGS = {
+    "medvill_pretrain": ("medvill_pretrain", ("medvill_batch", "medvill_alignment_batch"), {"alignment", "matching", "objective"}),
+    "ibot_pretrain": ("xvl_vision_pretrain", ("ibot_batch",), {"training"}),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data folder with a small phantom, prepared."""
+    folder = tmp_path_factory.mktemp("data")
+    code = "from medxvl import data, presets; p = presets.load('smoke', 'studies=80'); data.prepare(data.sources(p)['main'], p)"
+    subprocess.run([sys.executable, "-c", code], env=environment(folder, folder), check=True, capture_output=True)
+    return folder
+
+
+def environment(data, runs):
+    told = {"MEDXVL_DATA": str(data), "MEDXVL_RUNS": str(runs), "PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
+    return os.environ | told
+
+
+def train(module, data, runs, processes):
+    """What the training left: its log, and the names of its files."""
+    folder, batches, _ = TRAININGS[module]
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    settings = [f"{name}={16 // processes}" for name in batches]
+    command += [f"medxvl.{module}", "smoke", "--set", "studies=80", *settings]
+    done = subprocess.run(command, cwd=paths.ROOT, env=environment(data, runs), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    left = runs / "smoke" / "checkpoints" / folder
+    return [json.loads(line) for line in (left / "log.jsonl").read_text().splitlines()], sorted(p.name for p in left.iterdir())
+
+
+@pytest.mark.parametrize("module", TRAININGS)
+def test_two_processes_do_what_one_does(module, data, tmp_path):
+    (one, files), (two, others) = (train(module, data, tmp_path / str(n), n) for n in (1, 2))
+    assert files == others and any(name.endswith(".safetensors") for name in files)
+    assert len(one) == len(two) >= 3 and {row["stage"] for row in one} == TRAININGS[module][2]
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for key in a.keys() - {"stage"}:  # sums are added up in another order, and the steps pass that on
+            assert b[key] == pytest.approx(a[key], rel=2e-3, abs=1e-5), f"{key} of step {a['step']}"
+    assert two[0]["total"] == pytest.approx(one[0]["total"], rel=1e-6)
