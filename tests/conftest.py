@@ -13,3 +13,15 @@ def shared() -> Path:
     if not (SHARED / "spec").is_dir():
         pytest.skip("needs the maintainers' sample data (../shared), which is not part of the project")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium (tests/browser.py)."""
+    from browser import Browser, program
+
+    if not program():
+        pytest.skip("needs Chromium (apt-get install chromium), which is not here")
+    started = Browser(tmp_path_factory.mktemp("chromium"))
+    yield started
+    started.close()
