@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from . import explain, looks, text, vision, xvl_pretrain
+from . import explain, looks, text, xvl_pretrain
 
 
 class Collection:
@@ -24,7 +24,7 @@ class Collection:
         self.reports = [text.join(p) for p in parts]
         self.titles = [f"{number + 1}: study {study}" for number, study in enumerate(dataset.index["study_id"].iloc[kept])]
         pixels = torch.from_numpy(dataset.images(kept))
-        self.views = (vision.plain_view(pixels, model.preset)[:, 0] * 255).round().to(torch.uint8).numpy()
+        self.views = explain.views(pixels, model.preset)
         with torch.no_grad():
             self.tokens = explain.encode(model, pixels)
             self.f_image = torch.nn.functional.normalize(model.online.vision_proj(self.tokens[:, 0]), dim=-1)

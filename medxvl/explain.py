@@ -67,12 +67,17 @@ def words_of(tokenizer, texts: list[str], most: int) -> tuple[list[list[str]], n
     return words, share / np.maximum(share.sum(axis=2, keepdims=True), 1)
 
 
+def views(images: Tensor, preset) -> np.ndarray:
+    """Pictures (I, S, S) uint8 as the encoder sees them, (I, s, s) uint8: maps and boxes lie on these."""
+    return (vision.plain_view(images, preset)[:, 0] * 255).round().to(torch.uint8).numpy()
+
+
 def encode(model, images: Tensor) -> Tensor:
     """Image tokens (I, 1 + P, e) of pictures (I, S, S) uint8."""
     device = next(model.parameters()).device
     with torch.no_grad():
-        views = (vision.plain_view(part, model.preset).to(device) for part in images.split(PAIRS))
-        return torch.cat([model.online.encode_image(view)[0] for view in views])
+        plain = (vision.plain_view(part, model.preset).to(device) for part in images.split(PAIRS))
+        return torch.cat([model.online.encode_image(view)[0] for view in plain])
 
 
 def explain(model, tokenizer, tokens: Tensor, texts: list[str], image_of=None, text_of=None) -> Explained:
@@ -108,8 +113,8 @@ def head_maps(model, images: Tensor) -> Tensor:
     model.eval()
     device = next(model.parameters()).device
     with torch.no_grad():
-        views = (vision.plain_view(part, model.preset).to(device) for part in images.split(PAIRS))
-        maps = torch.cat([vision.last_attention(model.online.vision, view)[:, :, 0, 1:] for view in views])
+        plain = (vision.plain_view(part, model.preset).to(device) for part in images.split(PAIRS))
+        maps = torch.cat([vision.last_attention(model.online.vision, view)[:, :, 0, 1:] for view in plain])
     side = round(maps.shape[-1] ** 0.5)
     return maps.unflatten(-1, (side, side))
 

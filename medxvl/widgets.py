@@ -135,7 +135,8 @@ def images_of(collection, sentence: str) -> str:
 def reports_of(collection, study: int) -> str:
     """The page of the reports that fit a study's image, with the studies that they were written for."""
     best, logits = collection.find_reports(study)
-    captions = [f"{'OWN REPORT, ' * (k == study)}logit {x:.2f}: {collection.reports[k]}" for k, x in zip(best, logits, strict=True)]
+    told = ["OWN REPORT, " if k == study else "" for k in best]
+    captions = [f"{own}logit {x:.2f}: {collection.reports[k]}" for own, k, x in zip(told, best, logits, strict=True)]
     own = found_page(collection.views[[study]], [f"asked: {collection.titles[study]}"])
     return own + found_page(collection.views[best], captions, f"{source(collection)} Each report with the image that it belongs to.")
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medxvl import boxes, explain, metrics, prompts
+from medxvl.tasks import zero_shot
 
 CHUNK = 512  # maps held at full size
 SAME = {"Effusion": "Pleural Effusion", "Right Lung": "lungs", "Left Lung": "lungs"}  # box's name -> what is looked for
@@ -145,6 +146,42 @@ def other_finding(findings, seed: int) -> np.ndarray:
     if len(names) < 2:
         return names[of]
     return names[(of + np.random.default_rng([seed, 31]).integers(1, len(names), len(of))) % len(names)]
+
+
+# --- all ways to make a map, side by side -------------------------------------------------------------------------------
+WORDS, HEADS = "X-VL (word maps)", "X-VL (self-attention)"
+
+
+def compare(model, untrained, tokenizer, dataset, of, area, *, checkpoint, n_resamples=1000, split="test"):
+    """Rows of word maps, of the vision encoder's self-attention and of the controls, on the items of `items`; and the word maps.
+
+    Controls: *shuffled images* (the words are followed on another item's image), *another finding's words* (on the right image),
+    *mean map* (of the other items of the finding: where such findings usually lie), *image centre*, *untrained*, chance, and what
+    the grid of patches allows at best. Self-attention knows of no word: mean over the heads.
+    """
+    preset, findings = model.preset, of["finding"].to_numpy(str)
+    rows, image_of = np.unique(of["row"].to_numpy(int), return_inverse=True)
+    pixels = torch.from_numpy(dataset.images(rows))
+    tokens, about = explain.encode(model, pixels), {"model": WORDS, "checkpoint": checkpoint}
+    maps = word_maps(model, tokenizer, tokens, image_of, findings)
+    partner = image_of[zero_shot.shuffled(len(of), preset.seed)]
+    other = other_finding(findings, preset.seed)
+    ways = [
+        (maps, about),
+        (explain.head_maps(model, pixels)[image_of].mean(dim=1).cpu(), about | {"model": HEADS}),
+        (word_maps(model, tokenizer, tokens, partner, findings), about | {"control": "shuffled images"}),
+        (word_maps(model, tokenizer, tokens, image_of, other), about | {"control": "another finding's words"}),
+        (mean_maps(maps, findings), about | {"control": "mean map"}),
+        (centre_maps(len(of), maps.shape[-1]), {"model": "image centre", "control": "image centre"}),
+        (word_maps(untrained, tokenizer, explain.encode(untrained, pixels), image_of, findings),
+         {"model": WORDS, "control": "untrained", "checkpoint": "random"}),
+    ]  # fmt: skip
+    scored = [(score(given, area, preset.explain_threshold), told) for given, told in ways]
+    best = {"model": "best on this grid", "control": "best on this grid"}
+    scored.append((ceiling(area, maps.shape[-1], preset.explain_threshold), best))
+    scored.append((guess := chance(area), {"model": "chance", "control": "chance"}))
+    common = {"dataset": dataset.label, "n_resamples": n_resamples, "seed": preset.seed, "split": split}
+    return [row for scores, told in scored for row in evaluate(scores, of, guess, **told, **common)], maps
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------------
