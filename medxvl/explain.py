@@ -28,7 +28,7 @@ class Explained:
 
 
 def token_maps(model, states: Tensor, mask: Tensor, tokens: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
-    """Matching logits (B,) and maps (B, L, P) of texts, as states (B, L, d) with mask (B, L), against image tokens (I, 1 + P, e).
+    """Matching logits (B,) and maps (B, L, 1 + P) of texts, as states (B, L, d) with mask (B, L), against image tokens (I, 1 + P, e).
 
     image_of (B,) says which image a text is paired with. The maps are those of the text looking at the image, also for the
     early model, whose score has a second part. Words act on the score through the layers above the first: with a single fusion
@@ -49,7 +49,7 @@ def token_maps(model, states: Tensor, mask: Tensor, tokens: Tensor, image_of: Te
         fused = own.pad(packed.run(rest, fused, mask, tokens, image_of))[:, 0]
         logits = model.both_directions(model.itm_head(fused), states, mask, tokens, (image_of,))[:, 1]
         (gradient,) = torch.autograd.grad(logits.sum(), attention)
-    return logits.detach(), (attention.detach() * gradient.clamp(min=0)).mean(dim=1)[:, :, 1:]
+    return logits.detach(), (attention.detach() * gradient.clamp(min=0)).mean(dim=1)
 
 
 def words_of(tokenizer, texts: list[str], most: int) -> tuple[list[list[str]], np.ndarray]:
@@ -80,10 +80,11 @@ def encode(model, images: Tensor) -> Tensor:
         return torch.cat([model.online.encode_image(view)[0] for view in plain])
 
 
-def explain(model, tokenizer, tokens: Tensor, texts: list[str], image_of=None, text_of=None) -> Explained:
+def explain(model, tokenizer, tokens: Tensor, texts: list[str], image_of=None, text_of=None, trace=None) -> Explained:
     """Word maps of image-text pairs. `tokens`: of `encode`. image_of, text_of (B,): the pairs; None: each with its own.
 
-    Every text is encoded once, whatever number of images it is paired with.
+    Every text is encoded once, whatever number of images it is paired with. As published, a patch's value is that of its token.
+    With `trace` (I, 1 + P, 1 + P), such as the mean over heads of `last_attention`, it goes on to what that token attended to.
     """
     model.eval()
     device, preset = tokens.device, model.preset
@@ -102,21 +103,26 @@ def explain(model, tokenizer, tokens: Tensor, texts: list[str], image_of=None, t
         t, length = text_of[part], int(mask[text_of[part]].sum(dim=1).max())
         found, of_tokens = token_maps(model, states[t, :length], mask[t, :length], tokens, image_of[part])
         logits.append(found)
-        maps.append(share[t, :, :length] @ of_tokens)
+        of_words = share[t, :, :length] @ of_tokens
+        maps.append((of_words if trace is None else of_words @ trace[image_of[part]])[:, :, 1:])
     side = round(maps[0].shape[-1] ** 0.5)
     listed = [[word.strip(".") for word in words[k]] for k in text_of.tolist()]
     return Explained(torch.cat(logits), torch.cat(maps).unflatten(-1, (side, side)), listed, share[text_of].sum(dim=2) > 0)
 
 
-def head_maps(model, images: Tensor) -> Tensor:
-    """What `[CLS]` attends to in the vision encoder's last layer, (I, heads, g, g), for pictures (I, S, S) uint8."""
+def last_attention(model, images: Tensor) -> Tensor:
+    """Self-attention of the vision encoder's last layer, (I, heads, 1 + P, 1 + P), for pictures (I, S, S) uint8."""
     model.eval()
     device = next(model.parameters()).device
     with torch.no_grad():
         plain = (vision.plain_view(part, model.preset).to(device) for part in images.split(PAIRS))
-        maps = torch.cat([vision.last_attention(model.online.vision, view)[:, :, 0, 1:] for view in plain])
-    side = round(maps.shape[-1] ** 0.5)
-    return maps.unflatten(-1, (side, side))
+        return torch.cat([vision.last_attention(model.online.vision, view) for view in plain])
+
+
+def head_maps(attention: Tensor) -> Tensor:
+    """What `[CLS]` attends to, (I, heads, g, g), of `last_attention`."""
+    side = round((attention.shape[-1] - 1) ** 0.5)
+    return attention[:, :, 0, 1:].unflatten(-1, (side, side))
 
 
 def upsample(maps: Tensor, size: int) -> Tensor:

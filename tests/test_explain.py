@@ -87,8 +87,22 @@ def test_a_pair_does_not_depend_on_the_others():
 
 
 def test_head_maps_sum_to_what_class_token_gives_the_patches():
-    maps = explain.head_maps(model_of(), pictures(3))
+    attention = explain.last_attention(model_of(), pictures(3))
+    maps = explain.head_maps(attention)
+    assert attention.shape == (3, 2, 17, 17) and torch.equal(maps[1, 0].flatten(), attention[1, 0, 0, 1:])
     assert maps.shape == (3, 2, 4, 4) and (maps >= 0).all() and (maps.sum(dim=(2, 3)) < 1).all()
+
+
+def test_a_traced_map_is_the_map_followed_through_the_last_layer():
+    model = model_of()
+    tokens, trace = explain.encode(model, pictures(2)), explain.last_attention(model, pictures(2)).mean(dim=1)
+    plain, traced = (explain.explain(model, TOKENIZER, tokens, TEXTS[:2], trace=t).maps for t in (None, trace))
+    alone = explain.explain(model, TOKENIZER, tokens, TEXTS[:2], trace=torch.eye(17).expand(2, -1, -1)).maps
+    torch.testing.assert_close(plain, alone)
+    states, mask = text.encode(TOKENIZER, [text.clean_report(t) for t in TEXTS[:2]], 24)
+    states, _ = model.online.encode_text(states, mask)
+    _, maps = explain.token_maps(model, states, mask, tokens, torch.arange(2))
+    torch.testing.assert_close(traced[1, 1].flatten(), maps[1, 4] @ trace[1][:, 1:])  # "opacity", the fifth token
 
 
 def test_upsampling_keeps_a_map_in_its_place():
@@ -143,7 +157,8 @@ def test_boxes_follow_the_pixels():
 
 
 def test_two_boxes_of_an_item_are_one_area_and_a_box_outside_is_empty():
-    sides = boxes.in_view(box_table(("a", "f", 0, 0, 1, 1, 8, 8), ("a", "f", 2, 2, 4, 4, 8, 8), ("b", "f", 4, 4, 8, 8, 8, 8)), 8, PRESET)
+    table = box_table(("a", "f", 0, 0, 1, 1, 8, 8), ("a", "f", 2, 2, 4, 4, 8, 8), ("b", "f", 4, 4, 8, 8, 8, 8))
+    sides = boxes.in_view(table, 8, PRESET)
     assert sides[0].tolist() == [0, 0, 0, 0]  # cropped away
     area = boxes.areas(sides, np.array([0, 0, 1]), 2, 6)
     assert area[0].sum() == 4 and area[0, 1:3, 1:3].all() and area[1, 3:, 3:].all() and area[1].sum() == 9

@@ -153,9 +153,11 @@ def lab(tmp_path_factory):
 def test_in_jupyterlab(browser, lab, tmp_path):
     """Load, run all, point at a word, click it, choose a study, edit and check a report, search; pictures are kept in tmp_path."""
     page = browser.page()
+    page.ask("Emulation.setFocusEmulationEnabled", enabled=True)  # JupyterLab tells by the focus which notebook is meant
     page.size(1300, 3000)
     page.open(lab)
     page.wait("window.jupyterapp && document.querySelector('.jp-Notebook') && true", LAB_SECONDS)
+    page.run("void jupyterapp.shell.activateById([...jupyterapp.shell.widgets('main')][0].id)")
     page.wait("jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'", LAB_SECONDS)
     page.run("void jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait("document.querySelectorAll('.jp-OutputArea .widget-dropdown select').length === 3", LAB_SECONDS)
@@ -163,7 +165,7 @@ def test_in_jupyterlab(browser, lab, tmp_path):
     page.screenshot(tmp_path / "ran.png")
     failed = ".jp-RenderedText[data-mime-type*=stderr], .jp-RenderedText[data-mime-type*=error]"
     assert page.run(f"document.querySelectorAll('{failed}').length") == 0
-    assert "still" not in page.run("document.querySelector('.jp-Notebook').innerText")
+    assert not page.run("[...document.querySelectorAll('.jp-OutputArea')].some(o => o.innerText.includes('still'))")
 
     seen = "getComputedStyle(document.querySelector('.mx .pane .map.w4')).opacity"
     page.run("document.querySelectorAll('.mx .map').forEach(m => m.style.transition = 'none')")

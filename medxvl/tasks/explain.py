@@ -54,10 +54,10 @@ def items(dataset, preset, findings=None, split: str | None = "test", most: int 
     return found.loc[shows, ["row", "image_id", "patient_id", "finding"]].reset_index(drop=True), area[shows]
 
 
-def word_maps(model, tokenizer, tokens: Tensor, image_of, findings) -> Tensor:
+def word_maps(model, tokenizer, tokens: Tensor, image_of, findings, trace=None) -> Tensor:
     """Map of each item (n, g, g): mean over the words of the sentences that describe its finding.
 
-    tokens: of `explain.encode`; image_of, findings (n,): the image and the finding of each item.
+    tokens: of `explain.encode`; image_of, findings (n,): the image and the finding of each item; trace: see `explain.explain`.
     """
     names, of = np.unique(np.asarray(findings, dtype=str), return_inverse=True)
     said = [sentences(name) for name in names]
@@ -65,7 +65,8 @@ def word_maps(model, tokenizer, tokens: Tensor, image_of, findings) -> Tensor:
     first = np.cumsum(count) - count
     item = np.repeat(np.arange(len(of)), count[of])
     text_of = first[of][item] + np.arange(len(item)) - np.searchsorted(item, item)
-    made = explain.explain(model, tokenizer, tokens, [s for part in said for s in part], np.asarray(image_of)[item], text_of)
+    texts = [sentence for part in said for sentence in part]
+    made = explain.explain(model, tokenizer, tokens, texts, np.asarray(image_of)[item], text_of, trace)
     of_pair = made.maps.sum(dim=1) / made.covered.sum(dim=1)[:, None, None].clamp(min=1)
     total = of_pair.new_zeros(len(of), *of_pair.shape[1:]).index_add(0, torch.from_numpy(item).to(of_pair.device), of_pair)
     return (total / torch.from_numpy(count[of]).to(total)[:, None, None]).cpu()
@@ -149,28 +150,35 @@ def other_finding(findings, seed: int) -> np.ndarray:
 
 
 # --- all ways to make a map, side by side -------------------------------------------------------------------------------
-WORDS, HEADS = "X-VL (word maps)", "X-VL (self-attention)"
+WORDS, TRACED, HEADS = "X-VL (word maps)", "X-VL (word maps, traced)", "X-VL (self-attention)"
 
 
 def compare(model, untrained, tokenizer, dataset, of, area, *, checkpoint, n_resamples=1000, split="test"):
-    """Rows of word maps, of the vision encoder's self-attention and of the controls, on the items of `items`; and the word maps.
+    """Rows of all kinds of maps and of the controls, on the items of `items`; and the maps, {model: (n, g, g)}.
 
-    Controls: *shuffled images* (the words are followed on another item's image), *another finding's words* (on the right image),
-    *mean map* (of the other items of the finding: where such findings usually lie), *image centre*, *untrained*, chance, and what
-    the grid of patches allows at best. Self-attention knows of no word: mean over the heads.
+    Word maps as published, and *traced* back through the vision encoder's last layer, as its tokens have mixed what the patches
+    show. Self-attention of that layer, mean over the heads, knows of no word. Controls of the word maps: *shuffled images* (the
+    words are followed on another item's image), *another finding's words* (on the right image), *mean map* (of the other items of
+    the finding: where such findings usually lie), *image centre*, *untrained*, chance, and what the grid allows at best.
     """
     preset, findings = model.preset, of["finding"].to_numpy(str)
     rows, image_of = np.unique(of["row"].to_numpy(int), return_inverse=True)
     pixels = torch.from_numpy(dataset.images(rows))
     tokens, about = explain.encode(model, pixels), {"model": WORDS, "checkpoint": checkpoint}
-    maps = word_maps(model, tokenizer, tokens, image_of, findings)
+    attention = explain.last_attention(model, pixels)
+    trace = attention.mean(dim=1)
+    maps, traced = (word_maps(model, tokenizer, tokens, image_of, findings, back) for back in (None, trace))
+    heads = explain.head_maps(attention)[image_of].mean(dim=1).cpu()
     partner = image_of[zero_shot.shuffled(len(of), preset.seed)]
     other = other_finding(findings, preset.seed)
     ways = [
         (maps, about),
-        (explain.head_maps(model, pixels)[image_of].mean(dim=1).cpu(), about | {"model": HEADS}),
+        (traced, about | {"model": TRACED}),
+        (heads, about | {"model": HEADS}),
         (word_maps(model, tokenizer, tokens, partner, findings), about | {"control": "shuffled images"}),
+        (word_maps(model, tokenizer, tokens, partner, findings, trace), about | {"model": TRACED, "control": "shuffled images"}),
         (word_maps(model, tokenizer, tokens, image_of, other), about | {"control": "another finding's words"}),
+        (word_maps(model, tokenizer, tokens, image_of, other, trace), about | {"model": TRACED, "control": "another finding's words"}),
         (mean_maps(maps, findings), about | {"control": "mean map"}),
         (centre_maps(len(of), maps.shape[-1]), {"model": "image centre", "control": "image centre"}),
         (word_maps(untrained, tokenizer, explain.encode(untrained, pixels), image_of, findings),
@@ -181,7 +189,8 @@ def compare(model, untrained, tokenizer, dataset, of, area, *, checkpoint, n_res
     scored.append((ceiling(area, maps.shape[-1], preset.explain_threshold), best))
     scored.append((guess := chance(area), {"model": "chance", "control": "chance"}))
     common = {"dataset": dataset.label, "n_resamples": n_resamples, "seed": preset.seed, "split": split}
-    return [row for scores, told in scored for row in evaluate(scores, of, guess, **told, **common)], maps
+    rows = [row for scores, told in scored for row in evaluate(scores, of, guess, **told, **common)]
+    return rows, {WORDS: maps, TRACED: traced, HEADS: heads}
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------------
