@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from .images import ABSENT
+from .mimic_boxes import PATTERN, add_boxes
 from .mimic_labels import add_labels, note_repeats
 from .mimic_layout import Layout, find_layout, find_table, header_views
 from .mimic_reports import ARCHIVE, add_reports
@@ -17,7 +18,7 @@ NEEDS = (
 )
 MARKS = (("mimic-cxr-2*-metadata.csv*", "*"), ("cxr-record-list.csv*", "*"))  # two patterns each: never a file alone
 # Reports as 227,835 files are too many to be watched.
-TABLES = (ARCHIVE, f"../{ARCHIVE}", "../mimic-cxr-2*.csv*")
+TABLES = (ARCHIVE, f"../{ARCHIVE}", "../mimic-cxr-2*.csv*", f"../{PATTERN}")
 SETTINGS = {"views": "AP", "reports": "", "split": "official", "labels": "table", "test_labels": "columns"}
 HELP = {
     "views": "wanted values of ViewPosition, best first, comma-separated",
@@ -26,7 +27,7 @@ HELP = {
     "labels": "table: CheXpert's, else NegBio's, else from the reports; or one of chexpert, negbio, reports",
     "test_labels": "radiologist's labels of release 2.1.0: columns (radiologist_*), replace (in the test split) or ignore",
 }
-CODE = ("mimic_layout.py", "mimic_labels.py", "mimic_reports.py", "../medxvl/label*.py")
+CODE = ("mimic_boxes.py", "mimic_layout.py", "mimic_labels.py", "mimic_reports.py", "../medxvl/label*.py")
 EXPECTED = {
     "source": "MedViLL, section 4.1 and release: AP view, one image a study, official split",
     "counts": {"studies": 91_685, "train": 89_395, "valid": 759, "test": 1_531},
@@ -38,7 +39,8 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     """One row a study: among its images in the wanted views the first by (order of `views`, dicom_id).
 
     Views are those of the metadata table; without it, of the DICOM headers. The split is the official one: without its
-    table, one must ask for a drawn one. Raises DataError for missing tables, columns or reports.
+    table, one must ask for a drawn one. Boxes of MS-CXR, where its table is there, go to boxes.csv.
+    Raises DataError for missing tables, columns or reports.
     Source: MedViLL, data preparation (AP only, one image a study), which X-VL follows.
     """
     for name, options in (
@@ -72,6 +74,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     table.keep_first(limit)
     add_reports(table, raw, settings["reports"], layout)
     add_labels(table, raw, settings["labels"], settings["test_labels"])
+    add_boxes(table, raw)
     return table
 
 

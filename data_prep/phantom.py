@@ -1,6 +1,6 @@
 """The embedded synthetic dataset, written in the raw layouts of the real ones and read back by the same readers.
 
-raw/mimic_cxr/      a miniature MIMIC-CXR-JPG tree with its tables and report files
+raw/mimic_cxr/      a miniature MIMIC-CXR-JPG tree with its tables and report files, and boxes as in MS-CXR
 raw/covid_cxr/      the unseen-disease set, laid out like the public COVID-19 collection
 raw/chexpert_test/  ground truth and simulated readers for the MIMIC-like test studies, laid out like the CheXpert test labels
 raw/mimic_dicom/    a few studies in the layout of MIMIC-CXR in DICOM
@@ -103,6 +103,8 @@ def write_raw(raw: Path, studies: int, seed: int, workers: int = 1, progress: bo
     done = _draw(trees, partial_raw, seed, workers, progress)
 
     write_mimic_tables(partial_raw / "mimic_cxr", done["mimic_cxr"])
+    boxes = pd.DataFrame([row for d in done["mimic_cxr"] for row in d["boxes"]])
+    write_table(partial_raw / "mimic_cxr" / "MS_CXR_Local_Alignment_v1.1.0.csv", boxes)
     tested = [d for d, p in zip(done["mimic_cxr"], plan, strict=True) if p["split"] == "test" and p["view"] == "AP"]
     write_readers(partial_raw, tested, seed)
     write_table(partial_raw / "covid_cxr" / "metadata.csv", pd.DataFrame([d["row"] for d in done["covid_cxr"]]))

@@ -106,6 +106,20 @@ def find_boxes(image_id: str, findings: list[Finding], masks: dict) -> list[dict
     return rows
 
 
+def phrase_boxes(image: dict, findings: list[Finding], masks: dict) -> list[dict]:
+    """Rows as MS-CXR has them: a box for each stretch of columns in which a finding shows, so one a side of a bilateral one."""
+    rows, (height, width) = [], (image["Rows"], image["Columns"])
+    for f in findings:
+        columns = np.flatnonzero(masks[f.name].any(0))
+        parts = np.split(columns, np.flatnonzero(np.diff(columns) > width // 20) + 1)
+        for part in (p for p in parts if len(p) > 1):
+            ys = np.flatnonzero(masks[f.name][:, part[0] : part[-1] + 1].any(1))
+            rows.append({"dicom_id": image["dicom_id"], "category_name": f.name, "label_text": f.name.lower(),
+                         "path": image["path"], "x": part[0], "y": ys[0], "w": part[-1] + 1 - part[0],
+                         "h": ys[-1] + 1 - ys[0], "image_width": width, "image_height": height})  # fmt: skip
+    return rows
+
+
 def _save_masks(raw: Path, image_id: str, masks: dict) -> None:
     """One 16-bit PNG, bit k = k-th name of DRAW; none when nothing was planted."""
     if masks:
@@ -148,7 +162,8 @@ def draw_study(study: dict, raw: Path, seed: int) -> dict:
     _save_masks(raw, image_id, done["masks"])
     truth = find_boxes(image_id, done["findings"], done["masks"])
     return {"images": done["images"], "labels": done["labels"],
-            "truth": [{"study_id": study["study_id"]} | row for row in truth]}  # fmt: skip
+            "truth": [{"study_id": study["study_id"]} | row for row in truth],
+            "boxes": phrase_boxes(done["images"][0], done["findings"], done["masks"])}  # fmt: skip
 
 
 def draw_unseen(number: int, raw: Path, seed: int) -> dict:

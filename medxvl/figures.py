@@ -15,7 +15,8 @@ _MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "rea
             "retrieval": "13_medvill_retrieve", "retrieved_pairs": "13_medvill_retrieve", "vqa": "14_medvill_vqa",
             "vqa_examples": "14_medvill_vqa", "report_generation": "15_medvill_generate",
             "generated_reports": "15_medvill_generate", "word_maps": "11_medvill_pretrain",
-            "head_maps": "20_xvl_vision_pretrain"}
+            "head_maps": "20_xvl_vision_pretrain", "cross_attention": "29_xvl_attention",
+            "finding_maps": "29_xvl_attention", "explanation": "29_xvl_attention"}
 
 
 class MissingInput(FileNotFoundError):
@@ -164,6 +165,33 @@ def _word_maps(preset):
     return plots_medvill.word_maps(kept["image"], kept["words"].tolist(), kept["maps"], str(kept["dataset"]), str(kept["note"]))
 
 
+def _cross_attention(preset):
+    from medxvl import plots_medvill
+
+    kept = _arrays(preset, "cross_attention")
+    told = str(kept["dataset"]), str(kept["note"]), kept["area"]
+    return plots_medvill.word_maps(kept["image"], kept["words"].tolist(), kept["maps"], *told)
+
+
+def _finding_maps(preset):
+    from medxvl import plots_explain
+
+    kept = _arrays(preset, "finding_maps")
+    names, told = kept["findings"].tolist(), (str(kept["dataset"]), str(kept["note"]))
+    return plots_explain.finding_maps(kept["images"], kept["maps"], kept["areas"], names, *told)
+
+
+def _explained(preset):
+    """Scores of word maps against boxes, mean over the findings, with the controls."""
+    from medxvl import plots_medvill
+
+    rows = _rows(preset, "explanation")
+    rows = rows[(rows.dataset == _label(rows)) & (rows.split == "test")]
+    mean = next((s for s in rows.subset if s.startswith("mean of")), "")
+    panels = [("pointing game", "pointing", mean), ("IoU", "iou", mean), ("contrast-to-noise", "cnr", mean)]
+    return plots_medvill.scores(rows, panels, _label(rows), f"{mean} findings; n: boxed findings")
+
+
 def _head_maps(preset):
     import torch
 
@@ -201,6 +229,9 @@ DRAW = {
     "xvl-zero-shot-table": _forest,
     "xvl-covid": _covid,
     "xvl-self-attention": _head_maps,
+    "xvl-cross-attention": _cross_attention,
+    "xvl-explanation": _explained,
+    "xvl-finding-maps": _finding_maps,
     "medvill-attention": _word_maps,
     "medvill-architecture": _schematic("architecture"),
     "medvill-masks": _schematic("masks"),

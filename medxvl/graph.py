@@ -37,7 +37,7 @@ class Notebook:
 _MEDVILL = ("medvill_mask", "seed")
 _TASKS = (
     "12_medvill_classify", "13_medvill_retrieve", "14_medvill_vqa", "15_medvill_generate", "22_xvl_zero_shot",
-    "23_xvl_unseen_disease",
+    "23_xvl_unseen_disease", "29_xvl_attention",
 )  # fmt: skip
 NOTEBOOKS = (
     Notebook(
@@ -88,6 +88,13 @@ NOTEBOOKS = (
         needs=("21_xvl_pretrain",),
         roles=("main", "unseen_disease"),
         groups=("run", "data", "both", "model", "pretrain", "evaluate"),
+        varies=("seed",),
+    ),
+    Notebook(
+        "29_xvl_attention",
+        needs=("21_xvl_pretrain",),
+        roles=("main", "unseen_disease", "transfer"),
+        groups=("run", "data", "look", "both", "model", "pretrain", "explain", "evaluate"),
         varies=("seed",),
     ),
     Notebook("90_results_vs_paper", needs=_TASKS, files=(paths.PAPER_VALUES,)),

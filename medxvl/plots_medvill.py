@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from medxvl import masks, style, tables
+from medxvl.plots_explain import lay, outline
 from medxvl.style import BLACK, BLUE, GREEN, GREY, TWO_COLUMNS, VERMILION, styled
 
 _TITLES = {"bidirectional": "Bidirectional", "seq2seq": "Seq2Seq (S2S)", "bi_seq2seq": "Bi & Seq2Seq", "noncross": "Non-cross",
@@ -170,17 +171,20 @@ def load_examples(path) -> list[dict]:
 
 
 @styled
-def word_maps(image, words, maps, dataset, note=""):
-    """What words look at: `maps` (W, g, g) over `image` (S, S) uint8, a panel a word, each scaled to its own maximum."""
+def word_maps(image, words, maps, dataset, note="", area=None):
+    """What words look at: `maps` (W, g, g) over `image` (S, S) uint8, a panel a word, each scaled to its own maximum.
+
+    The edge of `area` (S, S) bool, where the finding lies, is drawn on every panel.
+    """
     fig, axes = style.grid(len(words) + 1, min(6, len(words) + 1), 1.35)
-    size = image.shape[0]
     axes[0].set_title("image")
     for ax in axes[: len(words) + 1]:
         ax.imshow(image, cmap="gray", vmin=0, vmax=255)
         ax.set_axis_off()
+        if area is not None:
+            outline(ax, area)
     for ax, word, map_ in zip(axes[1:], words, maps, strict=False):
-        ax.imshow(map_, cmap="inferno", alpha=0.55, extent=(-0.5, size - 0.5, size - 0.5, -0.5), interpolation="bilinear",
-                  vmin=0, vmax=float(map_.max()) or 1.0)  # fmt: skip
+        lay(ax, map_, len(image))
         ax.set_title(word)
     style.note(fig, dataset, note)
     return fig

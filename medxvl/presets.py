@@ -110,6 +110,8 @@ _TABLE = (
     ("ibot_mask_spread", "ibot", 0.2, 0.2, 0.2, "that share differs by up to this, either way", "iBOT"),
     ("ibot_masked", "ibot", 0.5, 0.5, 0.5, "share of large crops with a mask", "iBOT"),
     ("ibot_frozen", "ibot", 0, 1, 1, "first epochs in which the prototypes stay", "iBOT"),
+    ("explain_images", "explain", 24, 0, 0, "images with boxes that are scored, 0: all", "our choice"),
+    ("explain_threshold", "explain", 0.5, 0.5, 0.5, "share of a map's maximum from which a pixel is marked (IoU)", "our choice: none is stated"),
     # MedViLL: what it shares with X-VL (seed, mask_share, initial_range, pooling_start, ...) stands above
     ("medvill_mask", "medvill", "bar", "bar", "bar", "bidirectional, seq2seq, bi_seq2seq, noncross or bar", "paper"),
     ("medvill_padding", "medvill", "blocked", "blocked", "blocked", "blocked: nobody looks at padding; pretraining, finetuning: as the release's code does there", "our choice"),
@@ -179,7 +181,7 @@ EARLY_XVL = "vision_width=384 vision_heads=6 itm_heads=2 queue_size=49152 epochs
 _LEAST = {"epochs": 1, "accumulation": 1, "log_every": 1,
           "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
           "supervised_epochs": 1, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
-_MOST = {"max_reject_share": 1}
+_MOST = {"max_reject_share": 1, "explain_threshold": 1}
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas
 _VIEWS = ("AP", "PA", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "LAO", "RAO", "LPO", "RPO",
           "SWIMMERS", "XTABLE LATERAL")  # fmt: skip

@@ -92,6 +92,19 @@ def write_medvill(folder):
     maps, image = np.ones((1, 2, 2), np.float32), np.zeros((8, 8), np.uint8)
     np.savez(folder / "predictions" / "word_maps.npz", image=image, words=["edema"], maps=maps, dataset=PHANTOM, note="n = 60")
     np.savez(folder / "predictions" / "head_maps.npz", images=image[None], maps=maps.reshape(1, 1, 4), dataset=PHANTOM)
+    write_explained(folder, image, maps)
+
+
+def write_explained(folder, image, maps):
+    """What notebook 29 leaves for the figures."""
+    area, told = np.eye(8, dtype=bool), {"dataset": PHANTOM, "note": "n = 60"}
+    np.savez(folder / "predictions" / "cross_attention.npz", image=image, words=["edema"], maps=maps, area=area, **told)
+    np.savez(folder / "predictions" / "finding_maps.npz", images=image[None], maps=maps[:1], areas=area[None], findings=["Edema"], **told)
+    rows = [{"run": "r", "paper": "xvl", "task": "explanation", "dataset": PHANTOM, "split": "test", "subset": "mean of 8",
+             "model": "X-VL (word maps)", "metric": metric, "value": 0.4 - 0.2 * (control != ""), "ci_low": 0.1, "ci_high": 0.5, "n": 60,
+             "control": control, "seed": 0, "preset": "demo", "checkpoint": "", "manifest": ""}
+            for metric in ("pointing", "iou", "cnr") for control in ("", "shuffled images")]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "rows" / "29_xvl_attention.csv", index=False)
 
 
 def write_rows(folder, readers_label, zero):

@@ -294,3 +294,25 @@ def test_an_archive_of_reports_whose_names_all_climb_out_is_not_read(tmp_path):
         for name, text in texts.items():
             archive.writestr("my-files/physionet/" + name, text)
     assert len(prepare("mimic_cxr", raw, tmp_path / "out")[0]) == 6
+
+
+# ---------------------------------------------------------------- boxes of MS-CXR
+
+
+def test_boxes_of_ms_cxr(tmp_path):
+    raw = mimic_tree(tmp_path / "raw")
+    prepare("mimic_cxr", raw, tmp_path / "without")
+    assert not (tmp_path / "without" / "boxes.csv").exists()
+    rows = [("c001", 1, 2, 10, 20, 40, 36), ("a000", 0, 0, 5, 5, 40, 36), ("c001", 30, 2, 20, 3, 40, 36), ("c001", 3, 2, 0, 3, 40, 36),
+            ("c002", "x", 2, 3, 3, 40, 36), ("b000", 0, 0, 5, 5, 40, 36), ("c001", 35, 30, 5.4, 6, 40, 36)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["dicom_id", "x", "y", "w", "h", "image_width", "image_height"])
+    table = table.assign(category_name="Pneumonia", label_text="basal pneumonia", split="train", path="files/...")
+    table.to_csv(raw.parent / "MS_CXR_Local_Alignment_v1.1.0.csv", index=False)  # beside the release, too
+    _, card, rejects = prepare("mimic_cxr", raw, tmp_path / "with")
+    boxes = pd.read_csv(tmp_path / "with" / "boxes.csv")
+    assert boxes[["image_id", "x0", "y0", "x1", "y1"]].values.tolist() == [
+        ["a000", 0, 0, 5, 5], ["c001", 1, 2, 11, 22], ["c001", 35, 30, 40.4, 36]]  # fmt: skip
+    assert set(boxes["phrase"]) == {"basal pneumonia"} and card["extra"]["boxes.csv"]["rows"] == 3
+    bad = [f"MS_CXR_Local_Alignment_v1.1.0.csv row {k}" for k in (4, 5, 6)]
+    assert {record: rejects[record] for record in bad} == dict.fromkeys(bad, "not a box inside the image")
+    assert any("1 of 7 boxes" in note for note in card["notes"])  # the lateral view is not used

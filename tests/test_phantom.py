@@ -180,6 +180,19 @@ def test_boxes_lie_on_the_side_that_is_named(made, truth):
     assert ((middle > 0.5) == (rows["side"] == "left")).mean() > 0.9
 
 
+def test_boxes_as_in_ms_cxr_cover_the_truth_one_a_side(made, truth):
+    """Together the boxes of a finding reach as far as the planted one; two where it shows on both sides and not between."""
+    boxes = pd.read_csv(made / "boxes.csv")
+    planted = truth[(truth["x0"] != "") & truth["image_id"].isin(boxes["image_id"])].set_index(["image_id", "finding"])
+    reach = boxes.groupby(["image_id", "finding"])[["x0", "y0", "x1", "y1"]].agg({"x0": "min", "y0": "min", "x1": "max", "y1": "max"})
+    both = planted.loc[planted.index.isin(reach.index), ["x0", "y0", "x1", "y1"]].astype(float)
+    assert len(both) > 20 and len(both) == len(reach)
+    assert (both - reach.loc[both.index]).abs().max(axis=None) <= 1  # a single column apart may be left out
+    count = boxes.groupby(["image_id", "finding"]).size()
+    sided = planted.loc[count.index, "side"]
+    assert (count[sided != "both"] == 1).mean() > 0.9 and (count[sided == "both"] == 2).any()
+
+
 @pytest.mark.parametrize("name", SIDED)
 def test_each_finding_is_drawn_on_its_side(name):
     right_place = []
