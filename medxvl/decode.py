@@ -140,3 +140,10 @@ def _forbid(log_p: Tensor, words: Tensor, k: int, rules: Rules) -> Tensor:
         again = torch.zeros_like(log_p).scatter_reduce(1, seen[:, :, -1].to(log_p.device), begun.to(log_p), "amax")
         log_p = log_p + NEVER * again
     return log_p
+
+
+def to_texts(tokenizer, words: Tensor) -> list[str]:
+    """Ids (N, T) to texts, each up to its first stop word."""
+    stop = tokenizer.sep_token_id
+    rows = [row[: row.index(stop)] if stop in row else row for row in words.tolist()]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True)

@@ -18,6 +18,8 @@ from .xvl import XVL
 from .xvl_finetune import Tuned
 
 FIRST = SPECIAL.index("[CLS]")  # which every text begins with
+# At the start of copying: length of a word's vector, places beside words, sharpness of the look-up, its result beside the rest
+LENGTH, PLACE, SHARPNESS, WEIGHT = 2.5, 2.0, 2.5, 4.0
 
 
 class Reader(nn.Module):
@@ -67,10 +69,15 @@ class State:
 
 
 class Decoder(nn.Module):
-    """Layers as the fusion encoder's over words that look back, with the word embeddings as the head's weights (released)."""
+    """Layers as the fusion encoder's over words that look back, with the word embeddings as the head's weights (released).
 
-    def __init__(self, preset, vocabulary: int, width: int):
+    `copies` (ours, for small presets that start from no trained decoder): the words of the text that is read stand beside what the
+    reader makes of them, and a place is numbered by the word to come, so that a look-up of equal places copies.
+    """
+
+    def __init__(self, preset, vocabulary: int, width: int, copies: bool = False):
         super().__init__()
+        self.copies = copies
         looks = replace(preset, vision_width=width, fusion_layers=preset.writer_layers)
         fused = fusion.FusionEncoder(looks, vocabulary)
         self.layers, self.transform = fused.encoder.layer, fused.mlm_head.predictions.transform
@@ -83,12 +90,17 @@ class Decoder(nn.Module):
         pairs = [cached.keys_values(layer.crossattention, memory) for layer in self.layers]
         return Memory(*map(list, zip(*pairs, strict=True)), None if mask is None else mask.bool()[:, None, None])
 
+    def embed(self, ids: Tensor, first: int = 0) -> Tensor:
+        """(N, T, d) of words `ids` (N, T) at the places first, first + 1, .."""
+        at = torch.arange(first, first + ids.shape[1], device=ids.device)
+        return self.embeddings(input_ids=ids, position_ids=at.expand_as(ids))
+
     def logits(self, states: Tensor) -> Tensor:
         return F.linear(self.transform(states), self.embeddings.word_embeddings.weight, self.bias)
 
     def states(self, ids: Tensor, memory: Memory) -> Tensor:
         """(N, T, d) of whole texts, each place from the words up to it."""
-        x = self.embeddings(input_ids=ids)
+        x = self.embed(ids, int(self.copies))
         for layer, keys, values in zip(self.layers, memory.keys, memory.values, strict=True):
             x = cached.attend(layer.attention, x, *cached.keys_values(layer.attention, x), causal=True)
             x = layer.feed_forward_chunk(cached.attend(layer.crossattention, x, keys, values, memory.seen))
@@ -102,8 +114,7 @@ class Decoder(nn.Module):
         """For medxvl.decode: log-probabilities (N, V) of the next word after `words` (N,), None at the start."""
         device = state.of.device
         ids = torch.full_like(state.of, FIRST) if words is None else words.to(device)
-        at = torch.full((len(ids), 1), state.words, device=device)
-        x, kept = self.embeddings(input_ids=ids[:, None], position_ids=at), ([], [])
+        x, kept = self.embed(ids[:, None], state.words + int(self.copies)), ([], [])
         for n, layer in enumerate(self.layers):
             new = cached.keys_values(layer.attention, x)
             keys, values = (torch.cat(pair, dim=2) for pair in zip((state.keys[n], state.values[n]), new, strict=True))
@@ -126,16 +137,16 @@ class Writer(Tuned):
         self.preset = preset
         self.hold(vision_encoder, bool(preset.xvl_tune_frozen))
         self.reader = Reader(preset, vocabulary) if reads else None
-        self.decoder = Decoder(preset, vocabulary, preset.text_width if reads else preset.vision_width)
+        width = preset.text_width if reads else preset.vision_width
+        self.decoder = Decoder(preset, vocabulary, width, copies=reads and bool(preset.writer_copies))
 
     def remember(self, images: Tensor, given: tuple[Tensor, Tensor] | None = None) -> Memory:
         """What the decoder looks at, for images (n, C, s, s) or their tokens, and the texts `given` to read, ids and mask (n, T)."""
         tokens = self.image_tokens(images)
-        return (
-            self.decoder.remember(tokens)
-            if given is None
-            else self.decoder.remember(self.reader(*given, tokens), given[1])
-        )
+        if given is None:
+            return self.decoder.remember(tokens)
+        states = self.reader(*given, tokens)
+        return self.decoder.remember(states + self.decoder.embed(given[0]) if self.decoder.copies else states, given[1])
 
     def log_likelihood(self, memory: Memory, ids: Tensor, mask: Tensor) -> Tensor:
         """(N,) sum of the log-probabilities of a text's words, `[SEP]` with them, each given the true words before it.
@@ -179,6 +190,9 @@ def start_from(model: XVL, reads: bool) -> Writer:
         for theirs in (fused, layers[lower:]):
             _fill(writer.reader.cross, theirs)
         _fill(writer.reader.layers, layers)
+    if decoder.copies:
+        start_as_copying(decoder, online.text.embeddings.word_embeddings.weight)
+        return writer
     _fill(decoder.layers, fused)
     decoder.transform.load_state_dict(head.transform.state_dict())
     words, positions = decoder.embeddings.word_embeddings.weight, decoder.embeddings.position_embeddings.weight
@@ -188,6 +202,29 @@ def start_from(model: XVL, reads: bool) -> Writer:
         learned = online.text.embeddings.position_embeddings.weight[: len(positions)]
         positions[: len(learned)] = learned
     return writer
+
+
+@torch.no_grad()
+def start_as_copying(decoder: Decoder, words: Tensor) -> None:
+    """Make the decoder begin by writing, at each place, the word that stands there in the text that is read.
+
+    In the first layer's attention to the text queries and keys share one rotation, so that their product is the likeness of two
+    tokens, which places dominate; values and outputs undo each other. All else adds nothing at first. Words are those of the text
+    encoder, all of one length.
+    """
+    embeddings, look_up = decoder.embeddings, decoder.layers[0].crossattention
+    embeddings.word_embeddings.weight.copy_(LENGTH * F.normalize(words, dim=1))
+    nn.init.normal_(embeddings.position_embeddings.weight, std=LENGTH * PLACE * words.shape[1] ** -0.5)
+    for layer in decoder.layers:
+        for block in (layer.attention, layer.crossattention, layer):
+            nn.init.zeros_(block.output.dense.weight)
+    nn.init.orthogonal_(look_up.self.query.weight, SHARPNESS)
+    look_up.self.key.weight.copy_(look_up.self.query.weight)
+    nn.init.orthogonal_(look_up.self.value.weight, WEIGHT)
+    look_up.output.dense.weight.copy_(look_up.self.value.weight.t())
+    decoder.transform.dense.weight.copy_(
+        0.3 * torch.eye(len(look_up.output.dense.bias))
+    )  # GELU is nearly straight there
 
 
 def _fill(layers, source) -> None:

@@ -14,7 +14,7 @@ from medxvl.decode import Rules
 PARITY = Path(__file__).parent / "parity"
 RELEASE = load_file(PARITY / "xvl_writer.safetensors")
 BEAMS = json.loads((PARITY / "xvl_writer.json").read_text(encoding="utf-8"))["beams"]
-SETTINGS = TINY + "writer_text_layers=2 writer_layers=4 xvl_tune_frozen=0 writer_copy_start=0 "
+SETTINGS = TINY + "writer_text_layers=2 writer_layers=4 xvl_tune_frozen=0 writer_copies=0 "
 
 
 def released(decoder, weights):
@@ -194,7 +194,7 @@ def test_padding_is_not_seen(tiny):
 
 def test_it_starts_from_pre_training():
     """Weights come from X-VL, are copies, and the image encoder stays as it is where it is held."""
-    preset = presets.load("smoke", "writer_copy_start=0")
+    preset = presets.load("smoke", "writer_copies=0")
     tokenizer = text.train_tokenizer(["no edema", "edema is seen"] * 3, 60)
     model = xvl.XVL(preset, len(tokenizer))
     writer = xvl_writer.start_from(model, reads=True).train()
