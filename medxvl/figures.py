@@ -17,7 +17,8 @@ _MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "rea
             "generated_reports": "15_medvill_generate", "word_maps": "11_medvill_pretrain",
             "head_maps": "20_xvl_vision_pretrain", "error_correction": "25_xvl_correct_errors",
             "corrected_reports": "25_xvl_correct_errors", "xvl report_generation": "27_xvl_generate",
-            "xvl_generated_reports": "27_xvl_generate"}
+            "xvl_generated_reports": "27_xvl_generate", "xvl retrieval": "26_xvl_retrieve",
+            "xvl_retrieved_pairs": "26_xvl_retrieve"}
 
 
 class MissingInput(FileNotFoundError):
@@ -122,13 +123,16 @@ def _covid(preset):
     return plots.roc_unseen(_predictions(preset, "unseen_disease"), rows, dataset=_label(rows))
 
 
-# What the figure of a task shows: a panel a metric, (title, metric, subset).
+# What the figure of a task shows, of one paper's where they differ: a panel a metric, (title, metric, subset).
 _PANELS = {
     "classification": (("macro AUROC", "auroc_macro_defined", ""), ("micro AUROC", "auroc_micro", ""), ("micro F1", "f1_micro", "")),
     "retrieval": (("MRR, image to report", "mrr", "image to report"), ("MRR, report to image", "mrr", "report to image"),
                   ("hit@5, image to report", "hit@5", "image to report")),
     "vqa": (("closed", "accuracy_closed", ""), ("open", "accuracy_open", ""), ("total", "accuracy_total", "")),
     "report_generation": (("label F1 (positive)", "label_f1", ""), ("BLEU-4", "bleu4", ""), ("CIDEr", "cider", "")),
+    "xvl retrieval": (("R@5, image to report", "hit@5", "image to report, own partner"),
+                      ("R@5, report to image", "hit@5", "report to image, own partner"),
+                      ("P@10, sentence to image", "precision@10", "sentence to image")),
     "error_correction": (("errors repaired", "repaired", "errors"), ("findings repaired", "repaired_findings", "errors"),
                          ("clean, untouched", "untouched", "clean")),
 }  # fmt: skip
@@ -157,7 +161,7 @@ def _scores(task):
 
         rows = _rows(preset, task, "xvl")
         rows = rows[(rows.split == "test") & (rows.dataset == _label(rows))]
-        return plots_medvill.scores(rows, _PANELS[task], _label(rows))
+        return plots_medvill.scores(rows, _PANELS.get(f"xvl {task}") or _PANELS[task], _label(rows))
 
     return draw
 
@@ -219,6 +223,8 @@ DRAW = {
     "xvl-error-examples": _examples("corrected_reports", "error_correction", 1.5, "xvl"),
     "xvl-generation": _scores("report_generation"),
     "xvl-generated-reports": _examples("xvl_generated_reports", "report_generation", 1.9, "xvl"),
+    "xvl-retrieval": _scores("retrieval"),
+    "xvl-retrieved-pairs": _examples("xvl_retrieved_pairs", "retrieval", 1.3, "xvl"),
     "medvill-attention": _word_maps,
     "medvill-architecture": _schematic("architecture"),
     "medvill-masks": _schematic("masks"),

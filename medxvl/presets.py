@@ -194,6 +194,9 @@ _TABLE = (
     ("retrieve_rate", "retrieve", 5e-4, 5e-4, 1e-5, "peak learning rate", "released code"),
     ("retrieve_pool", "retrieve", 24, 150, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
     ("retrieve_trials", "retrieve", 3, 20, 100, "trials with 100 candidates each", "our choice: a co-author names 100 candidates"),
+    # Tasks of X-VL's early version
+    ("xvl_retrieve_pool", "xvl_retrieve", 24, 200, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
+    ("xvl_retrieve_shortlist", "xvl_retrieve", 10, 50, 100, "candidates that contrast leaves to the matching head", "released code: 10 to 100"),
 )
 # fmt: on
 
