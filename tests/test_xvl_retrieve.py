@@ -8,7 +8,7 @@ import torch
 from medvill_tasks_data import Fake, tokenizer
 from train_helpers import Bar
 
-from medxvl import metrics, presets, ranking, weights, xvl_pretrain
+from medxvl import matching, metrics, presets, ranking, weights, xvl_pretrain
 from medxvl.tasks import xvl_retrieve, zero_shot
 
 CPU = torch.device("cpu")
@@ -42,15 +42,15 @@ def trained(data, words, tmp_path_factory):
 
 
 def scored(model, data, words, rows, texts):
-    read = xvl_retrieve.distinct(words, texts, PRESET)
-    pictures = xvl_retrieve.encode_images([model], data, rows, CPU)
+    read = matching.distinct(words, texts, PRESET)
+    pictures = matching.encode_images([model], data, rows, CPU)
     return xvl_retrieve.score([model], pictures, read, PRESET.xvl_retrieve_shortlist), read, pictures
 
 
 def test_the_matching_head_reorders_the_shortlist_and_nothing_else():
     contrast = np.array([[0.9, 0.8, 0.7, -0.2, 0.1]])
-    matching = np.array([[-7.0, 3.0, -5.0, 99.0, np.nan]])  # 99: read for another query, not on the shortlist of this one
-    table = xvl_retrieve.reranked(contrast, matching, 3)
+    odds = np.array([[-7.0, 3.0, -5.0, 99.0, np.nan]])  # 99: read for another query, not on the shortlist of this one
+    table = xvl_retrieve.reranked(contrast, odds, 3)
     assert np.argsort(-table[0]).tolist() == [1, 2, 0, 4, 3]
     assert np.argsort(-xvl_retrieve.reranked(contrast, contrast * 0 - 1, 1)[0]).tolist() == [0, 1, 2, 4, 3]
     assert np.argsort(-xvl_retrieve.reranked(contrast, -contrast, 99)[0]).tolist() == [3, 4, 2, 1, 0], "all are on the list"
@@ -77,7 +77,7 @@ def test_each_pair_alone_says_the_same(data, words):
 
 def test_texts_that_read_the_same_are_one_and_tie(words):
     long = "large heart is seen " * 20
-    read = xvl_retrieve.distinct(words, ["clear chest.", long + "edema.", "clear chest.", long + "acute."], PRESET)
+    read = matching.distinct(words, ["clear chest.", long + "edema.", "clear chest.", long + "acute."], PRESET)
     assert len(read.ids) == 2 and read.which[0] == read.which[2] != read.which[1] == read.which[3]
     found = xvl_retrieve.ceiling(read.which, list("abcd"), dataset="d", preset=PRESET)
     assert [r["value"] for r in found if r["metric"] == "hit@1"] == [0, 0], "each has a twin, and ties count against"
@@ -111,8 +111,8 @@ def test_sentences_look_for_images(trained, data, words):
     sentences, finding, has = xvl_retrieve.queries(data, rows, described)
     assert len(sentences) == 4 and finding.tolist() == ["Cardiomegaly", "Cardiomegaly", "Edema", "Fracture"]
     assert has.sum(1).tolist() == [10, 10, 10, 0] and has.shape == (4, len(rows))
-    asked = xvl_retrieve.distinct(words, sentences, PRESET)
-    pictures = xvl_retrieve.encode_images(trained, data, rows, CPU)
+    asked = matching.distinct(words, sentences, PRESET)
+    pictures = matching.encode_images(trained, data, rows, CPU)
     scores = xvl_retrieve.score(trained, pictures, asked, 6, axes=(0,))
     assert (~np.isnan(scores["matching"])).sum(0).tolist() == [6] * 4, "a sentence's shortlist alone"
     people = data.index.patient_id.iloc[rows].to_numpy()

@@ -4,20 +4,16 @@ The cosine of two vectors is cheap, so it ranks every candidate; the fusion enco
 of them together with the query. Nothing is trained here: the pre-trained checkpoints are used as they are ("zero-shot").
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from torch import Tensor
 
-from medxvl import data, metrics, prompts, ranking, text, vision, xvl_pretrain
+from medxvl import matching, metrics, prompts, ranking, text, xvl_pretrain
 from medxvl.tasks import zero_shot
 
 DIRECTIONS = ("image to report", "report to image")
 SAME = ", own or identical report"  # right: every report (image of a report) that reads exactly like the query's own
 QUERIES = "sentence to image"
 KS = (5, 10, 50)  # precision of the queries that are sentences
-PAIRS = 1024  # image-text pairs a call of the fusion encoder
 
 
 def pool(dataset, split: str, preset) -> np.ndarray:
@@ -32,52 +28,9 @@ def reports(dataset, rows, preset) -> list[str]:
     return [text.join(parts) for parts in xvl_pretrain.report_sentences(dataset, rows, preset)]
 
 
-@dataclass
-class Texts:
-    """Different texts, each once: token ids and mask (U, L), and which of them each of the n given ones is."""
-
-    ids: Tensor
-    mask: Tensor
-    which: np.ndarray  # (n,)
-
-
-def distinct(tokenizer, texts: list[str], preset) -> Texts:
-    """Texts that read the same to the model (after cutting to `max_tokens`) are one: they then tie exactly."""
-    ids, mask = text.encode(tokenizer, texts, preset.max_tokens)
-    unique, which = torch.unique(ids, dim=0, return_inverse=True)
-    first = torch.full((len(unique),), len(ids)).scatter_reduce(0, which, torch.arange(len(ids)), "amin")
-    return Texts(ids[first], mask[first], which.numpy())
-
-
 @torch.no_grad()
-def match(model, tokens: Tensor, states: Tensor, mask: Tensor, image: Tensor, report: Tensor) -> Tensor:
-    """(K,) how well the images `image` (K,) and the texts `report` (K,) match: the log-odds of the matching head.
-
-    tokens (N, P, e), states (U, L, d), mask (U, L). Pairs of one length are read together, so that little padding is computed.
-    """
-    lengths, scores = mask.sum(1), torch.empty(len(image), device=tokens.device)
-    for part in lengths[report].argsort(stable=True).split(PAIRS):
-        i, t = image[part], report[part]
-        longest = int(lengths[t].max())
-        logits = model.match_logits(states[t, :longest], mask[t, :longest], tokens[i]).float()
-        scores[part] = logits[:, 1] - logits[:, 0]
-    return scores
-
-
-@torch.no_grad()
-def encode_images(models, dataset, rows, device) -> list[tuple[Tensor, Tensor]]:
-    """Image tokens (N, P, e) and unit features (N, D) of `rows`, by each of the checkpoints `models`."""
-    pixels, encoded = data.Pixels(dataset, rows), []
-    for model in models:
-        model.eval()
-        views = (vision.plain_view(pixels(part), model.preset).to(device) for part in torch.arange(len(rows)).split(256))
-        encoded.append(tuple(torch.cat(x) for x in zip(*map(model.online.encode_image, views), strict=True)))
-    return encoded
-
-
-@torch.no_grad()
-def score(models, pictures, texts: Texts, shortlist: int, axes=(0, 1)) -> dict[str, np.ndarray]:
-    """Scores of images (N,), given by `encode_images`, and of the different texts (U,): means over the checkpoints `models`.
+def score(models, pictures, texts: matching.Texts, shortlist: int, axes=(0, 1)) -> dict[str, np.ndarray]:
+    """Scores of images (N,), given by `matching.encode_images`, and of the different texts (U,): means over the checkpoints `models`.
 
     "contrast" (N, U): cosines. "matching" (N, U): log-odds of the matching head for pairs in a shortlist, else NaN. `axes` says
     in whose: 1 the texts for an image, 0 the images for a text. Each text is encoded once by each model.
@@ -91,30 +44,30 @@ def score(models, pictures, texts: Texts, shortlist: int, axes=(0, 1)) -> dict[s
         wanted.scatter_(axis, cosines.topk(min(shortlist, cosines.shape[axis]), dim=axis).indices, True)
     image, report = wanted.nonzero(as_tuple=True)
     matched = sum(
-        match(model, tokens, states, mask, image, report)
+        matching.match(model, tokens, states, mask, image, report)
         for model, (tokens, _), (states, _) in zip(models, pictures, read, strict=True)
     )
-    matching = torch.full_like(cosines, torch.nan)
-    matching[image, report] = matched / len(models)
-    return {"contrast": cosines.cpu().numpy(), "matching": matching.cpu().numpy()}
+    odds = torch.full_like(cosines, torch.nan)
+    odds[image, report] = matched / len(models)
+    return {"contrast": cosines.cpu().numpy(), "matching": odds.cpu().numpy()}
 
 
-def reranked(contrast: np.ndarray, matching: np.ndarray, shortlist: int) -> np.ndarray:
-    """(Q, C) scores whose order is: each query's `shortlist` best by contrast, ordered by `matching`; then the rest by contrast.
+def reranked(contrast: np.ndarray, odds: np.ndarray, shortlist: int) -> np.ndarray:
+    """(Q, C) scores whose order is: each query's `shortlist` best by contrast, ordered by `odds`; then the rest by contrast.
 
     Candidates that tie with the last of the shortlist stay out of it or come in all together, as far as they were matched.
     """
     least = -np.sort(-contrast, axis=1)[:, [min(shortlist, contrast.shape[1]) - 1]]
-    listed = (contrast >= least) & ~np.isnan(matching)
-    lowest = np.min(matching, axis=1, where=listed, initial=np.inf, keepdims=True)
-    return np.where(listed, matching - lowest + 2, contrast)  # a cosine is below 2
+    listed = (contrast >= least) & ~np.isnan(odds)
+    lowest = np.min(odds, axis=1, where=listed, initial=np.inf, keepdims=True)
+    return np.where(listed, odds - lowest + 2, contrast)  # a cosine is below 2
 
 
-def ways(contrast: np.ndarray, matching: np.ndarray, shortlist: int) -> dict[str, np.ndarray]:
+def ways(contrast: np.ndarray, odds: np.ndarray, shortlist: int) -> dict[str, np.ndarray]:
     """Tables (Q, C) by the name of the control: "" reranked, "contrast only" without the matching head, and "query ignored", the
     order of the mean query for every query, which says what is gained by putting common candidates first."""
     blind = np.broadcast_to(contrast.mean(axis=0), contrast.shape)
-    return {"": reranked(contrast, matching, shortlist), "contrast only": contrast, "query ignored": blind}
+    return {"": reranked(contrast, odds, shortlist), "contrast only": contrast, "query ignored": blind}
 
 
 def sentence_tables(scores: dict[str, np.ndarray], which: np.ndarray, shortlist: int) -> dict[str, np.ndarray]:
@@ -124,8 +77,8 @@ def sentence_tables(scores: dict[str, np.ndarray], which: np.ndarray, shortlist:
 
 def tables(scores: dict[str, np.ndarray], which: np.ndarray, shortlist: int) -> dict[str, dict[str, np.ndarray]]:
     """`ways` of both directions, {control: {direction: (n, n)}}, row: query, for n images and their reports, `which` of the texts."""
-    contrast, matching = scores["contrast"][:, which], scores["matching"][:, which]
-    both = [ways(contrast, matching, shortlist), ways(contrast.T, matching.T, shortlist)]
+    contrast, odds = scores["contrast"][:, which], scores["matching"][:, which]
+    both = [ways(contrast, odds, shortlist), ways(contrast.T, odds.T, shortlist)]
     return {way: dict(zip(DIRECTIONS, (of[way] for of in both), strict=True)) for way in both[0]}
 
 
