@@ -120,7 +120,7 @@ def ceiling(which, patients, *, dataset, preset, split="test") -> list[dict]:
     """The best that anyone can do who finds each report's wording and nothing else: identical reports tie, and ties count against."""
     same = (which[:, None] == which).astype(float)
     values = {d + ranking.OWN: ranking.single(ranking.per_query(same, np.eye(len(same), dtype=bool))) for d in DIRECTIONS}
-    about = _about(dataset, split, "identical reports", "identical reports", "")
+    about = _about(dataset, split, "perfect reading", "identical reports", "")
     return ranking.rows(values, patients, about, preset.bootstrap, preset.seed)
 
 
