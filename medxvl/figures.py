@@ -18,7 +18,7 @@ _MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "rea
             "head_maps": "20_xvl_vision_pretrain", "error_correction": "25_xvl_correct_errors",
             "corrected_reports": "25_xvl_correct_errors", "xvl report_generation": "27_xvl_generate",
             "xvl_generated_reports": "27_xvl_generate", "xvl retrieval": "26_xvl_retrieve",
-            "xvl_retrieved_pairs": "26_xvl_retrieve"}
+            "xvl_retrieved_pairs": "26_xvl_retrieve", "xvl vqa": "28_xvl_vqa", "xvl_vqa_examples": "28_xvl_vqa"}
 
 
 class MissingInput(FileNotFoundError):
@@ -225,6 +225,8 @@ DRAW = {
     "xvl-generated-reports": _examples("xvl_generated_reports", "report_generation", 1.9, "xvl"),
     "xvl-retrieval": _scores("retrieval"),
     "xvl-retrieved-pairs": _examples("xvl_retrieved_pairs", "retrieval", 1.3, "xvl"),
+    "xvl-vqa": _scores("vqa"),
+    "xvl-vqa-examples": _examples("xvl_vqa_examples", "vqa", 0.9, "xvl"),
     "medvill-attention": _word_maps,
     "medvill-architecture": _schematic("architecture"),
     "medvill-masks": _schematic("masks"),

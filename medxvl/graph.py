@@ -37,7 +37,7 @@ class Notebook:
 _MEDVILL = ("medvill_mask", "seed")
 _TASKS = (
     "12_medvill_classify", "13_medvill_retrieve", "14_medvill_vqa", "15_medvill_generate", "22_xvl_zero_shot",
-    "23_xvl_unseen_disease", "25_xvl_correct_errors", "26_xvl_retrieve", "27_xvl_generate",
+    "23_xvl_unseen_disease", "25_xvl_correct_errors", "26_xvl_retrieve", "27_xvl_generate", "28_xvl_vqa",
 )  # fmt: skip
 NOTEBOOKS = (
     Notebook(
@@ -102,6 +102,7 @@ NOTEBOOKS = (
             ("25_xvl_correct_errors", (), ("xvl_tune", "writer", "correct")),
             ("26_xvl_retrieve", (), ("xvl_retrieve",)),
             ("27_xvl_generate", (), ("xvl_tune", "writer", "xvl_generate")),
+            ("28_xvl_vqa", ("questions",), ("xvl_tune", "writer", "xvl_vqa")),
         )
     ),
     Notebook("90_results_vs_paper", needs=_TASKS, files=(paths.PAPER_VALUES,)),

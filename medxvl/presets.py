@@ -197,6 +197,11 @@ _TABLE = (
     # Tasks of X-VL's early version
     ("xvl_retrieve_pool", "xvl_retrieve", 24, 200, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
     ("xvl_retrieve_shortlist", "xvl_retrieve", 10, 50, 100, "candidates that contrast leaves to the matching head", "released code: 10 to 100"),
+    ("xvl_vqa_epochs", "xvl_vqa", 1, 8, 30, "passes over the training questions", "released code"),
+    ("xvl_vqa_batch", "xvl_vqa", 16, 64, 10, "questions a step and process", "our choice: as in pre-training"),
+    ("xvl_vqa_rate", "xvl_vqa", 1e-3, 1e-3, 1e-4, "peak learning rate", "released code"),
+    ("xvl_vqa_first", "xvl_vqa", 10, 10, 10, "candidate answers that the first token leaves to the whole answer", "released code"),
+    ("xvl_vqa_chest", "xvl_vqa", 0, 0, 0, "1: chest questions alone, in training and test", "released code: an option"),
 )
 # fmt: on
 
@@ -219,6 +224,8 @@ _CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp
             "medvill_freeze": ("none", "meant", "released", "aligned"), "medvill_draw": ("sample", "batch"),
             "packed": (0, 1), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
             "soft_targets": ("vocabulary", "sequence"), "xvl_tune_frozen": (0, 1), "writer_copies": (0, 1)}  # fmt: skip
+            "soft_targets": ("vocabulary", "sequence"), "xvl_tune_frozen": (0, 1), "writer_copy_start": (0, 1),
+            "xvl_vqa_chest": (0, 1)}  # fmt: skip
 
 Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
 Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."

@@ -77,7 +77,7 @@ def run_folder(tmp_path, monkeypatch):
 
 
 def write_medvill(folder):
-    """What notebooks 11 to 15, 20 and 26 leave for the figures."""
+    """What notebooks 11 to 15, 20 and 25 to 28 leave for the figures."""
     for name, panels in figures._PANELS.items():
         task, book = name.removeprefix("xvl "), figures._MADE_BY[name]
         rows = [{"run": "r", "paper": book[3:].split("_")[0], "task": task, "dataset": PHANTOM, "split": "test", "subset": subset,
@@ -89,7 +89,7 @@ def write_medvill(folder):
             pd.DataFrame(rows).assign(paper="xvl").to_csv(folder / "rows" / f"{figures._MADE_BY[other]}.csv", index=False)
     items = [{"image": np.zeros((8, 8), np.uint8), "lines": [["costs $5", ""], ["n = 60", "bad"]]}] * 2
     for name in ("retrieved_pairs", "generated_reports", "vqa_examples", "xvl_retrieved_pairs", "corrected_reports",
-                 "xvl_generated_reports"):
+                 "xvl_generated_reports", "xvl_vqa_examples"):
         plots_medvill.save_examples(folder / "predictions" / f"{name}.npz", items)
     maps, image = np.ones((1, 2, 2), np.float32), np.zeros((8, 8), np.uint8)
     np.savez(folder / "predictions" / "word_maps.npz", image=image, words=["edema"], maps=maps, dataset=PHANTOM, note="n = 60")

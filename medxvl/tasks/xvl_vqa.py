@@ -58,34 +58,43 @@ def blank(tuned: xvl_writer.Writer, n: int) -> Tensor:
 
 
 @torch.no_grad()
-def rank(tuned: xvl_writer.Writer, memory, answers: tuple[Tensor, Tensor], first: int) -> Tensor:
-    """(n,) the best of the answers, ids and mask (A, T), for the questions in `memory`.
+def rank(tuned: xvl_writer.Writer, memory, answers: tuple[Tensor, Tensor], first: int) -> tuple[Tensor, Tensor]:
+    """The `first` best of the answers, ids and mask (A, T), for the n questions in `memory`, the best first, and their
+    log-probabilities, (n, first) both.
 
-    The `first` answers by the probability of their first token, among equals the more frequent one, then by that of all tokens.
+    They are chosen by the probability of their first token, among equals the more frequent answer, and ordered by that of all.
     """
     ids, mask = answers
-    order = tuned.first_words(memory)[:, ids[:, 1]].argsort(dim=1, descending=True, stable=True)[:, :first]
-    n, k = order.shape
+    chosen = tuned.first_words(memory)[:, ids[:, 1]].argsort(dim=1, descending=True, stable=True)[:, :first]
+    n, k = chosen.shape
     beside = memory.select(torch.arange(n, device=ids.device).repeat_interleave(k))
-    likely = tuned.log_likelihood(beside, ids[order.flatten()], mask[order.flatten()]).view(n, k)
-    return order.gather(1, likely.argmax(dim=1, keepdim=True))[:, 0]
+    likely = tuned.log_likelihood(beside, ids[chosen.flatten()], mask[chosen.flatten()]).view(n, k)
+    likely, order = likely.sort(dim=1, descending=True, stable=True)
+    return chosen.gather(1, order), likely
 
 
 @torch.no_grad()
-def predict(
+def ranked(
     tuned: xvl_writer.Writer, tokenizer, dataset, table, answers: list[str], device, sees: bool = True, images_of=None
-) -> np.ndarray:
-    """(n,) the best of `answers` for each question; `images_of` (n,): rows whose image is shown instead (a control)."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """`rank` for each question of `table`, answers as numbers in `answers`; `images_of` (n,): rows whose image is shown instead (a
+    control)."""
     tuned.eval()
-    preset, best = tuned.preset, []
+    preset, found = tuned.preset, []
     pictures = Pictures(dataset, table["row"].to_numpy() if images_of is None else images_of, preset, device)
     candidates = [t.to(device) for t in text.encode(tokenizer, answers, preset.max_tokens)]
     asked = [t.to(device) for t in text.encode(tokenizer, table["question"].tolist(), preset.max_tokens)]
     for part in torch.arange(len(table)).split(CHUNK):
         images = pictures.tokens(tuned.vision, part) if sees else blank(tuned, len(part)).to(device)
         memory = tuned.remember(images, tuple(t[part.to(device)] for t in asked))
-        best.append(rank(tuned, memory, candidates, preset.xvl_vqa_first).cpu())
-    return np.array(answers, dtype=object)[torch.cat(best).numpy()]
+        found.append(rank(tuned, memory, candidates, preset.xvl_vqa_first))
+    return tuple(torch.cat(x).cpu().numpy() for x in zip(*found, strict=True))
+
+
+def predict(tuned, tokenizer, dataset, table, answers: list[str], device, sees: bool = True, images_of=None) -> np.ndarray:
+    """(n,) the best of `answers` for each question; see `ranked`."""
+    order, _ = ranked(tuned, tokenizer, dataset, table, answers, device, sees, images_of)
+    return np.array(answers, dtype=object)[order[:, 0]]
 
 
 def fit(
