@@ -7,13 +7,14 @@ fill in that one cell and every table and figure picks it up. No published numbe
 import numpy as np
 import pandas as pd
 
-from medxvl import paths
+from medxvl import paths, ranking
 from medxvl.readers import FIVE
 
 COLUMNS = ["paper", "task", "dataset", "subset", "model", "metric", "value", "status", "source", "note"]
 CONTROLS = ["chance", "shuffled images", "untrained", "supervised linear 32x32", "supervised upper bound", "image only",
             "report only", "words of the report", "mean tokens", "majority answer", "question only", "most common report",
-            "nearest report", "not fine-tuned"]  # fmt: skip
+            "nearest report", "not fine-tuned", "text only", "left as it is", "contrast only", "query ignored",
+            "identical reports"]  # fmt: skip
 VERDICTS = ["reproduced", "close", "not reproduced", "not comparable", "paper value unknown", "not run"]
 
 # Largest |ours - paper| that is still "close" when the paper's value lies outside our interval. Our choice: about half
@@ -27,7 +28,7 @@ _OUR_NAME = {("xvl", "zero_shot_8"): ("zero_shot", "mean of 8"), ("reference", "
              ("xvl", "unseen_disease"): ("unseen_disease", "COVID-19")}
 _PUBLISHED_MODEL = {"X-VL (ITM)": "X-VL", "MedViLL (BAR)": "MedViLL"}
 # Test data of published rows that leave `dataset` empty (X-VL, what the released evaluation code reads).
-_PAPER_DATA = {"zero_shot_8": "chexpert_test", "unseen_disease": "covidx"}
+_PAPER_DATA = {"zero_shot_8": "chexpert_test", "unseen_disease": "covidx", "vqa": "vqa_rad"}
 PUBLISHED = ["paper", "task", "subset", "metric", "published_model", "paper_value", "paper_data", "status", "source",
              "note"]
 OURS = ["dataset", "split", "model", "value", "ci_low", "ci_high", "n", "seed", "preset", "checkpoint", "run"]
@@ -72,11 +73,16 @@ def _paper_key(row):
 def _our_key(row):
     """As `_paper_key`; X-VL reports its image-text matching score, MedViLL is the model with the mask BAR.
 
-    MedViLL's published values of a whole test split have the subset "test"; of retrieval, either direction.
+    MedViLL's published values of a whole test split have the subset "test"; of retrieval, either direction. X-VL's retrieval finds the
+    query's own partner, where recall is whether it was hit.
     """
     model = "readers" if row["task"] == "readers" else _PUBLISHED_MODEL.get(row["model"], row["model"])
-    whole = row["paper"] == "medvill" and row["subset"] in ("", "image to report", "report to image")
-    return row["paper"], row["task"], "test" if whole else row["subset"], model, row["metric"]
+    subset, metric = row["subset"], row["metric"]
+    if row["paper"] == "medvill" and subset in ("", "image to report", "report to image"):
+        subset = "test"
+    if row["paper"] == "xvl" and row["task"] == "retrieval" and subset.endswith(ranking.OWN):
+        subset, metric = "", metric.replace("hit@", "recall@")
+    return row["paper"], row["task"], subset, model, metric
 
 
 def _data(label):

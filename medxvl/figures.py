@@ -16,7 +16,10 @@ _MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "rea
             "vqa_examples": "14_medvill_vqa", "report_generation": "15_medvill_generate",
             "generated_reports": "15_medvill_generate", "word_maps": "11_medvill_pretrain",
             "head_maps": "20_xvl_vision_pretrain", "cross_attention": "29_xvl_attention",
-            "finding_maps": "29_xvl_attention", "explanation": "29_xvl_attention"}
+            "finding_maps": "29_xvl_attention", "explanation": "29_xvl_attention", "error_correction": "25_xvl_correct_errors",
+            "corrected_reports": "25_xvl_correct_errors", "xvl report_generation": "27_xvl_generate",
+            "xvl_generated_reports": "27_xvl_generate", "xvl retrieval": "26_xvl_retrieve",
+            "xvl_retrieved_pairs": "26_xvl_retrieve", "xvl vqa": "28_xvl_vqa", "xvl_vqa_examples": "28_xvl_vqa"}
 
 
 class MissingInput(FileNotFoundError):
@@ -46,8 +49,8 @@ def figure(name, preset="demo"):
     return DRAW[name](preset)
 
 
-def _missing(preset, what, task):
-    notebook = _MADE_BY[task]
+def _missing(preset, what, task, paper=""):
+    notebook = _MADE_BY.get(f"{paper} {task}") or _MADE_BY[task]
     return MissingInput(f"runs/{preset} has no {what}: run notebook {notebook} first "
                         f"(./run_all.sh {preset} {notebook[:2]})")
 
@@ -62,14 +65,14 @@ def _predictions(preset, task, needed=True):
     return None
 
 
-def _rows(preset, task):
-    """Result rows of a task."""
+def _rows(preset, task, paper=""):
+    """Result rows of a task; of both papers' models where no paper is given."""
     from medxvl import runs  # loads torch, which the radars do not need
 
     rows = runs.results(preset)
-    rows = rows[rows.task == task] if len(rows) else rows
+    rows = rows[(rows.task == task) & (rows.paper.eq(paper) | (not paper))] if len(rows) else rows
     if rows.empty:
-        raise _missing(preset, f"result rows of task {task}", task)
+        raise _missing(preset, f"result rows of task {task}", task, paper)
     return rows
 
 
@@ -121,13 +124,18 @@ def _covid(preset):
     return plots.roc_unseen(_predictions(preset, "unseen_disease"), rows, dataset=_label(rows))
 
 
-# What the figure of a MedViLL task shows: a panel a metric, (title, metric, subset).
+# What the figure of a task shows, of one paper's where they differ: a panel a metric, (title, metric, subset).
 _PANELS = {
     "classification": (("macro AUROC", "auroc_macro_defined", ""), ("micro AUROC", "auroc_micro", ""), ("micro F1", "f1_micro", "")),
     "retrieval": (("MRR, image to report", "mrr", "image to report"), ("MRR, report to image", "mrr", "report to image"),
                   ("hit@5, image to report", "hit@5", "image to report")),
     "vqa": (("closed", "accuracy_closed", ""), ("open", "accuracy_open", ""), ("total", "accuracy_total", "")),
     "report_generation": (("label F1 (positive)", "label_f1", ""), ("BLEU-4", "bleu4", ""), ("CIDEr", "cider", "")),
+    "xvl retrieval": (("R@5, image to report", "hit@5", "image to report, own partner"),
+                      ("R@5, report to image", "hit@5", "report to image, own partner"),
+                      ("P@10, sentence to image", "precision@10", "sentence to image")),
+    "error_correction": (("errors repaired", "repaired", "errors"), ("findings repaired", "repaired_findings", "errors"),
+                         ("clean, untouched", "untouched", "clean")),
 }  # fmt: skip
 
 
@@ -136,24 +144,37 @@ def _medvill(task):
     def draw(preset):
         from medxvl import plots_medvill, runs
 
-        own = _rows(preset, task)
+        own = _rows(preset, task, "medvill")
         own = own[(own.split == "test") & (own.dataset == _label(own[own.split == "test"]))]
         masks = runs.results(preset, every=True)
-        masks = masks[(masks.task == task) & (masks.control == "") & (masks.seed == own.seed.iloc[0]) & ~masks.model.isin(own.model)]
+        masks = masks[(masks.task == task) & (masks.paper == "medvill") & (masks.control == "")]
+        masks = masks[(masks.seed == own.seed.iloc[0]) & ~masks.model.isin(own.model)]
         both = pd.concat([own, masks[(masks.split == "test") & (masks.dataset == own.dataset.iloc[0])]], ignore_index=True)
         return plots_medvill.scores(both, _PANELS[task], _label(own))
 
     return draw
 
 
-def _examples(name, task, height):
+def _scores(task):
+    """Scores of a task of X-VL with its controls."""
+    def draw(preset):
+        from medxvl import plots_medvill
+
+        rows = _rows(preset, task, "xvl")
+        rows = rows[(rows.split == "test") & (rows.dataset == _label(rows))]
+        return plots_medvill.scores(rows, _PANELS.get(f"xvl {task}") or _PANELS[task], _label(rows))
+
+    return draw
+
+
+def _examples(name, task, height, paper="medvill"):
     def draw(preset):
         from medxvl import plots_medvill
 
         path = variants.run_folder(preset) / "predictions" / f"{name}.npz"
         if not path.is_file():
             raise _missing(preset, f"predictions/{name}.npz (it is made where the data may be shown)", name)
-        return plots_medvill.examples(plots_medvill.load_examples(path), _label(_rows(preset, task)), height)
+        return plots_medvill.examples(plots_medvill.load_examples(path), _label(_rows(preset, task, paper)), height)
 
     return draw
 
@@ -232,6 +253,14 @@ DRAW = {
     "xvl-cross-attention": _cross_attention,
     "xvl-explanation": _explained,
     "xvl-finding-maps": _finding_maps,
+    "xvl-error-correction": _scores("error_correction"),
+    "xvl-error-examples": _examples("corrected_reports", "error_correction", 1.5, "xvl"),
+    "xvl-generation": _scores("report_generation"),
+    "xvl-generated-reports": _examples("xvl_generated_reports", "report_generation", 1.9, "xvl"),
+    "xvl-retrieval": _scores("retrieval"),
+    "xvl-retrieved-pairs": _examples("xvl_retrieved_pairs", "retrieval", 1.3, "xvl"),
+    "xvl-vqa": _scores("vqa"),
+    "xvl-vqa-examples": _examples("xvl_vqa_examples", "vqa", 0.9, "xvl"),
     "medvill-attention": _word_maps,
     "medvill-architecture": _schematic("architecture"),
     "medvill-masks": _schematic("masks"),

@@ -37,7 +37,7 @@ class Notebook:
 _MEDVILL = ("medvill_mask", "seed")
 _TASKS = (
     "12_medvill_classify", "13_medvill_retrieve", "14_medvill_vqa", "15_medvill_generate", "22_xvl_zero_shot",
-    "23_xvl_unseen_disease", "29_xvl_attention",
+    "23_xvl_unseen_disease", "25_xvl_correct_errors", "26_xvl_retrieve", "27_xvl_generate", "28_xvl_vqa", "29_xvl_attention",
 )  # fmt: skip
 NOTEBOOKS = (
     Notebook(
@@ -90,12 +90,21 @@ NOTEBOOKS = (
         groups=("run", "data", "both", "model", "pretrain", "evaluate"),
         varies=("seed",),
     ),
-    Notebook(
-        "29_xvl_attention",
-        needs=("21_xvl_pretrain",),
-        roles=("main", "unseen_disease", "transfer"),
-        groups=("run", "data", "look", "both", "model", "pretrain", "explain", "evaluate"),
-        varies=("seed",),
+    *(
+        Notebook(
+            name,
+            needs=("21_xvl_pretrain",),
+            roles=("main", *others),
+            groups=("run", "data", "look", "both", "model", "pretrain", *own, "evaluate"),
+            varies=("seed",),
+        )
+        for name, others, own in (
+            ("25_xvl_correct_errors", (), ("xvl_tune", "writer", "correct")),
+            ("26_xvl_retrieve", (), ("xvl_retrieve",)),
+            ("27_xvl_generate", (), ("xvl_tune", "writer", "xvl_generate")),
+            ("28_xvl_vqa", ("questions",), ("xvl_tune", "writer", "xvl_vqa")),
+            ("29_xvl_attention", ("unseen_disease", "transfer"), ("explain",)),
+        )
     ),
     Notebook("90_results_vs_paper", needs=_TASKS, files=(paths.PAPER_VALUES,)),
     Notebook(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import medvill_batch
+from . import cached, medvill_batch
 from .medvill import Joint, MedViLL
 
 
@@ -89,15 +89,10 @@ def _layer(
     layer, x: Tensor, keys: Tensor | None, values: Tensor | None, seen: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A layer of BERT for new places `x` (N, m, d), which look at earlier `keys`, `values` and themselves; all of these back."""
-    attention = layer.attention
-    query, k, v = (
-        project(x).unflatten(2, (attention.self.num_attention_heads, -1)).transpose(1, 2)
-        for project in (attention.self.query, attention.self.key, attention.self.value)
-    )
+    k, v = cached.keys_values(layer.attention, x)
     if keys is not None:
         k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
-    context = F.scaled_dot_product_attention(query, k, v, attn_mask=seen)
-    return layer.feed_forward_chunk(attention.output(context.transpose(1, 2).flatten(2), x)), k, v
+    return layer.feed_forward_chunk(cached.attend(layer.attention, x, k, v, seen)), k, v
 
 
 def true_words(ids: Tensor, real: Tensor, places: int, mask_id: int, special: tuple[int, int]) -> Joint:

@@ -167,11 +167,43 @@ _TABLE = (
     ("generate_most", "generate", 48, 48, 128, "words of a generated report at most", "released code"),
     ("generate_ngram", "generate", 0, 4, 0, "words of a run that may not occur twice in a report, 0: may", "released code: an option, off"),
     ("generate_beams", "generate", 2, 3, 5, "beams beside greedy decoding", "our choice: the release leaves it open"),
+    # Fine-tuning of X-VL: what its tasks share, its encoder-decoder, then each task
+    ("xvl_tune_frozen", "xvl_tune", 1, 1, 0, "1: the vision encoder stays as pre-trained, its tokens are computed once", "released code: it is trained"),
+    ("xvl_tune_weight_decay", "xvl_tune", 0.01, 0.01, 0.1, "AdamW, on matrices", "our choice: as in pre-training"),
+    ("xvl_tune_warmup", "xvl_tune", 2, 20, 200, "steps of linear warm-up", "our choice: as in pre-training"),
+    ("xvl_tune_end", "xvl_tune", 0.1, 0.1, 0.2, "share of the learning rate at the end of a cosine, 1: constant", "our choice: as in pre-training"),
+    ("writer_text_layers", "writer", 2, 2, 8, "text layers below those that look at the image", "released code: layers 8-11 of 12 look at it"),
+    ("writer_layers", "writer", 2, 2, 4, "layers of the decoder", "released code"),
+    ("writer_positions", "writer", 64, 64, 512, "rows of the decoder's position table", "CXR-BERT"),
+    ("writer_copies", "writer", 1, 1, 0, "1: the decoder also sees the words of the text that is read, and starts as copying them", "our choice: not in the release"),
+    ("correct_epochs", "correct", 1, 8, 30, "passes over the training reports", "our choice: as for questions"),
+    ("correct_batch", "correct", 16, 64, 10, "reports a step and process", "our choice: as in pre-training"),
+    ("correct_rate", "correct", 1e-3, 2e-3, 1e-4, "peak learning rate", "our choice: as for questions"),
+    ("correct_share", "correct", 0.5, 0.5, 0.5, "share of reports that get an error", "released code"),
+    ("correct_beams", "correct", 2, 4, 4, "beams", "released code"),
+    ("correct_pool", "correct", 20, 100, 1000, "test reports that get an error of each type, beside the mixed ones", "our choice"),
+    ("correct_kept", "correct", 0.95, 0.95, 0.95, "share of error-free validation reports that a sure correction must leave as they are", "our choice: not in the paper"),
+    ("correct_most", "correct", 24, 24, 120, "words of a corrected report at most", "released code"),
+    ("xvl_generate_epochs", "xvl_generate", 1, 8, 30, "passes over the training reports", "our choice: not stated"),
+    ("xvl_generate_batch", "xvl_generate", 16, 64, 10, "reports a step and process", "our choice: not stated"),
+    ("xvl_generate_rate", "xvl_generate", 1e-3, 2e-3, 1e-4, "peak learning rate", "our choice: not stated"),
+    ("xvl_generate_beams", "xvl_generate", 2, 3, 3, "beams", "released code"),
+    ("xvl_generate_most", "xvl_generate", 48, 60, 120, "words of a generated report at most", "released code"),
+    ("writer_length_power", "writer", 0.6, 0.6, 0.6, "a text's score is divided by ((5 + words) / 6) to this power", "released code"),
+    ("writer_least", "writer", 2, 2, 2, "words of a text at least", "released code"),
     ("retrieve_epochs", "retrieve", 1, 4, 10, "passes over the training studies", "our choice: not stated"),
     ("retrieve_batch", "retrieve", 16, 64, 32, "pairs a step and process", "our choice: not stated"),
     ("retrieve_rate", "retrieve", 5e-4, 5e-4, 1e-5, "peak learning rate", "released code"),
     ("retrieve_pool", "retrieve", 24, 120, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
     ("retrieve_trials", "retrieve", 3, 20, 100, "trials with 100 candidates each", "our choice: a co-author names 100 candidates"),
+    # Tasks of X-VL's early version
+    ("xvl_retrieve_pool", "xvl_retrieve", 24, 200, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
+    ("xvl_retrieve_shortlist", "xvl_retrieve", 10, 50, 100, "candidates that contrast leaves to the matching head", "released code: 10 to 100"),
+    ("xvl_vqa_epochs", "xvl_vqa", 1, 8, 30, "passes over the training questions", "released code"),
+    ("xvl_vqa_batch", "xvl_vqa", 16, 64, 10, "questions a step and process", "our choice: as in pre-training"),
+    ("xvl_vqa_rate", "xvl_vqa", 1e-3, 1e-3, 1e-4, "peak learning rate", "released code"),
+    ("xvl_vqa_first", "xvl_vqa", 10, 10, 10, "candidate answers that the first token leaves to the whole answer", "released code"),
+    ("xvl_vqa_chest", "xvl_vqa", 0, 0, 0, "1: chest questions alone, in training and test", "released code: an option"),
 )
 # fmt: on
 
@@ -193,7 +225,9 @@ _CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp
             "medvill_padding": ("blocked", "pretraining", "finetuning"), "medvill_trunk": ("resnet50", "patch", "conv"),
             "medvill_freeze": ("none", "meant", "released", "aligned"), "medvill_draw": ("sample", "batch"),
             "packed": (0, 1), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
-            "soft_targets": ("vocabulary", "sequence")}  # fmt: skip
+            "soft_targets": ("vocabulary", "sequence"), "xvl_tune_frozen": (0, 1), "writer_copies": (0, 1)}  # fmt: skip
+            "soft_targets": ("vocabulary", "sequence"), "xvl_tune_frozen": (0, 1), "writer_copy_start": (0, 1),
+            "xvl_vqa_chest": (0, 1)}  # fmt: skip
 
 Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
 Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."

@@ -12,6 +12,7 @@ from medxvl.data import Dataset
 
 FORMS = ("open", "closed")
 ORGANS = {"CHEST": "chest", "HEAD": "head", "ABD": "abdomen"}
+HELD_OUT = 0.15  # share of training images whose questions choose the epoch: VQA-RAD has no validation split
 COLUMNS = ["qid", "image_id", "row", "question", "answer", "form", "organ", "kind", "split", "unseen"]
 
 
@@ -44,6 +45,14 @@ def vocabulary(train: pd.DataFrame) -> list[str]:
     """The candidate answers: those of the training questions, most frequent first, then by the alphabet."""
     counts = train["answer"].value_counts()
     return sorted(counts.index, key=lambda answer: (-counts[answer], answer))
+
+
+def hold_out(train: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The training questions without those on HELD_OUT of the images, and those."""
+    images = train["image_id"].unique()
+    chosen = np.random.default_rng([seed, 83]).permutation(images)[: int(HELD_OUT * len(images))]
+    held = train["image_id"].isin(chosen)
+    return train[~held].reset_index(drop=True), train[held]
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Retrieval scores: from a table of scores, and which candidates are right, to one value a query; exact values of guessing.
+"""Retrieval scores: from a table of scores, and which candidates are right, to values and result rows; exact values of guessing.
 
 Shapes: Q queries, C candidates. `relevant` (Q, C) bool may have several right candidates a query ("label-conditioned": those with
 the query's positive findings). A query without a right candidate has no value: NaN, left out of means (the release's means
@@ -11,6 +11,7 @@ from medxvl import metrics
 
 KS = (1, 5, 10)
 NAMES = ("mrr", *(f"{name}@{k}" for name in ("hit", "recall", "precision") for k in KS))
+OWN = ", own partner"  # what a subset is called where the query's own partner alone is right
 
 
 def sort_relevance(scores, relevant) -> np.ndarray:
@@ -92,3 +93,45 @@ def estimate(values, groups, n_resamples=1000, seed=0) -> tuple[float, np.ndarra
         count = w @ there
         drawn.append(np.divide(w @ filled, count, out=np.full(len(w), np.nan), where=count > 0))
     return float(values[there].mean()), np.concatenate(drawn), int(there.sum())
+
+
+def single(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of the values of queries with one right answer those that say different things: recall@k is hit@k, precision@k a kth of it."""
+    return {name: value for name, value in values.items() if name == "mrr" or name.startswith("hit")}
+
+
+def rows(values: dict[str, dict], patients, about: dict, n_resamples=1000, seed=0) -> list[dict]:
+    """Result rows of `values` {subset: {metric: (Q,)}}, with 95 % intervals over `patients` (Q,) and the columns `about`.
+
+    Without patients the values are exact, such as those of guessing, and have no interval.
+    """
+    found = []
+    for subset, metric, value in ((s, m, v) for s, by_metric in values.items() for m, v in by_metric.items()):
+        row = about | {"subset": subset, "metric": metric}
+        if patients is None:
+            found.append(row | {"value": float(np.nanmean(value)) if np.isfinite(value).any() else np.nan})
+            continue
+        point, drawn, count = estimate(value, patients, n_resamples, seed)
+        low, high = metrics.interval(drawn)
+        found.append(row | {"value": point, "ci_low": float(low), "ci_high": float(high), "n": count, "draws": drawn})
+    return found
+
+
+def precision(scores, relevant, k: int, weights) -> np.ndarray:
+    """(R, Q) share of right ones among the first `k`, where candidate c is there `weights[r, c]` times: resamples of candidates.
+
+    For queries that are no patients, such as sentences: then the pool is what a bootstrap draws. Ties as everywhere here.
+    """
+    scores, relevant = np.asarray(scores, float), np.asarray(relevant, bool)
+    found = np.empty((len(weights), len(scores)))
+    for q, order in enumerate(np.lexsort((relevant, -scores), axis=1)):
+        upto = np.minimum(np.cumsum(weights[:, order], axis=1), k)
+        found[:, q] = np.diff(upto, axis=1, prepend=0) @ relevant[q, order] / k
+    return found
+
+
+def sample(candidates, most: int, seed: int) -> np.ndarray:
+    """`most` of `candidates` (n,) at random, in their order; all of them where `most` is 0 or there are no more."""
+    if not most or len(candidates) <= most:
+        return candidates
+    return np.sort(np.random.default_rng([seed, 13]).choice(candidates, most, replace=False))

@@ -77,17 +77,19 @@ def run_folder(tmp_path, monkeypatch):
 
 
 def write_medvill(folder):
-    """What notebooks 11 to 15 and 20 leave for the figures."""
-    names = {"classification": "12_medvill_classify", "retrieval": "13_medvill_retrieve", "vqa": "14_medvill_vqa",
-             "report_generation": "15_medvill_generate"}
-    for task, panels in figures._PANELS.items():
-        rows = [{"run": "r", "paper": "medvill", "task": task, "dataset": PHANTOM, "split": "test", "subset": subset, "metric": metric,
-                 "model": "MedViLL (BAR)", "value": 0.6 - 0.2 * (control != ""), "ci_low": 0.3, "ci_high": 0.7, "n": 60,
-                 "control": control, "seed": 0, "preset": "demo", "checkpoint": "", "manifest": ""}
+    """What notebooks 11 to 15, 20 and 25 to 28 leave for the figures."""
+    for name, panels in figures._PANELS.items():
+        task, book = name.removeprefix("xvl "), figures._MADE_BY[name]
+        rows = [{"run": "r", "paper": book[3:].split("_")[0], "task": task, "dataset": PHANTOM, "split": "test", "subset": subset,
+                 "metric": metric, "model": "MedViLL (BAR)", "value": 0.6 - 0.2 * (control != ""), "ci_low": 0.3, "ci_high": 0.7,
+                 "n": 60, "control": control, "seed": 0, "preset": "demo", "checkpoint": "", "manifest": ""}
                 for _, metric, subset in panels for control in ("", "shuffled images")]  # fmt: skip
-        pd.DataFrame(rows).to_csv(folder / "rows" / f"{names[task]}.csv", index=False)
+        pd.DataFrame(rows).to_csv(folder / "rows" / f"{book}.csv", index=False)
+        for other in [o for o in figures._MADE_BY if o == f"xvl {task}" and o not in figures._PANELS]:  # the same panels
+            pd.DataFrame(rows).assign(paper="xvl").to_csv(folder / "rows" / f"{figures._MADE_BY[other]}.csv", index=False)
     items = [{"image": np.zeros((8, 8), np.uint8), "lines": [["costs $5", ""], ["n = 60", "bad"]]}] * 2
-    for name in ("retrieved_pairs", "generated_reports", "vqa_examples"):
+    for name in ("retrieved_pairs", "generated_reports", "vqa_examples", "xvl_retrieved_pairs", "corrected_reports",
+                 "xvl_generated_reports", "xvl_vqa_examples"):
         plots_medvill.save_examples(folder / "predictions" / f"{name}.npz", items)
     maps, image = np.ones((1, 2, 2), np.float32), np.zeros((8, 8), np.uint8)
     np.savez(folder / "predictions" / "word_maps.npz", image=image, words=["edema"], maps=maps, dataset=PHANTOM, note="n = 60")

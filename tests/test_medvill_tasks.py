@@ -215,9 +215,10 @@ def test_mean_tokens_and_examples(pretrained, data, words):
     means = retrieve.mean_token_scores(pretrained[0], words, data, rows, CPU)
     assert means.shape == (20, 20) and (np.abs(means) <= 1 + 1e-5).all()
     relevant, shown = retrieve.relevance(data, rows), np.ones(len(data.index), bool)
-    items = retrieve.examples(means, relevant, data, rows, shown, 0)
+    texts = medvill_batch.report_texts(data, rows)
+    items = retrieve.examples(means, relevant, texts, data, rows, shown, 0)
     assert len(items) == 3 and all(len(item["lines"]) == 4 for item in items)
-    assert retrieve.examples(means, relevant, data, rows, ~shown, 0) == [], "nothing that may not be shown"
+    assert retrieve.examples(means, relevant, texts, data, rows, ~shown, 0) == [], "nothing that may not be shown"
 
 
 # --- questions --------------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def teacher_forced(tuned: Writer, tokenizer, dataset, rows, device, images_of=No
     """The likeliest word at each place given the true words before it, up to a stop word: the release's greedy decoding."""
     found = []
     for logits, _, real in _true_words(tuned, tokenizer, dataset, rows, device, images_of):
-        found += to_texts(tokenizer, logits.argmax(dim=2).masked_fill(~real, tokenizer.sep_token_id).cpu())
+        found += decode.to_texts(tokenizer, logits.argmax(dim=2).masked_fill(~real, tokenizer.sep_token_id).cpu())
     return found
 
 
@@ -151,19 +151,12 @@ def write(tuned: Writer, tokenizer, dataset, rows, device, beams: int = 1, image
     for part in parts:
         search = decode.beam if beams > 1 else decode.greedy
         state = decoder.start(pictures.tokens(tuned.model.trunk, part))
-        found += to_texts(tokenizer, search(decoder.step, state, len(part), rules, tokenizer.pad_token_id).words)
+        found += decode.to_texts(tokenizer, search(decoder.step, state, len(part), rules, tokenizer.pad_token_id).words)
         if bar is not None:
             bar.update(1)
     if bar is not None:
         bar.close()
     return found
-
-
-def to_texts(tokenizer, words: Tensor) -> list[str]:
-    """Ids (N, T) to texts, each up to its first stop word."""
-    stop = tokenizer.sep_token_id
-    rows = [row[: row.index(stop)] if stop in row else row for row in words.tolist()]
-    return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
 # --- baselines, which read no image or write no word --------------------------------------------------------------------
@@ -248,14 +241,14 @@ def examples(dataset, rows, references, texts, nearest, shown, seed: int, most: 
 
 
 def evaluate(texts, references, patients, *, dataset, model, losses=None, control="", checkpoint="", n_resamples=1000, seed=0,
-             split="test") -> list[dict]:  # fmt: skip
+             split="test", paper="medvill", task="report_generation") -> list[dict]:  # fmt: skip
     """Rows of one way to write: BLEU-1..4, METEOR, ROUGE-L, CIDEr, label scores (micro; per kind of label), with 95 % intervals.
 
     `losses`: (sums, words) of `likelihood`, for the perplexity. Label scores of subset "" are of the positive labels. METEOR is NaN
-    where there is no Java.
+    where there is no Java. The same for X-VL's reports and corrections: `paper`, `task`.
     """
     found, wanted = [text_metrics.plain(t) for t in texts], [text_metrics.plain(t) for t in references]
-    common = {"paper": "medvill", "task": "report_generation", "dataset": dataset, "split": split, "model": model, "control": control,
+    common = {"paper": paper, "task": task, "dataset": dataset, "split": split, "model": model, "control": control,
               "checkpoint": checkpoint, "n": len(texts)}  # fmt: skip
     counts, tables = text_metrics.bleu_counts(found, wanted), text_metrics.label_tables(texts, references)
     functions = {f"bleu{k + 1}": ("", lambda w, k=k: text_metrics.bleu(counts, w)[..., k]) for k in range(4)}
@@ -264,7 +257,7 @@ def evaluate(texts, references, patients, *, dataset, model, losses=None, contro
     functions |= {name: ("", lambda w, name=name: text_metrics.mean(each[name], w)) for name in each}
     if losses is not None:
         functions["perplexity"] = ("", lambda w: text_metrics.perplexity(*losses, w))
-    rows = _estimates(functions, common, patients, n_resamples, seed)
+    rows = estimates(functions, common, patients, n_resamples, seed)
     for category in (*text_metrics.CATEGORIES, "mentioned"):
         cells = text_metrics.label_counts(*tables, category)
         subset = "" if category == "positive" else f"{category} labels"
@@ -272,11 +265,11 @@ def evaluate(texts, references, patients, *, dataset, model, losses=None, contro
             f"label_{s}": (subset, lambda w, s=s, cells=cells: text_metrics.label_scores(cells, w)[s])
             for s in text_metrics.SCORES
         }
-        rows += _estimates(scores, common, patients, n_resamples, seed)
+        rows += estimates(scores, common, patients, n_resamples, seed)
     return rows
 
 
-def _estimates(functions: dict, common: dict, patients, n_resamples: int, seed: int) -> list[dict]:
+def estimates(functions: dict, common: dict, patients, n_resamples: int, seed: int) -> list[dict]:
     """A row for each (subset, function of resample weights or None)."""
     drawn = {name: [] for name in functions}
     for w in metrics.resample_weights(patients, n_resamples, seed):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medxvl import distributed, medvill_batch, medvill_finetune, metrics, ranking
+from medxvl import distributed, medvill_batch, medvill_finetune, ranking
 from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
 
 DIRECTIONS = {"image to report": False, "report to image": True}  # whether the table of scores is turned round
@@ -71,9 +71,7 @@ def pool(dataset, split: str, preset) -> np.ndarray:
     """Rows of the studies that are ranked against each other: those with a report, `retrieve_pool` of them at most."""
     rows = dataset.rows(split)
     rows = rows[[bool(text) for text in medvill_batch.report_texts(dataset, rows)]]
-    if preset.retrieve_pool and len(rows) > preset.retrieve_pool:
-        rows = np.sort(np.random.default_rng([preset.seed, 13]).choice(rows, preset.retrieve_pool, replace=False))
-    return rows
+    return ranking.sample(rows, preset.retrieve_pool, preset.seed)
 
 
 def relevance(dataset, rows) -> np.ndarray:
@@ -127,55 +125,33 @@ def evaluate(
     scores (n, n), row: image, column: report; relevant (n, n) symmetric. Subsets name direction and pool; "own report" (or
     image) counts the query's own partner alone. 95 % intervals resample the queries' patients.
     """
-    n, rows = len(scores), []
-    common = {"paper": "medvill", "task": "retrieval", "dataset": dataset, "split": split, "model": model, "control": control,
-              "checkpoint": checkpoint}  # fmt: skip
+    values, own = {}, np.arange(len(scores))
     for direction, turned in DIRECTIONS.items():
-        given, own = (scores.T if turned else scores), np.arange(n)
-        trials = ranking.per_query_in_trials(
+        given = scores.T if turned else scores
+        values[direction] = ranking.per_query(given, relevant)
+        values[f"{direction}, 100 candidates"] = ranking.per_query_in_trials(
             given, relevant, own, preset.retrieve_trials, np.random.default_rng([preset.seed, 17])
         )
-        partner = ranking.per_query(given, np.eye(n, dtype=bool))
-        partner = {k: v for k, v in partner.items() if k == "mrr" or k.startswith("hit")}  # the others say the same
-        pools = {"": ranking.per_query(given, relevant), ", 100 candidates": trials, ", own partner": partner}
-        for pool_name, values in pools.items():
-            rows += _rows(values, patients, preset, common | {"subset": f"{direction}{pool_name}"})
-    return rows
-
-
-def _rows(values: dict, patients, preset, common: dict) -> list[dict]:
-    rows = []
-    for name, value in values.items():
-        point, drawn, count = ranking.estimate(value, patients, preset.bootstrap, preset.seed)
-        low, high = metrics.interval(drawn)
-        rows.append(
-            common
-            | {"metric": name, "value": point, "ci_low": float(low), "ci_high": float(high), "n": count, "draws": drawn}
-        )
-    return rows
+        values[direction + ranking.OWN] = ranking.single(ranking.per_query(given, np.eye(len(scores), dtype=bool)))
+    about = {"paper": "medvill", "task": "retrieval", "dataset": dataset, "split": split, "model": model, "control": control,
+             "checkpoint": checkpoint}  # fmt: skip
+    return ranking.rows(values, patients, about, preset.bootstrap, preset.seed)
 
 
 def chance(relevant, *, dataset, split="test") -> list[dict]:
     """What a random order gives, exactly, as rows beside the others."""
-    n = len(relevant)
-    common = {
-        "paper": "medvill",
-        "task": "retrieval",
-        "dataset": dataset,
-        "split": split,
-        "model": "chance",
-        "control": "chance",
-        "n": n,
-    }
-    pools = {"": ranking.chance(relevant.sum(1), n), ", own partner": ranking.chance(np.ones(n, int), n)}
+    n, right = len(relevant), relevant.sum(1)
     size = min(100, n)
-    expected = 1 + (relevant.sum(1) - 1) * (size - 1) / max(
-        n - 1, 1
-    )  # right ones among the candidates of a trial, on average
-    pools[", 100 candidates"] = ranking.chance(np.round(expected).astype(int), size)
-    return [common | {"subset": f"{direction}{suffix}", "metric": name, "value": float(np.nanmean(value))}
-            for direction in DIRECTIONS for suffix, values in pools.items() for name, value in values.items()
-            if suffix != ", own partner" or name == "mrr" or name.startswith("hit")]  # fmt: skip
+    expected = 1 + (right - 1) * (size - 1) / max(n - 1, 1)  # right ones among the candidates of a trial, on average
+    pools = {
+        "": ranking.chance(right, n),
+        ", 100 candidates": ranking.chance(np.round(expected).astype(int), size),
+        ranking.OWN: ranking.single(ranking.chance(np.ones(n, int), n)),
+    }
+    values = {f"{direction}{suffix}": given for direction in DIRECTIONS for suffix, given in pools.items()}
+    about = {"paper": "medvill", "task": "retrieval", "dataset": dataset, "split": split, "model": "chance",
+             "control": "chance", "n": n}  # fmt: skip
+    return ranking.rows(values, None, about)
 
 
 @torch.no_grad()
@@ -199,8 +175,7 @@ def transfer(tuned: Matcher, tokenizer, dataset, device, *, model, preset, check
     rows = np.concatenate(
         [pool(dataset, split, preset) for split in ("train", "valid", "test") if len(dataset.rows(split))]
     )
-    if preset.retrieve_pool and len(rows) > preset.retrieve_pool:
-        rows = np.sort(np.random.default_rng([preset.seed, 13]).choice(rows, preset.retrieve_pool, replace=False))
+    rows = ranking.sample(rows, preset.retrieve_pool, preset.seed)
     relevant, patients = relevance(dataset, rows), dataset.index["patient_id"].iloc[rows].to_numpy()
     scores = score(tuned, tokenizer, dataset, rows, device)
     found = chance(relevant, dataset=dataset.label, split="all")
@@ -216,11 +191,13 @@ def transfer(tuned: Matcher, tokenizer, dataset, device, *, model, preset, check
     )
 
 
-def examples(scores, relevant, dataset, rows, shown, seed: int, queries: int = 3, first: int = 3) -> list[dict]:
-    """Queries with their first reports, for plots_medvill.examples; drawn at random among studies that may be shown."""
+def examples(
+    scores, relevant, texts: list[str], dataset, rows, shown, seed: int, queries: int = 3, first: int = 3
+) -> list[dict]:
+    """Queries with their first reports, `texts` (n,), for plots_medvill.examples; drawn at random among studies that may be shown."""
     allowed = np.flatnonzero(np.asarray(shown)[rows])
     picked = np.random.default_rng([seed, 19]).permutation(allowed)[:queries]
-    texts, items = medvill_batch.report_texts(dataset, rows), []
+    items = []
     for q in picked:
         lines = [[f"own report: {texts[q]}", "soft"]]
         for place, k in enumerate([c for c in np.argsort(-scores[q], kind="stable") if c in set(allowed)][:first]):

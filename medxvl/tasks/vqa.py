@@ -15,8 +15,6 @@ from torch import Tensor
 from medxvl import distributed, medvill_batch, medvill_finetune, medvill_heads, questions
 from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
 
-HELD_OUT = 0.15  # share of training images whose questions choose the epoch: VQA-RAD has no validation split
-
 
 class Answerer(Tuned):
     """Logits of the candidate answers."""
@@ -45,10 +43,7 @@ class Answering(FineTuning):
     def __init__(self, preset, dataset, table: pd.DataFrame, start, tokenizer, device, sees: bool = True):
         train = table[table["split"] == "train"]
         self.answers, self.tokenizer, self.dataset, self.sees = questions.vocabulary(train), tokenizer, dataset, sees
-        images = train["image_id"].unique()
-        held = np.random.default_rng([preset.seed, 83]).permutation(images)[: int(HELD_OUT * len(images))]
-        self.valid = train[train["image_id"].isin(held)]
-        self.train = train[~train["image_id"].isin(held)].reset_index(drop=True)
+        self.train, self.valid = questions.hold_out(train, preset.seed)
         pictures = Pictures(dataset, self.train["row"].to_numpy(), preset, device) if sees else None
         data = f"{dataset.fingerprint} {len(table)} {sees}"
         super().__init__("vqa", preset, start, pictures, len(self.train), data, device, ("tasks/vqa", "questions"))

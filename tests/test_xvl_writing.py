@@ -1,0 +1,190 @@
+"""Corrections and reports by X-VL: from data to rows, on data that can be learned."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from medvill_tasks_data import Fake
+
+from medxvl import errors, presets, text, text_metrics, xvl, xvl_texts, xvl_writer
+from medxvl.tasks import correct_errors, xvl_generate
+
+CPU = torch.device("cpu")
+PRESET = presets.load(
+    "smoke",
+    "vision_width=32 text_width=48 text_heads=2 vocabulary=150 max_tokens=16 correct_epochs=12 correct_batch=12 correct_pool=8 "
+    "xvl_generate_epochs=12 xvl_generate_batch=12 xvl_generate_rate=3e-3 xvl_generate_most=16 bootstrap=40 checkpoint_every=0",
+)
+WORDS = {
+    "Pleural Effusion": "small left pleural effusion. heart is normal.",
+    "Edema": "severe edema of the right lung. heart is normal.",
+    "": "no acute cardiopulmonary process. clear lungs.",
+}
+
+
+class Told(Fake):
+    """As Fake, with reports that can have errors of every type."""
+
+    def __init__(self, n=120):
+        super().__init__(n)
+        names = np.array(list(WORDS))[np.arange(n) % 3]
+        self.index["findings"], self.index["impression"] = "", [WORDS[name].capitalize() for name in names]
+
+
+def no_bar(*_):
+    class Bar:
+        n = initial = last_print_n = 0
+
+        def update(self, n=1): ...
+
+        def set_postfix_str(self, told): ...
+
+        def close(self): ...
+
+    return Bar()
+
+
+@pytest.fixture(scope="module")
+def start():
+    torch.manual_seed(0)
+    data, tokenizer = Told(), text.train_tokenizer(list(WORDS.values()) * 3 + ["large mild upper lower"] * 3, 150)
+    return data, tokenizer, xvl.XVL(PRESET, len(tokenizer))
+
+
+@pytest.fixture(scope="module")
+def corrector(start, tmp_path_factory):
+    data, tokenizer, model = start
+    return correct_errors.fit(PRESET, data, model, tokenizer, tmp_path_factory.mktemp("correct"), CPU, no_bar)[0]
+
+
+def cases(start, split="test"):
+    data, tokenizer, _ = start
+    corpus = correct_errors.Corpus(data, split, tokenizer, PRESET)
+    return corpus, correct_errors.to_correct(corpus, PRESET, corpus.known)
+
+
+def test_reports_end_with_a_sentence_that_fits(start):
+    tokenizer = start[1]
+    parts = [["clear lungs", "no acute cardiopulmonary process"], ["no acute cardiopulmonary process"] * 9, []]
+    lengths = [len(tokenizer(" ".join(s + "." for s in p))["input_ids"]) for p in parts]
+    assert correct_errors.fitting(parts, tokenizer, lengths[0])[0] == text.join(parts[0])
+    assert correct_errors.fitting(parts, tokenizer, lengths[0] - 1)[0] == "clear lungs."
+    found = correct_errors.fitting(parts, tokenizer, 12)
+    assert found[1] and len(tokenizer(found[1])["input_ids"]) <= 12 and found[1].endswith(".") and found[2] == ""
+
+
+def test_what_is_to_be_corrected(start):
+    corpus, table = cases(start)
+    mixed = table[table["set"] == correct_errors.MIXED]
+    assert list(mixed["place"]) == list(range(len(corpus))) and (mixed["kind"] != "").mean() == 0.5
+    assert set(table["set"]) == {correct_errors.MIXED, *errors.PUBLISHED}
+    wrong = table["kind"] != ""
+    assert (table["asked"] != table["wanted"]).equals(wrong)
+    assert all(corpus.texts[k] == t for k, t in zip(table["place"], table["wanted"], strict=True))
+    assert (table[table["set"] != correct_errors.MIXED].groupby("set").size() <= PRESET.correct_pool).all()
+
+
+def test_it_learns_to_correct_by_the_picture(start, corrector):
+    """Brightness says the finding: errors are put right, clean reports left alone, and another's picture brings another's report."""
+    data, tokenizer, _ = start
+    corpus, table = cases(start)
+    rows, asked = corpus.rows[table["place"]], list(table["asked"])
+    found = correct_errors.correct(corrector, tokenizer, data, rows, asked, CPU)
+    about = {"dataset": data.label, "n_resamples": 40}
+    ours = correct_errors.evaluate(found, table, corpus.patients[table["place"]], model="X-VL", **about)
+    other = correct_errors.correct(corrector, tokenizer, data, rows, asked, CPU, images_of=np.roll(rows, 1))
+    shuffled = correct_errors.evaluate(
+        other, table, corpus.patients[table["place"]], model="X-VL", control="shuffled images", **about
+    )
+
+    def value(rows, metric, subset=""):
+        return next(r["value"] for r in rows if r["metric"] == metric and r["subset"] == subset)
+
+    assert value(ours, "repaired", "errors") > 0.7 and value(ours, "untouched", "clean") > 0.8
+    assert value(shuffled, "repaired", "errors") < value(ours, "repaired", "errors") - 0.2
+    assert value(ours, "repaired_findings", "errors") >= value(ours, "repaired", "errors")
+    left = correct_errors.evaluate(asked, table, corpus.patients[table["place"]], model="left as it is", **about)
+    assert (
+        value(left, "repaired", "errors") == 0
+        and value(left, "untouched", "clean") == value(left, "unchanged", "errors") == 1
+    )
+    assert {r["subset"] for r in ours} >= {"", "errors", "clean", *errors.PUBLISHED} and {r["paper"] for r in ours} == {
+        "xvl"
+    }
+    items = correct_errors.examples(data, corpus, table, found, np.ones(len(data.index), bool), 0)
+    assert len(items) == 5 and not correct_errors.examples(
+        data, corpus, table, found, np.zeros(len(data.index), bool), 0
+    )
+
+
+def test_no_picture_is_the_mean_of_all(start, corrector):
+    data, tokenizer, _ = start
+    rows = data.rows("train")
+    blank = xvl_texts.mean_tokens(corrector, data, rows, CPU)
+    tokens = xvl_texts.Pictures(data, rows, PRESET, CPU).tokens(corrector.vision, torch.arange(len(rows)))
+    torch.testing.assert_close(blank, tokens.mean(dim=0))
+    asked = ["clear lungs."] * 6
+    found = correct_errors.correct(corrector, tokenizer, data, data.rows("test")[:6], asked, CPU, blank=blank)
+    assert len(set(found)) == 1
+
+
+def test_sure_corrections():
+    asked, found, gains = ["a", "b", "c", "d"], ["a", "x", "y", "z"], np.array([0.0, 1.0, 2.0, 3.0])
+    assert correct_errors.margin(found, asked, gains, 1.0) == 3 and correct_errors.margin(found, asked, gains, 0.5) == 1
+    assert correct_errors.margin(found, asked, gains, 0.25) == 0
+    assert correct_errors.surely(found, asked, gains, 1.0) == ["a", "b", "y", "z"]
+
+
+def test_gains_are_of_the_texts(start, corrector):
+    data, tokenizer, _ = start
+    rows, asked = data.rows("test")[:3], ["clear lungs.", "severe edema of the right lung.", "clear lungs."]
+    about = corrector, tokenizer, data, rows
+    assert np.allclose(correct_errors.gains(*about, asked, asked, CPU), 0, atol=1e-5)
+    found = correct_errors.correct(*about, asked, CPU)
+    changed = [text_metrics.plain(a) != text_metrics.plain(f) for a, f in zip(asked, found, strict=True)]
+    assert (correct_errors.gains(*about, asked, found, CPU)[changed] > -1).all()
+
+
+def test_copying_is_where_small_presets_start(start):
+    """Before any training the writer gives a report back, but for a word here and there; without `writer_copies` it does not."""
+    data, tokenizer, model = start
+    corpus = correct_errors.Corpus(data, "test", tokenizer, PRESET)
+    told = [text_metrics.plain(t).split() for t in corpus.texts]
+    shares = []
+    for copies in (1, 0):
+        model.preset = replace(PRESET, writer_copies=copies)
+        torch.manual_seed(1)
+        writer = xvl_writer.start_from(model, reads=True)
+        found = [
+            text_metrics.plain(t).split()
+            for t in correct_errors.correct(writer, tokenizer, data, corpus.rows, corpus.texts, CPU)
+        ]
+        shares.append(
+            np.mean(
+                [
+                    np.mean([a == b for a, b in zip(f, t, strict=False)]) if f else 0
+                    for f, t in zip(found, told, strict=True)
+                ]
+            )
+        )
+    model.preset = PRESET
+    assert shares[0] > 0.6 and shares[1] < 0.2
+
+
+def test_it_learns_to_write_what_the_picture_shows(start, tmp_path):
+    data, tokenizer, model = start
+    writer, told = xvl_generate.fit(PRESET, data, model, tokenizer, tmp_path, CPU, no_bar)
+    rows, texts = xvl_generate.with_report(data, "test", PRESET)
+    own = xvl_generate.write(writer, tokenizer, data, rows, CPU, beams=2)
+    other = xvl_generate.write(writer, tokenizer, data, rows, CPU, beams=2, images_of=np.roll(rows, 1))
+    right = [
+        np.mean([text_metrics.plain(a) == text_metrics.plain(b) for a, b in zip(f, texts, strict=True)])
+        for f in (own, other)
+    ]
+    assert right[0] > 0.8 and right[1] < 0.4 and told.startswith("fine-tuned ")
+    losses, words = xvl_generate.likelihood(writer, tokenizer, data, rows, CPU)
+    worse, _ = xvl_generate.likelihood(writer, tokenizer, data, rows, CPU, np.roll(rows, 1))
+    assert losses.sum() < worse.sum() and (words > 3).all()
+    nearest = xvl_generate.nearest_by_image(model, data, data.rows("train"), rows, CPU)
+    assert np.isin(nearest, data.rows("train")).all()
