@@ -83,7 +83,7 @@ _TABLE = (
     ("jitter", "pretrain", 0.2, 0.2, 0.2, "random brightness and contrast, share", "our choice: not in the release"),
     ("checkpoints", "pretrain", 1, 5, 5, "best checkpoints kept and averaged in zero-shot scoring", "paper, zero-shot"),
     ("supervised_epochs", "pretrain", 2, 14, 10, "passes of the supervised upper bound", "our choice: not in the paper"),
-    ("vision_weights", "pretrain", "", "", "ibot_vitb16.pth", "start of the vision encoder, a file in data/weights or elsewhere; empty: random weights", "released code: iBOT"),
+    ("vision_weights", "pretrain", "", "", "ibot_vitb16.pth", "start of the vision encoder, a file in data/weights or elsewhere; own: that of notebook 20; empty: random weights", "released code: iBOT"),
     ("text_weights", "pretrain", "", "", "cxr-bert", "start of the text encoder, likewise", "released code: CXR-BERT"),
     ("bootstrap", "evaluate", 200, 1000, 1000, "resamples of a confidence interval", "released code"),
     # iBOT (arXiv 2111.07832): self-supervised start of the vision encoder; notebook 20
