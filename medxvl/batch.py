@@ -25,7 +25,7 @@ def run(plan: Namespace) -> int:
     os.environ["MEDXVL_RUN"] = records.run_id()
     preset = presets.load(plan.preset, plan.overrides)
     folder = paths.RUNS / preset.name
-    names = graph.with_needs(plan.notebooks)
+    names = graph.with_needs(plan.notebooks, preset)
     wanted = variants.steps(names, preset)
     for role in datasets.parse(plan.data):
         if role not in graph.roles(names):

@@ -91,6 +91,9 @@ class FusionEncoder(nn.Module):
                 nn.init.zeros_(module.bias)
         if preset.pooling_start:
             start_as_pooling(self.encoder)
+            for name, module in self.encoder.named_modules():  # but what words look at in the image differs from the start:
+                if name.endswith(("crossattention.self.query", "crossattention.self.key")):  # near zero, both learn slowly
+                    nn.init.orthogonal_(module.weight)
 
     def forward(self, x: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
         """States (B, L, d) with their mask (B, L) and what they look at (B, P, e) -> fused states (B, L, d)."""

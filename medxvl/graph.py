@@ -135,14 +135,20 @@ def select(prefixes: list[str]) -> list[str]:
     return [name for name in NAMES if not prefixes or name.startswith(tuple(prefixes))]
 
 
-def with_needs(names: list[str]) -> list[str]:
+def needs(name: str, preset=None) -> tuple[str, ...]:
+    """Notebooks whose results `name` reads: pre-training also the vision encoder of notebook 20, if `preset` starts from it."""
+    starts = name == "21_xvl_pretrain" and preset is not None and preset.vision_weights == "own"
+    return notebook(name).needs + ("20_xvl_vision_pretrain",) * starts
+
+
+def with_needs(names: list[str], preset=None) -> list[str]:
     """`names` and every notebook that they need, directly or not, in order."""
     wanted, todo = set(), list(names)
     while todo:
         name = todo.pop()
         if name not in wanted:
             wanted.add(name)
-            todo += notebook(name).needs
+            todo += needs(name, preset)
     return [name for name in NAMES if name in wanted]
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from . import distributed, ibot, metrics, presets, train, vision, weights
 from .data import Pixels
 
-WEIGHTS = "ibot.safetensors"  # in the layout of iBOT's published files: teacher and student
+WEIGHTS = Path(weights.OWN_VISION).name  # in the layout of iBOT's published files: teacher and student
 _CODE = ("vision", "ibot", "ibot_pretrain", "train", "distributed")
 
 

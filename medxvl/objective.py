@@ -59,6 +59,17 @@ def sentence_loss(f_sentence: Tensor, sentence_of: Tensor, f_image: Tensor, temp
     return mean.sum() / (count > 0).sum().clamp(min=1)
 
 
+def pairing_loss(similarity: Tensor, belongs: Tensor) -> Tensor:
+    """Each pair that belongs together against those of its row that do not, `belongs` (R, C) bool.
+
+    The mean over a row's pairs, then over rows that have any; with one pair a row it is the cross entropy.
+    """
+    others = similarity.masked_fill(belongs, torch.finfo(similarity.dtype).min).logsumexp(dim=1, keepdim=True)
+    loss = (torch.logaddexp(similarity, others) - similarity) * belongs
+    count = belongs.sum(dim=1)
+    return (loss.sum(dim=1) / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
+
+
 def distilled_cross_entropy(logits: Tensor, target: Tensor, soft: Tensor, alpha: float) -> Tensor:
     """(1 - alpha) * cross entropy to `target` (B,) + alpha * cross entropy to the distribution `soft` (B, C)."""
     if not len(logits):

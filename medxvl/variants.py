@@ -74,7 +74,7 @@ def steps(names: list[str], preset) -> list[Step]:
 def needs(step: Step, preset) -> list[Step]:
     """The runs that `step` reads: of the same mask and seed; all of them where it has no variants itself."""
     found = []
-    for need in graph.notebook(step.name).needs:
+    for need in graph.needs(step.name, preset):
         if graph.notebook(step.name).varies:
             varies, own = graph.notebook(need).varies, settings(preset, step.variant)
             mask = own.medvill_mask if "medvill_mask" in varies else preset.medvill_mask

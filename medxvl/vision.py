@@ -60,6 +60,18 @@ def build(preset) -> VisionTransformer:
     )  # fmt: skip
 
 
+def start_as_pooling(model: VisionTransformer) -> None:
+    """Make attention begin as a mean over the tokens, as in the text encoder: values and outputs rotations.
+
+    timm's values and outputs are so small in a narrow encoder that `[CLS]` hears next to nothing of the patches at first, and a
+    contrast that begins with equal images begins slowly. The published models start from iBOT instead.
+    """
+    for block in model.blocks:
+        with torch.no_grad():
+            nn.init.orthogonal_(block.attn.qkv.weight[2 * model.embed_dim :])
+        nn.init.orthogonal_(block.attn.proj.weight)
+
+
 def normalise(images: Tensor) -> Tensor:
     """(B, H, W) uint8 grey levels -> (B, 1, H, W) float in [0, 1]. Raises TypeError for anything but uint8.
 

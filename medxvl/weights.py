@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from . import layouts, presets, released, text
+from . import layouts, presets, released, text, variants
 from .medvill import MedViLL
 from .xvl import XVL
 
@@ -30,6 +30,7 @@ _SHAPES_MEDVILL = (
     "medvill_pretrain",
 )  # fmt: skip
 NOTEBOOK = {XVL: "21", MedViLL: "11"}  # that makes the weights
+OWN_VISION = "xvl_vision_pretrain/ibot.safetensors"  # in the run's checkpoints; notebook 20 makes it
 _NAMES = {XVL: "medxvl X-VL", MedViLL: "medxvl MedViLL"}
 _NOT_KEPT = ("twin.", "image_queue", "text_queue", "queue_at")
 
@@ -37,6 +38,8 @@ _NOT_KEPT = ("twin.", "image_queue", "text_queue", "queue_at")
 def fingerprint_of(preset, dataset, model: type = XVL) -> str:
     """12 hex digits over all that shapes a pre-training: model and training settings, seed, threads, data and code."""
     groups, names = (("model", "pretrain"), _SHAPES_WEIGHTS) if model is XVL else (("medvill",), _SHAPES_MEDVILL)
+    if model is XVL and preset.vision_weights == "own":
+        groups, names = (*groups, "ibot"), (*names, "ibot", "ibot_pretrain")
     values = presets.group(preset, "both", *groups) | {"seed": preset.seed, "threads": preset.threads}
     return fingerprint_of_values(values, dataset.fingerprint, names)
 
@@ -122,10 +125,17 @@ def start_from(model: nn.Module, preset) -> list[released.Report]:
     """Start the encoders of `model` from the weights that the preset names, "" = none: `vision_weights` and `text_weights` for
     X-VL, `medvill_vision_weights` and `medvill_text_weights` for MedViLL.
 
-    Names are files or folders, as given or under data/weights. Returns one report an encoder; raises as `load_into` does.
+    Names are files or folders, as given or under data/weights; X-VL's `own` is what notebook 20 made in this run. Returns one
+    report an encoder; raises as `load_into` does.
     """
     prefix = "medvill_" if isinstance(model, MedViLL) else ""
     named = {part: getattr(preset, f"{prefix}{part}_weights") for part in ("vision", "text")}
+    if not prefix and named["vision"] == "own":
+        named["vision"] = variants.run_folder(preset.name) / "checkpoints" / OWN_VISION
+        if not named["vision"].is_file():
+            raise FileNotFoundError(
+                f"{named['vision']}: expected a self-supervised vision encoder; make it with ./run_all.sh {preset.name} 20"
+            )
     return [load_into(model, path, part) for part, path in named.items() if path]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import distributed, fusion, packed, vision
 from .distributed import gather, gather_ragged, mean_weight
-from .objective import contrastive_losses, distilled_cross_entropy, hard_negatives, released_distillation
+from .objective import contrastive_losses, distilled_cross_entropy, hard_negatives, pairing_loss, released_distillation
 
 
 @dataclass
@@ -42,6 +42,8 @@ class Encoders(nn.Module):
         super().__init__()
         self.packed = bool(preset.packed)
         self.vision = vision.build(preset)
+        if preset.pooling_start:
+            vision.start_as_pooling(self.vision)
         self.vision_proj = nn.Linear(preset.vision_width, preset.projection)
         self.text = fusion.build_text_encoder(preset, vocabulary)
         self.text_proj = nn.Linear(preset.text_width, preset.projection)
@@ -141,16 +143,18 @@ class XVL(nn.Module):
         fused = self.image_fusion.tokens(image, everywhere, text, first_of(everywhere), memory_mask=mask)
         return (logits + self.image_itm_head(fused)) / 2
 
-    def contrast(self, images: Tensor, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def contrast(self, images, ids, mask, sentence_ids, sentence_mask, belongs) -> dict[str, Tensor]:
         """Both directions of plain in-batch contrast between the online encoders: the warm-up of the small presets.
 
-        It stands in for the pre-trained encoders that the published models start from; fusion, twins and queues wait.
+        It stands in for the pre-trained encoders that the published models start from; fusion, twins and queues wait. Images
+        (n, C, s, s) and reports (n, L) are this process's, single sentences (S, M) those of the whole batch of N; belongs
+        (N, N + S) bool says which report and sentences each image's study holds.
         """
-        f_image, f_text = gather(self.online.encode_image(images)[1]), gather(self.online.encode_text(ids, mask)[1])
+        f_image, f_text = gather(self.online.encode_image(images)[1]), gather(self.online.summarise_text(ids, mask)[1])
+        f_sentence = self.online.summarise_text(sentence_ids, sentence_mask)[1]
         with exactly(images):
-            similarity = f_image @ f_text.t() / self.temperature
-        own = torch.arange(len(similarity), device=ids.device)
-        i2t, t2i = F.cross_entropy(similarity, own), F.cross_entropy(similarity.t(), own)
+            similarity = f_image @ torch.cat([f_text, f_sentence]).t() / self.temperature
+            i2t, t2i = pairing_loss(similarity, belongs), pairing_loss(similarity.t(), belongs.t())
         return {"i2t": i2t, "t2i": t2i, "total": (i2t + t2i) / 2}
 
     @torch.no_grad()
@@ -184,6 +188,7 @@ class XVL(nn.Module):
             t2i = i2t.t()
         else:
             i2t, t2i = f_image @ f_text_m.t() / self.temperature, f_text @ f_image_m.t() / self.temperature
+        i2t, t2i = i2t * self.preset.hardness, t2i * self.preset.hardness
         same = unit(report)
         same = same @ same.t()
         other_text = hard_negatives(i2t, same, self.preset.same_report, generator)

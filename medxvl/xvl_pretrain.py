@@ -59,11 +59,19 @@ class Corpus:
         return [text.join([p[j] for j in rng.permutation(len(p))[:n]]) for p, n in zip(parts, counts, strict=True)]
 
     def pairs(self, picked, rng: np.random.Generator, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """Augmented images (n, C, s, s), token ids and mask (n, L) of the studies `picked` (n,); own part of the batch."""
-        own = distributed.own(len(picked))
-        ids, mask = text.encode(self.tokenizer, self.reports(picked, rng), self.preset.max_tokens)
-        view = vision.augmented_view(self.images(picked[own]), self.preset, generator, own, len(picked))
-        return view, ids[own], mask[own]
+        """What `XVL.contrast` takes of the studies `picked` (n,): augmented images and reports of the own part, every sentence
+        alone, once, and which report and sentences each study holds. A share of the words is hidden or replaced."""
+        own, preset = distributed.own(len(picked)), self.preset
+        held = [{text.join([s]) for s in self.sentences[k]} for k in picked]
+        reports, sentences = self.reports(picked, rng), sorted(set().union(*held))
+        said = torch.tensor([[s in parts for s in sentences] for parts in held])
+        belongs = torch.cat([torch.tensor([[a == b for b in reports] for a in reports]), said], dim=1)
+        view = vision.augmented_view(self.images(picked[own]), preset, generator, own, len(picked))
+        (ids, mask), (alone, alone_mask) = (text.encode(self.tokenizer, t, preset.max_tokens) for t in (reports, sentences))
+        ids, alone = (
+            text.mask_tokens(t, len(self.tokenizer), preset.contrast_masked, generator)[0] for t in (ids, alone)
+        )
+        return view, ids[own], mask[own], alone, alone_mask, belongs
 
     def batch(self, picked, rng: np.random.Generator, generator: torch.Generator) -> Batch:
         """Both views, shuffled report, masked report and single sentences of the studies `picked` (n,); own part."""
@@ -98,9 +106,11 @@ class Stage:
     peak: float
 
     def learning_rate(self, step: int, a_epoch: int, preset) -> float:
-        """Linear warm-up, then a cosine to the final rate; `step` counts from the stage's start."""
+        """Linear warm-up, then a cosine to the final rate; `step` counts from the stage's start. That of the contrast, which
+        trains the encoders alone, is theirs."""
         steps = self.epochs * a_epoch
-        return schedules.warmup_cosine(step, steps, preset.warmup_steps, self.peak, preset.min_learning_rate)
+        rate = schedules.warmup_cosine(step, steps, preset.warmup_steps, self.peak, preset.min_learning_rate)
+        return rate / preset.encoder_rate if self.name == "contrast" else rate
 
 
 def stages(preset) -> list[Stage]:
@@ -111,16 +121,21 @@ def stages(preset) -> list[Stage]:
     return [stage for stage in both if stage.epochs]
 
 
+ENCODERS = ("online.vision.", "online.vision_proj.", "online.text.", "online.text_proj.")
+
+
 def parameter_groups(model: XVL, preset) -> list[dict]:
     """Weight decay on matrices alone: not on biases, norms, class token and position embeddings, nor on the temperature,
-    whose rate is `preset.temperature_rate` times the others': Adam moves it by whole steps, whatever its size."""
+    whose rate is `preset.temperature_rate` times the encoders': Adam moves it by whole steps, whatever its size. The encoders'
+    own is `preset.encoder_rate` times that of the fusion encoder and the heads."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n != "temperature"]
-    spared = {n for n, p in named if train.without_decay(n, p)}
-    return [
-        {"params": [p for n, p in named if n not in spared], "weight_decay": preset.weight_decay, "scale": 1.0},
-        {"params": [p for n, p in named if n in spared], "weight_decay": 0.0, "scale": 1.0},
-        {"params": [model.temperature], "weight_decay": 0.0, "scale": preset.temperature_rate},
-    ]
+    groups = []
+    for slow, scale in ((False, 1.0), (True, preset.encoder_rate)):
+        for spared, decay in ((False, preset.weight_decay), (True, 0.0)):
+            chosen = [p for n, p in named if n.startswith(ENCODERS) is slow and train.without_decay(n, p) is spared]
+            groups.append({"params": chosen, "weight_decay": decay, "scale": scale})
+    scale = preset.encoder_rate * preset.temperature_rate
+    return [*groups, {"params": [model.temperature], "weight_decay": 0.0, "scale": scale}]
 
 
 class Objective(nn.Module):

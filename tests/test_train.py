@@ -84,8 +84,8 @@ def test_other_settings_begin_anew(whole, tmp_path):
 def test_a_loss_that_is_not_finite_names_the_studies(tmp_path, monkeypatch):
     real = XVL.contrast
 
-    def broken(self, images, ids, mask):
-        return {k: v * float("nan") for k, v in real(self, images, ids, mask).items()}
+    def broken(self, *given):
+        return {k: v * float("nan") for k, v in real(self, *given).items()}
 
     monkeypatch.setattr(XVL, "contrast", broken)
     with pytest.raises(RuntimeError, match=r"nan.*s\d\d, s\d\d") as error:
@@ -114,7 +114,7 @@ def test_bf16_trains_nearly_the_same_and_is_resumed(whole, tmp_path):
             raise KeyboardInterrupt
 
     log = fit(tmp_path / "whole", preset=settings)
-    assert not log["total"].equals(whole[1]["total"]) and np.allclose(log["total"], whole[1]["total"], rtol=0.03)
+    assert not log["total"].equals(whole[1]["total"]) and np.allclose(log["total"], whole[1]["total"], rtol=0.06)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "cut", Bar(after_step=stop), settings)
     fit(tmp_path / "cut", preset=settings)
@@ -208,18 +208,28 @@ def test_learning_rate():
 
 def test_weight_decay_spares_what_it_should():
     model = XVL(TINY, 60)
-    decayed, spared, temperature = xvl_pretrain.parameter_groups(model, TINY)
-    assert decayed["weight_decay"] == TINY.weight_decay and spared["weight_decay"] == temperature["weight_decay"] == 0
+    *groups, temperature = xvl_pretrain.parameter_groups(model, TINY)
+    decayed = [p for group in groups if group["weight_decay"] == TINY.weight_decay for p in group["params"]]
+    spared = [p for group in groups if group["weight_decay"] == 0 for p in group["params"]]
     names = {id(p): n for n, p in model.named_parameters()}
-    assert [names[id(p)] for p in temperature["params"]] == ["temperature"] and temperature[
-        "scale"
-    ] == TINY.temperature_rate
-    assert all(p.ndim >= 2 for p in decayed["params"])
-    assert not [
-        n for n in (names[id(p)] for p in decayed["params"]) if "pos_embed" in n or "cls_token" in n or "bias" in n
-    ]
-    everything = [id(p) for group in (decayed, spared, temperature) for p in group["params"]]
+    assert [names[id(p)] for p in temperature["params"]] == ["temperature"] and temperature["weight_decay"] == 0
+    assert all(p.ndim >= 2 for p in decayed)
+    assert not [n for n in (names[id(p)] for p in decayed) if "pos_embed" in n or "cls_token" in n or "bias" in n]
+    everything = [id(p) for p in (*decayed, *spared, *temperature["params"])]
     assert sorted(everything) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+def test_the_encoders_have_a_rate_of_their_own():
+    preset = replace(TINY, encoder_rate=0.1, temperature_rate=0.5)
+    model = XVL(preset, 60)
+    names = {id(p): n for n, p in model.named_parameters()}
+    scale = {names[id(p)]: group["scale"] for group in xvl_pretrain.parameter_groups(model, preset) for p in group["params"]}
+    slow = {n for n, value in scale.items() if value == 0.1}
+    assert slow == {n for n in scale if n.startswith("online.") and not n.startswith("online.fusion")}
+    assert scale.pop("temperature") == pytest.approx(0.05)
+    contrast, objective = (stage.learning_rate(20, 25, preset) for stage in xvl_pretrain.stages(preset))
+    assert contrast * 0.1 == pytest.approx(xvl_pretrain.stages(TINY)[0].learning_rate(20, 25, TINY)), "the warm-up's is the encoders'"
+    assert objective == xvl_pretrain.stages(TINY)[1].learning_rate(20, 25, TINY)
 
 
 def test_clipping_is_by_parameter():

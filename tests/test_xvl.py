@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from medxvl import presets
-from medxvl.objective import contrastive_losses, distilled_cross_entropy, hard_negatives, sentence_loss
+from medxvl.objective import contrastive_losses, distilled_cross_entropy, hard_negatives, pairing_loss, sentence_loss
 from medxvl.xvl import XVL, Batch
 
 PARITY = load_file(Path(__file__).parent / "parity" / "xvl_losses.safetensors")
@@ -102,6 +102,23 @@ def test_sentence_loss_ignores_order_and_takes_a_report_without_sentences():
     close(sentence_loss(sentences[order], report[order], image, 0.5), loss)
     without = sentence_loss(sentences, torch.tensor([0, 0, 1, 2, 2, 2]), image[[0, 1, 3]], 0.5)
     close(loss, without)  # report 2 has no sentence: it counts nowhere
+
+
+def test_pairing_loss():
+    torch.manual_seed(0)
+    similarity = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    own = torch.arange(4)
+    one = torch.nn.functional.one_hot(own, 6).bool()
+    close(pairing_loss(similarity, one), torch.nn.functional.cross_entropy(similarity, own))
+    belongs = one.clone()
+    belongs[0, 4] = belongs[3] = True  # two that belong do not compete; a row to which all belong has nothing to learn
+    exp = similarity.detach().exp()
+    others = exp[0, [1, 2, 3, 5]].sum()
+    worked = [-(exp[0, [0, 4]] / (exp[0, [0, 4]] + others)).log().mean(), *(-(exp[k, k] / exp[k].sum()).log() for k in (1, 2)), 0.0]
+    loss = pairing_loss(similarity, belongs)
+    loss.backward()
+    close(loss, torch.tensor(worked, dtype=torch.float64).mean())
+    assert similarity.grad.isfinite().all() and not similarity.grad[3].any()
 
 
 def test_distilled_cross_entropy():
