@@ -100,8 +100,10 @@ def write_medvill(folder):
 def write_explained(folder, image, maps):
     """What notebook 29 leaves for the figures."""
     area, told = np.eye(8, dtype=bool), {"dataset": PHANTOM, "note": "n = 60"}
-    np.savez(folder / "predictions" / "cross_attention.npz", image=image, words=["edema"], maps=maps, area=area, **told)
-    np.savez(folder / "predictions" / "finding_maps.npz", images=image[None], maps=maps[:1], areas=area[None], findings=["Edema"], **told)
+    np.savez(folder / "predictions" / "cross_attention.npz", image=image, words=["edema"], maps=maps, area=area,
+             **told)  # fmt: skip
+    np.savez(folder / "predictions" / "finding_maps.npz", images=image[None], maps=maps[:1], areas=area[None], findings=["Edema"],
+             **told)  # fmt: skip
     rows = [{"run": "r", "paper": "xvl", "task": "explanation", "dataset": PHANTOM, "split": "test", "subset": "mean of 8",
              "model": "X-VL (word maps)", "metric": metric, "value": 0.4 - 0.2 * (control != ""), "ci_low": 0.1, "ci_high": 0.5, "n": 60,
              "control": control, "seed": 0, "preset": "demo", "checkpoint": "", "manifest": ""}
