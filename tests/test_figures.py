@@ -105,7 +105,8 @@ def write_explained(folder, image, maps):
     np.savez(folder / "predictions" / "finding_maps.npz", images=image[None], maps=maps[:1], areas=area[None], findings=["Edema"],
              **told)  # fmt: skip
     rows = [{"run": "r", "paper": "xvl", "task": "explanation", "dataset": PHANTOM, "split": "test", "subset": "mean of 8",
-             "model": "X-VL (word maps)", "metric": metric, "value": 0.4 - 0.2 * (control != ""), "ci_low": 0.1, "ci_high": 0.5, "n": 60,
+             "model": "X-VL (word maps)", "metric": metric, "value": 0.4 - 0.2 * (control != ""), "ci_low": 0.1, "ci_high": 0.5,
+             "n": 60,
              "control": control, "seed": 0, "preset": "demo", "checkpoint": "", "manifest": ""}
             for metric in ("pointing", "iou", "cnr") for control in ("", "shuffled images")]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "rows" / "29_xvl_attention.csv", index=False)
