@@ -15,7 +15,7 @@ _MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "rea
             "retrieval": "13_medvill_retrieve", "retrieved_pairs": "13_medvill_retrieve", "vqa": "14_medvill_vqa",
             "vqa_examples": "14_medvill_vqa", "report_generation": "15_medvill_generate",
             "generated_reports": "15_medvill_generate", "word_maps": "11_medvill_pretrain",
-            "head_maps": "20_xvl_vision_pretrain"}
+            "head_maps": "20_xvl_vision_pretrain", "ablation": "30_xvl_ablation"}
 
 
 class MissingInput(FileNotFoundError):
@@ -98,7 +98,7 @@ def _roc_readers(preset):
         else:
             ours, note = None, f"our model is not drawn: it was evaluated on {of_ours}, the readers on {label}"
     if ours is not None:
-        ours = ours[ours.model.isin(["X-VL (ITM)", "X-VL (ITA)", "shuffled images", "supervised upper bound"])]
+        ours = ours[ours.model.str.startswith("X-VL") | ours.model.isin(["shuffled images", "supervised upper bound"])]
     drawn = [] if theirs is None else [theirs]
     drawn += [] if ours is None else [ours]
     with_points = [f for f in readers.EIGHT if f in set(points.finding)]
@@ -182,6 +182,15 @@ def _arrays(preset, name):
         return dict(kept)
 
 
+def _ablation(function):
+    def draw(preset):
+        from medxvl import plots_ablation
+
+        return getattr(plots_ablation, function)(_predictions(preset, "ablation"))
+
+    return draw
+
+
 def _schematic(name):
     def draw(preset):
         from medxvl import plots_medvill, presets
@@ -198,6 +207,8 @@ DRAW = {
     "xvl-zero-shot-table": _forest,
     "xvl-covid": _covid,
     "xvl-self-attention": _head_maps,
+    "xvl-ablation": _ablation("components"),
+    "xvl-data-efficiency": _ablation("data_share"),
     "medvill-attention": _word_maps,
     "medvill-architecture": _schematic("architecture"),
     "medvill-masks": _schematic("masks"),

@@ -67,7 +67,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                 f"unknown preset or notebook {word!r}: the presets are {', '.join(presets.NAMES)}; "
                 f"the notebooks (a number or the start of one is enough) are {', '.join(graph.NAMES)}"
             )
-    overrides = shlex.join(options.set)
+    overrides = shlex.join(_whole_path(item) for item in options.set)
     loaded = presets.load(preset, overrides)
     notebooks = graph.select(words)
     given = [parse_data(item) for item in options.data]
@@ -93,6 +93,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         dry_run=options.dry_run,
         snakemake=extra,
     )
+
+
+def _whole_path(item: str) -> str:
+    """``"prompts=x.csv"`` -> ``"prompts=/where/the/user/is/x.csv"``, another setting as it is. ValueError where that is no file."""
+    name, _, value = item.partition("=")
+    if name != "prompts" or not value:
+        return item
+    path = Path(value).expanduser().absolute()
+    if not path.is_file():
+        raise ValueError(f"--set {item}: there is no file {path}")
+    return f"prompts={path}"
 
 
 def parse_data(item: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ PUBLISHED = {
 
 
 GROUPS = ("run", "data", "look", "model", "pretrain", "evaluate", "medvill", "ibot", "batch", "both", "tune",
-          "classify", "retrieve", "vqa", "generate")
+          "classify", "retrieve", "vqa", "generate", "ablation", "prompts")
 
 
 def test_published_values():
