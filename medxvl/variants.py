@@ -48,7 +48,7 @@ def folders(root: Path) -> dict[str, Path]:
 
 
 def overrides(variant: str) -> str:
-    """Settings: of ``"seq2seq-seed1"`` ``"medvill_mask=seq2seq seed=1"``, of ``"whole-share25-seed0"`` those of ablation, share, seed."""
+    """``"seq2seq-seed1"`` -> ``"medvill_mask=seq2seq seed=1"``; "whole-share25-seed0" sets ablation, share and seed."""
     told = []
     for part in variant.split("-") if variant else []:
         numbered = re.fullmatch(r"(seed|share)(\d+)", part)
