@@ -186,7 +186,7 @@ def _ablation(function):
     def draw(preset):
         from medxvl import plots_ablation
 
-        return getattr(plots_ablation, function)(_predictions(preset, "ablation"))
+        return getattr(plots_ablation, function)(_predictions(preset, "ablation").fillna({"control": ""}))
 
     return draw
 

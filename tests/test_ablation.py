@@ -226,5 +226,8 @@ def test_figures_are_drawn_from_the_kept_table(tmp_path, monkeypatch):
     drawn = figures.figure("xvl-ablation", "smoke")
     labels = [text.get_text() for text in drawn.axes[0].get_yticklabels()]
     assert labels == [label for _, label in presets.ABLATIONS.values()] and "synthetic phantom" in drawn.get_suptitle()
+    marks = np.concatenate([line.get_xdata() for line in drawn.axes[0].lines])
+    assert {0.805, 0.705} <= set(np.round(marks, 6)) and not np.isclose(marks, 0.605).any(), "means at 100 % of the data alone"
     drawn = figures.figure("xvl-data-efficiency", "smoke")
+    assert np.isclose(drawn.axes[0].lines[2].get_ydata(), [0.605, 0.605, 0.605, 0.805]).all()
     assert [text.get_text() for text in drawn.axes[0].get_xticklabels()] == ["10", "25", "50", "100"]

@@ -204,10 +204,11 @@ def test_ablation_on_another_body_part(smoke, tmp_path):
     said = smoke.start("abdomen", "30", "--data", f"main=table:{raw}", *given, MEDXVL_RUNS=str(tmp_path))
     folder = tmp_path / "smoke"
     rows = pd.read_csv(folder / "results.csv", keep_default_na=False)
-    assert set(columns["label_columns"].split(",")) < set(rows[rows.task == "zero_shot"].subset) and "readers" not in set(rows.task), said
-    assert set(rows[rows.task == "zero_shot"].model) == {"X-VL (ITM), whole", "X-VL (ITA), whole", "X-VL (ITA), no fusion", "chance"}
+    zero_shot = rows[rows.task == "zero_shot"]
+    assert set(columns["label_columns"].split(",")) < set(zero_shot.subset) and "readers" not in set(rows.task), said
+    assert set(zero_shot.model) == {"X-VL (ITM), whole", "X-VL (ITA), whole", "X-VL (ITA), no fusion", "chance"}
     own = rows[(rows.task == "ablation") & (rows.control == "")]
-    assert set(zip(own.subset, own.model, strict=True)) == {("whole", "X-VL (ITM)"), ("whole", "X-VL (ITA)"), ("no fusion", "X-VL (ITA)")}
+    assert sorted(own.subset + " " + own.model) == ["no fusion X-VL (ITA)", "whole X-VL (ITA)", "whole X-VL (ITM)"]
     assert set(own.dataset) == {"phantom:table"} and (folder / "figures" / "xvl-ablation.pdf").is_file()
 
 
