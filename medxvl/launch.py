@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="PREFIX",
         help="preset (default demo), then the notebooks to run, by number or "
-        "the start of one (2 for 21, 22, 23), with what they need; default: all",
+        "the start of one (2 for 21, 22, 23), with what they need; default: all but those that say so",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the preset; repeatable"
@@ -193,7 +193,8 @@ def _epilog() -> str:
     settings = textwrap.fill(
         ", ".join(row["setting"] for row in presets.table()), 100, initial_indent="  ", subsequent_indent="  "
     )
-    needs = [(n.name, f"after {', '.join(need[:2] for need in n.needs)}" if n.needs else "") for n in graph.NOTEBOOKS]
+    after = {n.name: f"after {', '.join(need[:2] for need in n.needs)}" if n.needs else "" for n in graph.NOTEBOOKS}
+    needs = [(n.name, after[n.name] + "; only when asked for" * (not n.default)) for n in graph.NOTEBOOKS]
     return (
         f"presets\n{listed((name, told.get(name, '')) for name in presets.NAMES)}\n\nnotebooks\n{listed(needs)}\n\n"
         f"roles of data (--data ROLE=NAME:PATH; the default is the synthetic phantom)\n{listed(roles)}\n"
