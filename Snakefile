@@ -27,7 +27,7 @@ envvars:
 
 rule all:
     input:
-        [step.file for step in variants.steps(list(graph.NAMES), PRESET)],
+        [step.file for step in variants.steps(graph.select([]), PRESET)],
     default_target: True
 
 
@@ -73,6 +73,7 @@ for notebook in graph.NOTEBOOKS:
         input:
             str(paths.NOTEBOOKS / f"{notebook.name}.ipynb"),
             [str(file) for file in notebook.files],
+            [PRESET.prompts] if PRESET.prompts and "prompts" in notebook.groups else [],
             [f"data/{role}.json" for role in notebook.roles if notebook.prepared],
             lambda w, name=notebook.name: [s.file for s in variants.needs(variants.Step(name, name_of(w)), PRESET)],
         output:

@@ -25,8 +25,8 @@ def run(plan: Namespace) -> int:
     os.environ["MEDXVL_RUN"] = records.run_id()
     preset = presets.load(plan.preset, plan.overrides)
     folder = paths.RUNS / preset.name
-    names = graph.with_needs(plan.notebooks, preset)
-    wanted = variants.steps(names, preset)
+    wanted = variants.needed(plan.notebooks, preset)
+    names = list(dict.fromkeys(step.name for step in wanted))
     for role in datasets.parse(plan.data):
         if role not in graph.roles(names):
             print(f"note: none of the selected notebooks uses the role {role}")

@@ -19,7 +19,8 @@ _MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "rea
             "finding_maps": "29_xvl_attention", "explanation": "29_xvl_attention", "error_correction": "25_xvl_correct_errors",
             "corrected_reports": "25_xvl_correct_errors", "xvl report_generation": "27_xvl_generate",
             "xvl_generated_reports": "27_xvl_generate", "xvl retrieval": "26_xvl_retrieve",
-            "xvl_retrieved_pairs": "26_xvl_retrieve", "xvl vqa": "28_xvl_vqa", "xvl_vqa_examples": "28_xvl_vqa"}
+            "xvl_retrieved_pairs": "26_xvl_retrieve", "xvl vqa": "28_xvl_vqa", "xvl_vqa_examples": "28_xvl_vqa",
+            "ablation": "30_xvl_ablation"}
 
 
 class MissingInput(FileNotFoundError):
@@ -102,7 +103,7 @@ def _roc_readers(preset):
         else:
             ours, note = None, f"our model is not drawn: it was evaluated on {of_ours}, the readers on {label}"
     if ours is not None:
-        ours = ours[ours.model.isin(["X-VL (ITM)", "X-VL (ITA)", "shuffled images", "supervised upper bound"])]
+        ours = ours[ours.model.str.startswith("X-VL") | ours.model.isin(["shuffled images", "supervised upper bound"])]
     drawn = [] if theirs is None else [theirs]
     drawn += [] if ours is None else [ours]
     with_points = [f for f in readers.EIGHT if f in set(points.finding)]
@@ -231,6 +232,15 @@ def _arrays(preset, name):
         return dict(kept)
 
 
+def _ablation(function):
+    def draw(preset):
+        from medxvl import plots_ablation
+
+        return getattr(plots_ablation, function)(_predictions(preset, "ablation").fillna({"control": ""}))
+
+    return draw
+
+
 def _schematic(name):
     def draw(preset):
         from medxvl import plots_medvill, plots_overview, presets
@@ -261,6 +271,8 @@ DRAW = {
     "xvl-retrieved-pairs": _examples("xvl_retrieved_pairs", "retrieval", 1.3, "xvl"),
     "xvl-vqa": _scores("vqa"),
     "xvl-vqa-examples": _examples("xvl_vqa_examples", "vqa", 0.9, "xvl"),
+    "xvl-ablation": _ablation("components"),
+    "xvl-data-efficiency": _ablation("data_share"),
     "medvill-attention": _word_maps,
     "medvill-architecture": _schematic("architecture"),
     "medvill-masks": _schematic("masks"),

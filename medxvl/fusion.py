@@ -115,6 +115,10 @@ class FusionEncoder(nn.Module):
             return packed.run(self.encoder.layer, packed.from_mask(mask).pack(x), mask, memory, row, memory_mask, keep)
         return self(x, mask, regroup(memory, memory_of))[keep]
 
+    def every_pair(self, x, mask, memory, memory_mask=None) -> Tensor:
+        """Fused first tokens (I, B, d) of every one of x (B, L, d) with every one of memory (I, P, e); see packed.every_pair."""
+        return packed.every_pair(self.encoder.layer, packed.from_mask(mask).pack(x), mask, memory, memory_mask)
+
 
 def regroup(x: Tensor, groups) -> Tensor:
     """Rows of x, group by group: all of them for None, else those of an index."""

@@ -20,8 +20,9 @@ class Notebook:
 
     needs: notebooks whose results it reads; roles: data it uses; groups: settings (medxvl.presets) that change its
     results; files: of the project that it reads; prepared: whether the roles' data must be ready before it starts;
-    trains: whether it is a long training, which starts early and may use several threads; varies: which of seed and
-    medvill_mask it is repeated for (medxvl.variants).
+    trains: whether it is a long training, which starts early and may use several threads; varies: which of seed, medvill_mask
+    and ablation it is repeated for (medxvl.variants); compares: whether it reads the ablations of what it needs; start: the
+    notebook whose weights it starts from where vision_weights=own; default: whether it runs without being asked for.
     """
 
     name: str
@@ -32,6 +33,9 @@ class Notebook:
     prepared: bool = True
     trains: bool = False
     varies: tuple[str, ...] = ()
+    compares: bool = False
+    start: str = ""
+    default: bool = True
 
 
 _MEDVILL = ("medvill_mask", "seed")
@@ -71,17 +75,24 @@ NOTEBOOKS = (
     Notebook(
         "20_xvl_vision_pretrain",
         roles=("main",),
-        groups=("run", "data", "look", "model", "ibot", "evaluate"),
+        groups=("run", "data", "look", "model", "ibot", "prompts", "evaluate"),
         trains=True,
         varies=("seed",),
     ),
-    Notebook("21_xvl_pretrain", roles=("main",), groups=("run", "data", "both", "model", "pretrain"), trains=True, varies=("seed",)),
+    Notebook(
+        "21_xvl_pretrain",
+        roles=("main",),
+        groups=("run", "data", "both", "model", "pretrain"),
+        trains=True,
+        varies=("seed", "ablation"),
+        start="20_xvl_vision_pretrain",
+    ),
     Notebook(
         "22_xvl_zero_shot",
         needs=("21_xvl_pretrain",),
         roles=("main", "readers"),
-        groups=("run", "data", "both", "model", "pretrain", "evaluate"),
-        varies=("seed",),
+        groups=("run", "data", "both", "model", "pretrain", "prompts", "evaluate"),
+        varies=("seed", "ablation"),
     ),
     Notebook(
         "23_xvl_unseen_disease",
@@ -106,6 +117,13 @@ NOTEBOOKS = (
             ("29_xvl_attention", ("unseen_disease", "transfer"), ("explain",)),
         )
     ),
+    Notebook(
+        "30_xvl_ablation",
+        needs=("22_xvl_zero_shot",),
+        groups=("run", "batch", "pretrain", "ablation", "evaluate"),
+        compares=True,
+        default=False,
+    ),
     Notebook("90_results_vs_paper", needs=_TASKS, files=(paths.PAPER_VALUES,)),
     Notebook(
         "91_figures",
@@ -125,30 +143,24 @@ def notebook(name: str) -> Notebook:
 
 
 def select(prefixes: list[str]) -> list[str]:
-    """Notebooks whose name starts with one of `prefixes`, in order; all of them without prefixes.
+    """Notebooks whose name starts with one of `prefixes`, in order; without prefixes those that run by default.
 
     Raises ValueError, listing the notebooks, when a prefix matches none.
     """
     for prefix in prefixes:
         if not prefix or not any(name.startswith(prefix) for name in NAMES):
             raise ValueError(f"no notebook starts with {prefix!r}: the notebooks are {', '.join(NAMES)}")
-    return [name for name in NAMES if not prefixes or name.startswith(tuple(prefixes))]
+    return [row.name for row in NOTEBOOKS if (row.name.startswith(tuple(prefixes)) if prefixes else row.default)]
 
 
-def needs(name: str, preset=None) -> tuple[str, ...]:
-    """Notebooks whose results `name` reads: pre-training also the vision encoder of notebook 20, if `preset` starts from it."""
-    starts = name == "21_xvl_pretrain" and preset is not None and preset.vision_weights == "own"
-    return notebook(name).needs + ("20_xvl_vision_pretrain",) * starts
-
-
-def with_needs(names: list[str], preset=None) -> list[str]:
+def with_needs(names: list[str]) -> list[str]:
     """`names` and every notebook that they need, directly or not, in order."""
     wanted, todo = set(), list(names)
     while todo:
         name = todo.pop()
         if name not in wanted:
             wanted.add(name)
-            todo += needs(name, preset)
+            todo += notebook(name).needs
     return [name for name in NAMES if name in wanted]
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from . import distributed, ibot, metrics, presets, train, vision, weights
 from .data import Pixels
 
-WEIGHTS = Path(weights.OWN_VISION).name  # in the layout of iBOT's published files: teacher and student
+WEIGHTS = weights.OWN_FILE
 _CODE = ("vision", "ibot", "ibot_pretrain", "train", "distributed")
 
 

@@ -70,7 +70,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                 f"unknown preset or notebook {word!r}: the presets are {', '.join(presets.NAMES)}; "
                 f"the notebooks (a number or the start of one is enough) are {', '.join(graph.NAMES)}"
             )
-    overrides = shlex.join(options.set)
+    overrides = shlex.join(_whole_path(item) for item in options.set)
     loaded = presets.load(preset, overrides)
     notebooks = graph.select(words)
     given = [parse_data(item) for item in options.data]
@@ -96,6 +96,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         dry_run=options.dry_run,
         snakemake=extra,
     )
+
+
+def _whole_path(item: str) -> str:
+    """``"prompts=x.csv"`` -> ``"prompts=/where/the/user/is/x.csv"``, another setting as it is. ValueError where that is no file."""
+    name, _, value = item.partition("=")
+    if name != "prompts" or not value:
+        return item
+    path = Path(value).expanduser().absolute()
+    if not path.is_file():
+        raise ValueError(f"--set {item}: there is no file {path}")
+    return f"prompts={path}"
 
 
 def parse_data(item: str) -> tuple[str, str]:
@@ -154,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="PREFIX",
         help="preset (default demo), then the notebooks to run, by number or "
-        "the start of one (2 for 21, 22, 23), with what they need; default: all",
+        "the start of one (2 for 21, 22, 23), with what they need; default: all but those that say so",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the preset; repeatable"
@@ -188,7 +199,8 @@ def _epilog() -> str:
     settings = textwrap.fill(
         ", ".join(row["setting"] for row in presets.table()), 100, initial_indent="  ", subsequent_indent="  "
     )
-    needs = [(n.name, f"after {', '.join(need[:2] for need in n.needs)}" if n.needs else "") for n in graph.NOTEBOOKS]
+    after = {n.name: f"after {', '.join(need[:2] for need in n.needs)}" if n.needs else "" for n in graph.NOTEBOOKS}
+    needs = [(n.name, after[n.name] + "; only when asked for" * (not n.default)) for n in graph.NOTEBOOKS]
     return (
         f"presets\n{listed((name, told.get(name, '')) for name in presets.NAMES)}\n\nnotebooks\n{listed(needs)}\n\n"
         f"roles of data (--data ROLE=NAME:PATH; the default is the synthetic phantom)\n{listed(roles)}\n"

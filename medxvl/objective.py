@@ -23,9 +23,10 @@ def similarities(f_image, f_text, f_image_m, f_text_m, image_queue, text_queue, 
 
 
 def contrastive_losses(
-    f_image, f_text, f_image_m, f_text_m, image_queue, text_queue, f_sentence, sentence_of, temperature, alpha
+    f_image, f_text, f_image_m, f_text_m, image_queue, text_queue, f_sentence, sentence_of, temperature, alpha,
+    local_weight=1.0,
 ) -> dict[str, Tensor]:
-    """The five terms of image-text alignment and their mean `ita`.
+    """The five terms of image-text alignment and their mean `ita`, in which `local` has the weight `local_weight`.
 
     Features are unit rows: f_* (N, D), queues (Q, D), sentences (S, D) with their report's index (S,). Image-to-text and
     text-to-image have soft targets, the two within-modality terms one-hot ones.
@@ -39,7 +40,9 @@ def contrastive_losses(
         "t2t": F.cross_entropy(s["t2t"], own),
         "local": sentence_loss(f_sentence, sentence_of, f_image, temperature),
     }
-    terms["ita"] = torch.stack(list(terms.values())).mean()
+    weights = torch.ones(len(terms), device=f_image.device)
+    weights[list(terms).index("local")] = local_weight
+    terms["ita"] = (weights * torch.stack(list(terms.values()))).sum() / weights.sum()
     return terms
 
 

@@ -69,11 +69,12 @@ def embed(embeddings, ids: Tensor, mask: Tensor, layout: Layout) -> Tensor:
     return embeddings(input_ids=layout.pack(ids)[None], position_ids=layout.pack(position)[None])[0]
 
 
-def run(layers, x, mask, memory=None, memory_of=None, memory_mask=None, keep=None) -> Tensor:
+def run(layers, x, mask, memory=None, memory_of=None, memory_mask=None, keep=None, begun=False) -> Tensor:
     """Tokens x (T, d) of a batch with mask (B, L) through BERT layers -> (T, d), or (K, d) with `keep`.
 
     memory (I, P, e) is what cross-attention sees, memory_of (B,) which of them a row looks at: rows that look at the same one
-    share its keys and values. keep (B, L) marks the tokens whose final state is wanted; the last layer computes no other.
+    share its keys and values. keep (B, L) marks the tokens whose final state is wanted; the last layer computes no other. begun:
+    x has been through the first layer's self-attention.
     """
     own = from_mask(mask)
     row = own.pack(torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask))
@@ -88,11 +89,26 @@ def run(layers, x, mask, memory=None, memory_of=None, memory_mask=None, keep=Non
             x, row = _Select.apply(x, wanted), row[wanted]
             asking = grouped(row, len(mask))
             seen_by = None if memory is None else grouped(memory_of[row], memory_at.rows)
-        x = attend(layer.attention, x, asking, states, own)
+        if number or not begun:
+            x = attend(layer.attention, x, asking, states, own)
         if memory is not None:
             x = attend(layer.crossattention, x, seen_by, memory, memory_at)
         x = layer.feed_forward_chunk(x)
     return x
+
+
+def every_pair(layers, x, mask, memory, memory_mask=None) -> Tensor:
+    """First token of every text in x (T, d) with mask (B, L), fused with every one of memory (I, P, e): (I, B, d).
+
+    What does not depend on the pair is computed once: the first layer's self-attention a text, keys and values one of memory.
+    """
+    own = from_mask(mask)
+    x = attend(layers[0].attention, x, own, x, own).repeat(len(memory), 1)
+    seen = torch.arange(len(memory), device=x.device).repeat_interleave(len(mask))
+    mask = mask.repeat(len(memory), 1)
+    first = torch.zeros_like(mask, dtype=torch.bool)
+    first[:, 0] = True
+    return run(layers, x, mask, memory, seen, memory_mask, first, begun=True).unflatten(0, (len(memory), -1))
 
 
 def attend(block, x: Tensor, at: Layout, memory: Tensor, memory_at: Layout) -> Tensor:

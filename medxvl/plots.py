@@ -32,12 +32,13 @@ HEADS = "ITM: matching head, ITA: cosine of image and sentence"
 
 
 def _look(model, others):
-    """Colour, dash and marker of a model; `others` numbers the models that have no fixed look."""
-    return _MODELS.get(model) or _OTHERS[others.index(model) % len(_OTHERS)]
+    """Colour, dash and marker of a model; `others` numbers the models that have no fixed look. An ablated one has the whole one's."""
+    return _MODELS.get(model.split(", ")[0]) or _OTHERS[others.index(model) % len(_OTHERS)]
 
 
 def _place(model):
     """Our models first, then the controls, in the order of the table above."""
+    model = model.split(", ")[0]
     return list(_MODELS).index(model) if model in _MODELS else len(_MODELS)
 
 

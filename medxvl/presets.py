@@ -20,6 +20,8 @@ _TABLE = (
     ("checkpoint_every", "run", 5, 200, 1000, "steps between states to go on from, 0: after epochs alone", "our choice"),
     ("log_every", "run", 1, 1, 10, "steps between lines of the training log", "our choice"),
     ("seeds", "batch", "", "", "", "seeds to run one after the other, comma-separated; empty: seed alone", "our choice"),
+    ("ablations", "batch", "", "", "", "X-VL's components to take off, one at a time (ABLATIONS), comma-separated, or all", "our choice"),
+    ("shares", "batch", "", "", "", "shares of the training studies to learn from, comma-separated", "our choice"),
     ("masks", "batch", "", "", "", "MedViLL's masks to run, comma-separated, or all; empty: medvill_mask alone", "our choice"),
     ("studies", "data", 160, 3600, 0, "studies in the phantom, 0: none, real data is needed", "our choice"),
     ("phantom_seed", "data", 7, 7, 7, "seed of the phantom", "our choice"),
@@ -77,6 +79,8 @@ _TABLE = (
     ("negatives", "pretrain", "online", "online", "momentum", "whose features weigh the hard negatives", "released code"),
     ("hardness", "pretrain", 1.0, 0.3, 1.0, "factor on the similarity by which hard negatives are drawn, 0: any of the batch", "released code: 1"),
     ("soft_targets", "pretrain", "vocabulary", "vocabulary", "vocabulary", "axis of the soft targets of masked words; sequence: as released, by mistake", "paper; the release errs"),
+    ("local_weight", "pretrain", 1.0, 1.0, 1.0, "weight of the sentence-wise term among the five of the alignment", "released code"),
+    ("fusion", "pretrain", 1, 1, 1, "0: alignment alone, without matching and masked words", "released code"),
     ("itm_weight", "pretrain", 2.0, 2.0, 2.0, "weight of the matching loss", "released code"),
     ("crop_scale", "pretrain", 0.7, 0.7, 0.7, "smallest area of the random resized crop", "released code"),
     ("rotation", "pretrain", 10.0, 10.0, 10.0, "degrees of random rotation, either way", "our choice: not in the release"),
@@ -85,6 +89,12 @@ _TABLE = (
     ("supervised_epochs", "pretrain", 2, 14, 10, "passes of the supervised upper bound", "our choice: not in the paper"),
     ("vision_weights", "pretrain", "", "", "ibot_vitb16.pth", "start of the vision encoder, a file in data/weights or elsewhere; own: that of notebook 20; empty: random weights", "released code: iBOT"),
     ("text_weights", "pretrain", "", "", "cxr-bert", "start of the text encoder, likewise", "released code: CXR-BERT"),
+    ("ablation", "pretrain", "", "", "", "one of ABLATIONS, trained as long as notebook 30 says; empty: the whole model", "our choice"),
+    ("share", "pretrain", 1.0, 1.0, 1.0, "share of the training patients to learn from, in as many steps as from all", "our choice"),
+    ("ablation_epochs", "ablation", 1, 3, 5, "epochs in notebook 30: shorter in the small presets", "our choice: as epochs"),
+    ("ablation_contrast_epochs", "ablation", 1, 6, 0, "contrast_epochs in notebook 30", "our choice: as contrast_epochs"),
+    ("ablation_start", "ablation", "own", "own", "ibot_vitb16.pth", "vision_weights in notebook 30", "released code: iBOT"),
+    ("prompts", "prompts", "", "", "", "CSV file of sentences for zero-shot scoring; empty: those of the release, or made from the labels' names", "our choice"),
     ("bootstrap", "evaluate", 200, 1000, 1000, "resamples of a confidence interval", "released code"),
     # iBOT (arXiv 2111.07832): self-supervised start of the vision encoder; notebook 20
     ("ibot_epochs", "ibot", 1, 5, 100, "passes over the training studies", "our choice: not stated"),
@@ -213,10 +223,22 @@ _TABLE = (
 # Settings that turn preset `paper` (the final code) into X-VL's early version: presets.load("paper", presets.EARLY_XVL)
 EARLY_XVL = "vision_width=384 vision_heads=6 itm_heads=2 queue_size=49152 epochs=15 weight_decay=0.02"
 
+# What notebook 30 takes off X-VL, one at a time: settings, and what a row of results calls it.
+ABLATIONS = {
+    "whole": ("", "whole"),
+    "no_momentum": ("momentum=0 alpha=0", "no momentum"),
+    "no_sentences": ("local_weight=0", "no sentence-wise term"),
+    "no_adjustment": ("same_report=2", "no similarity adjustment"),
+    "no_fusion": ("fusion=0", "no fusion"),
+    "no_start": ("vision_weights=", "no self-supervised start"),
+}
+
 _LEAST = {"epochs": 1, "accumulation": 1, "log_every": 1,
           "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
-          "supervised_epochs": 1, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
-_MOST = {"max_reject_share": 1, "explain_threshold": 1}
+          "supervised_epochs": 1, "share": 0.01, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
+_MOST = {"max_reject_share": 1, "explain_threshold": 1, "share": 1}
+# An ablation's training: setting, and the setting of notebook 30 that stands in for it
+_TRAINED = {"epochs": "epochs", "contrast_epochs": "contrast_epochs", "vision_weights": "start"}
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas
 _VIEWS = ("AP", "PA", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "LAO", "RAO", "LPO", "RPO",
           "SWIMMERS", "XTABLE LATERAL")  # fmt: skip
@@ -227,7 +249,7 @@ _CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp
             "medvill_mask": _MASKS, "task_positions": ("own", "released"), "generate_objective": ("masked", "every"),
             "medvill_padding": ("blocked", "pretraining", "finetuning"), "medvill_trunk": ("resnet50", "patch", "conv"),
             "medvill_freeze": ("none", "meant", "released", "aligned"), "medvill_draw": ("sample", "batch"),
-            "packed": (0, 1), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
+            "packed": (0, 1), "fusion": (0, 1), "ablation": ("", *ABLATIONS), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
             "soft_targets": ("vocabulary", "sequence"), "xvl_tune_frozen": (0, 1), "writer_copies": (0, 1),
             "xvl_vqa_chest": (0, 1)}  # fmt: skip
 
@@ -249,7 +271,11 @@ def load(name: str, overrides: str = "") -> "Preset":
 def changed(preset: "Preset", overrides: str) -> "Preset":
     """`preset` with `overrides` applied; raises as `load` does."""
     values = asdict(preset)
-    for key, text in parse_overrides(overrides).items():
+    given = parse_overrides(overrides)
+    if given.get("ablation") in ABLATIONS:  # they win: what is off is off
+        trained = {key: str(given.get(f"ablation_{name}", values[f"ablation_{name}"])) for key, name in _TRAINED.items()}
+        given |= trained | parse_overrides(ABLATIONS[given["ablation"]][0])
+    for key, text in given.items():
         values[key] = _cast(key, text, type(values[key]))
         least, most = _LEAST.get(key, 0), _MOST.get(key, sys.float_info.max)
         if isinstance(values[key], int | float) and not least <= values[key] <= most:  # "nan" is neither
@@ -261,7 +287,7 @@ def changed(preset: "Preset", overrides: str) -> "Preset":
                 f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, separated by commas"
             )
     found = Preset(**values)
-    masks(found), seeds(found)
+    masks(found), seeds(found), ablations(found)
     return found
 
 
@@ -271,6 +297,36 @@ def masks(preset) -> list[str]:
     if unknown := [mask for mask in given if mask not in _MASKS]:
         raise ValueError(f"setting masks={preset.masks!r}: {unknown[0]!r} is no mask; expected all, or some of {', '.join(_MASKS)}")
     return list(dict.fromkeys(given)) or [preset.medvill_mask]
+
+
+def ablations(preset) -> list[tuple[str, float]]:
+    """(ablation, share) of the trainings to run: those of `ablations` from all studies, the whole model from each of `shares`.
+
+    Without both `ablation` and `share` alone. ValueError for an unknown name, and for what is no whole percentage.
+    """
+    names = list(ABLATIONS) if preset.ablations == "all" else _listed(preset.ablations)
+    if unknown := [name for name in names if name not in ABLATIONS]:
+        raise ValueError(f"setting ablations={preset.ablations!r}: {unknown[0]!r} is none; expected all, or some of {', '.join(ABLATIONS)}")
+    shares = []
+    for text in _listed(preset.shares):
+        share = round(_cast("shares", text, float), 6)
+        if not 0 < share <= 1 or abs(100 * share - round(100 * share)) > 1e-4:
+            raise ValueError(f"setting shares={preset.shares!r}: expected whole percentages above 0, such as 0.1,0.25,1")
+        shares.append(("whole", share))
+    return list(dict.fromkeys([(name, 1.0) for name in names] + shares)) or [(preset.ablation, preset.share)]
+
+
+def compared(preset) -> "Preset":
+    """`preset` with the trainings that notebook 30 compares: those asked for, else every ablation and four shares, two seeds."""
+    asked = bool(preset.ablations or preset.shares)
+    wanted = "" if asked else "ablations=all shares=0.1,0.25,0.5 "
+    return changed(preset, wanted + ("" if preset.seeds else f"seeds={preset.seed},{preset.seed + 1}"))
+
+
+def ablation_label(preset) -> str:
+    """What rows of results call an ablation or a share of the data: "no fusion", "whole, 25 % of the data"; else ""."""
+    share = f"{100 * preset.share:g} % of the data" if preset.share < 1 else ""
+    return ", ".join(filter(None, [ABLATIONS[preset.ablation][1] if preset.ablation else "", share]))
 
 
 def seeds(preset) -> list[int]:

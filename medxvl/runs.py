@@ -85,7 +85,11 @@ def results(preset, every: bool = False) -> pd.DataFrame:
     others text ("").
     """
     name = getattr(preset, "name", preset)
-    folders = variants.folders(paths.RUNS / name).values() if every else [variants.run_folder(name)]
+    return read_rows(variants.folders(paths.RUNS / name).values() if every else [variants.run_folder(name)])
+
+
+def read_rows(folders) -> pd.DataFrame:
+    """All rows in some run folders; columns as in `results`."""
     files = [file for folder in folders for book in graph.NAMES if (file := folder / "rows" / f"{book}.csv").is_file()]
     frames = [pd.read_csv(f, dtype=str, keep_default_na=False) for f in files]
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS), dtype=str)
@@ -214,8 +218,15 @@ class Run:
             "settings": presets.group(self.preset, *graph.notebook(self.notebook).groups),
             "data": {role: [d.label, d.fingerprint] for role, d in sorted(self._datasets.items())},
             "code": graph.code_hash(self.notebook),
+            **self._prompts(),
             "versions": {"python": platform.python_version()} | {name: version(name) for name in _VERSIONS},
         }
+
+    def _prompts(self) -> dict:
+        """What the file of the setting `prompts` says, as a hash, where the notebook reads it."""
+        if not self.preset.prompts or "prompts" not in graph.notebook(self.notebook).groups:
+            return {}
+        return {"prompts": hashlib.sha256(Path(self.preset.prompts).read_bytes()).hexdigest()[:12]}
 
     def _write_rows(self, manifest: str) -> None:
         fixed = {"run": records.run_id(), "seed": self.preset.seed, "preset": self.preset.name, "manifest": manifest}

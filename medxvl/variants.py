@@ -1,10 +1,11 @@
-"""Several masks and seeds in one call (settings `masks` and `seeds`): which runs of a notebook there are, and where each lies.
+"""Several masks, ablations, shares of the data and seeds in one call: which runs of a notebook there are, and where each lies.
 
-The run with the preset's own mask and seed lies in runs/<preset> itself; every other in a run folder of the same form below it,
+The run with the preset's own settings lies in runs/<preset> itself; every other in a run folder of the same form below it,
 runs/<preset>/variants/<variant>. Only the standard library is imported here (see medxvl.graph).
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ PATTERN = rf"({FOLDER}/[\w-]+/)?"  # what a variant puts before the names of its
 
 @dataclass(frozen=True)
 class Step:
-    """A notebook with the preset's own mask and seed (variant "") or with others ("seq2seq-seed1", "seed1")."""
+    """A notebook with the preset's own settings (variant "") or with others ("seq2seq-seed1", "whole-share25-seed0")."""
 
     name: str
     variant: str = ""
@@ -47,23 +48,35 @@ def folders(root: Path) -> dict[str, Path]:
 
 
 def overrides(variant: str) -> str:
-    """``"seq2seq-seed1"`` -> ``"medvill_mask=seq2seq seed=1"``."""
-    *mask, seed = variant.split("-") if variant else [""]
-    return " ".join([f"medvill_mask={m}" for m in mask] + ([f"seed={seed.removeprefix('seed')}"] if seed else []))
+    """``"seq2seq-seed1"`` -> ``"medvill_mask=seq2seq seed=1"``; "whole-share25-seed0" sets ablation, share and seed."""
+    told = []
+    for part in variant.split("-") if variant else []:
+        numbered = re.fullmatch(r"(seed|share)(\d+)", part)
+        if numbered:
+            told.append(f"seed={numbered[2]}" if numbered[1] == "seed" else f"share={int(numbered[2]) / 100}")
+        else:
+            told.append(f"{'ablation' if part in presets.ABLATIONS else 'medvill_mask'}={part}")
+    return " ".join(told)
 
 
 def of(name: str, preset) -> list[str]:
-    """Variants of the notebook `name` that the preset's `masks` and `seeds` ask for; "" is among them if its own are."""
+    """Variants of the notebook `name` that the preset asks for (masks, ablations, shares, seeds); "" is its own run."""
     varies = graph.notebook(name).varies
     masks = presets.masks(preset) if "medvill_mask" in varies else [preset.medvill_mask]
+    trained = presets.ablations(preset) if "ablation" in varies else [(preset.ablation, preset.share)]
     seeds = presets.seeds(preset) if "seed" in varies else [preset.seed]
-    return [_name(varies, mask, seed, preset) for mask in masks for seed in seeds]
+    return [_name(varies, (mask, *kind, seed), preset) for mask in masks for kind in trained for seed in seeds]
 
 
-def _name(varies: tuple[str, ...], mask: str, seed: int, preset) -> str:
-    if (mask, seed) == (preset.medvill_mask, preset.seed):
+def _name(varies: tuple[str, ...], chosen: tuple, preset) -> str:
+    """`chosen`: mask, ablation, share and seed."""
+    if chosen == (preset.medvill_mask, preset.ablation, preset.share, preset.seed):
         return ""
-    return f"{mask}-seed{seed}" if "medvill_mask" in varies else f"seed{seed}"
+    mask, ablation, share, seed = chosen
+    parts = [mask] if "medvill_mask" in varies else []
+    if "ablation" in varies:
+        parts += [ablation] * bool(ablation) + [f"share{100 * share:.0f}"] * (share < 1)
+    return "-".join([*parts, f"seed{seed}"])
 
 
 def steps(names: list[str], preset) -> list[Step]:
@@ -72,19 +85,33 @@ def steps(names: list[str], preset) -> list[Step]:
 
 
 def needs(step: Step, preset) -> list[Step]:
-    """The runs that `step` reads: of the same mask and seed; all of them where it has no variants itself."""
-    found = []
-    for need in graph.needs(step.name, preset):
-        if graph.notebook(step.name).varies:
-            varies, own = graph.notebook(need).varies, settings(preset, step.variant)
+    """The runs that `step` reads: of the same settings; all of them where it has no variants itself."""
+    book, found = graph.notebook(step.name), []
+    own = settings(preset, step.variant)
+    for need in book.needs:
+        if book.compares:
+            found += steps([need], presets.compared(preset))
+        elif book.varies:
+            varies = graph.notebook(need).varies
             mask = own.medvill_mask if "medvill_mask" in varies else preset.medvill_mask
+            kind = (own.ablation, own.share) if "ablation" in varies else (preset.ablation, preset.share)
             seed = own.seed if "seed" in varies else preset.seed
-            found.append(Step(need, _name(varies, mask, seed, preset)))
+            found.append(Step(need, _name(varies, (mask, *kind, seed), preset)))
         else:
             found += steps([need], preset)
+    if book.start and own.vision_weights == "own":  # one start for all, like a published one
+        found.append(Step(book.start))
     return found
 
 
+def needed(names: list[str], preset) -> list[Step]:
+    """Every run of the notebooks `names` and all that these need, directly or not, in the notebooks' order."""
+    todo = steps(names, preset)
+    for step in todo:
+        todo += [need for need in dict.fromkeys(needs(step, preset)) if need not in todo]
+    return sorted(todo, key=lambda step: graph.NAMES.index(step.name))
+
+
 def settings(preset, variant: str):
-    """`preset` with the mask and the seed of a variant."""
+    """`preset` with the settings of a variant."""
     return presets.changed(preset, overrides(variant))

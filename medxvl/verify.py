@@ -19,7 +19,7 @@ from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from medxvl import graph, paths, presets, records, variants
+from medxvl import paths, presets, records, variants
 
 FOLDER = "verify"  # the second runs folder, in the first
 CERTIFICATE = "certificate.json"
@@ -52,7 +52,7 @@ def run(plan: Namespace) -> int:
 
     preset = presets.load(plan.preset, plan.overrides)
     first, second = (root / plan.preset for root in (paths.RUNS, paths.RUNS / FOLDER))
-    wanted = variants.steps(graph.with_needs(plan.notebooks), preset)
+    wanted = variants.needed(plan.notebooks, preset)
     steps = [step for step in wanted if (first / step.file).is_file()]
     try:
         if not steps:

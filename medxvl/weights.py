@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from . import layouts, presets, released, text, variants
+from . import layouts, paths, presets, released, text
 from .medvill import MedViLL
 from .xvl import XVL
 
@@ -30,17 +30,18 @@ _SHAPES_MEDVILL = (
     "medvill_pretrain",
 )  # fmt: skip
 NOTEBOOK = {XVL: "21", MedViLL: "11"}  # that makes the weights
-OWN_VISION = "xvl_vision_pretrain/ibot.safetensors"  # in the run's checkpoints; notebook 20 makes it
 _NAMES = {XVL: "medxvl X-VL", MedViLL: "medxvl MedViLL"}
+OWN_FILE = "ibot.safetensors"  # in the layout of iBOT's published files: teacher and student
+OWN = "own"  # value of vision_weights: the weights that notebook 20 made in this run, with the preset's own seed
 _NOT_KEPT = ("twin.", "image_queue", "text_queue", "queue_at")
 
 
 def fingerprint_of(preset, dataset, model: type = XVL) -> str:
     """12 hex digits over all that shapes a pre-training: model and training settings, seed, threads, data and code."""
     groups, names = (("model", "pretrain"), _SHAPES_WEIGHTS) if model is XVL else (("medvill",), _SHAPES_MEDVILL)
-    if model is XVL and preset.vision_weights == "own":
-        groups, names = (*groups, "ibot"), (*names, "ibot", "ibot_pretrain")
     values = presets.group(preset, "both", *groups) | {"seed": preset.seed, "threads": preset.threads}
+    if model is XVL and preset.vision_weights == OWN:
+        values["start"] = fingerprint(own_start(preset))
     return fingerprint_of_values(values, dataset.fingerprint, names)
 
 
@@ -130,13 +131,18 @@ def start_from(model: nn.Module, preset) -> list[released.Report]:
     """
     prefix = "medvill_" if isinstance(model, MedViLL) else ""
     named = {part: getattr(preset, f"{prefix}{part}_weights") for part in ("vision", "text")}
-    if not prefix and named["vision"] == "own":
-        named["vision"] = variants.run_folder(preset.name) / "checkpoints" / OWN_VISION
-        if not named["vision"].is_file():
-            raise FileNotFoundError(
-                f"{named['vision']}: expected a self-supervised vision encoder; make it with ./run_all.sh {preset.name} 20"
-            )
+    if named["vision"] == OWN and not prefix:
+        named["vision"] = own_start(preset)
     return [load_into(model, path, part) for part, path in named.items() if path]
+
+
+def own_start(preset) -> Path:
+    """The vision encoder's weights that notebook 20 made (medxvl.ibot_pretrain). Raises FileNotFoundError where it has not run."""
+    path = paths.RUNS / preset.name / "checkpoints" / "xvl_vision_pretrain" / OWN_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected the weights that vision_weights={OWN} starts from; make them with "
+                                f"./run_all.sh {preset.name} 20")  # fmt: skip
+    return path
 
 
 def load_model(preset, vocabulary: int, path: Path, device="cpu", kind: type = XVL) -> nn.Module:

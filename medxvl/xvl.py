@@ -134,6 +134,15 @@ class XVL(nn.Module):
         logits = self.itm_head(self.online.fusion.tokens(text, mask, image, first_of(mask)))
         return self.both_directions(logits, text, mask, image)
 
+    def match_every(self, text: Tensor, mask: Tensor, image: Tensor) -> Tensor:
+        """`match_logits` of every image with every text, (I, B, 2): text states (B, L, d), image tokens (I, P, e)."""
+        logits = self.itm_head(self.online.fusion.every_pair(text, mask, image))
+        if self.image_fusion is None:
+            return logits
+        everywhere = torch.ones(image.shape[:2], dtype=mask.dtype, device=mask.device)
+        fused = self.image_fusion.every_pair(image, everywhere, text, memory_mask=mask)
+        return (logits + self.image_itm_head(fused).transpose(0, 1)) / 2
+
     def both_directions(self, logits, text, mask, image, groups=(None,)) -> Tensor:
         """Early X-VL: the mean of `logits` (B, 2) and those of the image looking at the text; else `logits` alone."""
         if self.image_fusion is None:
@@ -214,12 +223,15 @@ class XVL(nn.Module):
         everyone = [gather(f) for f in (f_image, f_text, m.f_image, m.f_text)]
         with exactly(tokens):
             terms = contrastive_losses(
-                *everyone, self.image_queue, self.text_queue,
-                gather_ragged(m.f_sentence), gather_ragged(b.sentence_of + mine.start), self.temperature, alpha,
+                *everyone, self.image_queue, self.text_queue, gather_ragged(m.f_sentence),
+                gather_ragged(b.sentence_of + mine.start), self.temperature, alpha, self.preset.local_weight,
             )  # fmt: skip
             other_text, other_image = (k[mine] for k in self.draw_negatives(*everyone, gather(m.report), generator))
         if self.training:
             self.enqueue(*everyone[2:])
+
+        if not self.preset.fusion:
+            return terms | {"total": terms["ita"]}
 
         # The three matching passes and the masked-language pass share one call of the fusion encoder.
         others, other_masks = gather(states)[other_text], gather(b.mask)[other_text]

@@ -18,6 +18,8 @@ from torch import nn
 from . import data, distributed, metrics, presets, released, schedules, text, train, vision, weights
 from .xvl import XVL, Batch
 
+TERMS = ("i2t", "t2i", "i2i", "t2t", "local", "itm", "mlm")  # of the objective, as its log names them
+
 
 def vocabulary(dataset, preset, folder: Path):
     """The tokenizer of the text encoder: that of the released weights it starts from, else one learned from the training
@@ -26,7 +28,7 @@ def vocabulary(dataset, preset, folder: Path):
         released_at = released.locate(preset.text_weights)
         tokenizer = text.read_vocabulary((released_at if released_at.is_dir() else released_at.parent) / "vocab.txt")
     else:
-        parts = report_sentences(dataset, dataset.rows("train"), preset)
+        parts = report_sentences(dataset, share_of(dataset, dataset.rows("train"), preset), preset)
         tokenizer = text.train_tokenizer([text.join(p) for p in parts if p], preset.vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
@@ -38,6 +40,8 @@ class Corpus:
 
     def __init__(self, dataset, split: str, tokenizer, preset):
         rows = dataset.rows(split)
+        if split == "train":
+            rows = share_of(dataset, rows, preset)
         reports = report_sentences(dataset, rows, preset)
         kept = [k for k, parts in enumerate(reports) if parts]
         self.rows, self.sentences = rows[kept], [reports[k] for k in kept]
@@ -86,6 +90,15 @@ class Corpus:
             ids[own], mask[own], masked_ids[own], labels[own],
             sentence_ids, sentence_mask, torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(p) for p in parts])),
         )  # fmt: skip
+
+
+def share_of(dataset, rows, preset) -> np.ndarray:
+    """Of `rows` those of a share of the patients; with the same seed a smaller share is part of a larger one."""
+    if preset.share == 1:
+        return rows
+    patients = dataset.index["patient_id"].to_numpy()[rows]
+    drawn = np.random.default_rng([preset.seed, 30]).permutation(np.unique(patients))
+    return rows[np.isin(patients, drawn[: max(1, round(preset.share * len(drawn)))])]
 
 
 def report_sentences(dataset, rows, preset) -> list[list[str]]:
@@ -161,7 +174,7 @@ class Pretraining(train.Task):
         self.corpus, self.valid = (Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
         self.stages = stages(preset)
         self.epochs = sum(stage.epochs for stage in self.stages)
-        self.skips_parameters = self.stages[0].name == "contrast"  # it leaves out the fusion encoder
+        self.skips_parameters = self.stages[0].name == "contrast" or not preset.fusion  # no fusion encoder there
 
     def build(self, device) -> Objective:
         self.device, self.model = device, XVL(self.preset, len(self.tokenizer)).to(device)
@@ -186,10 +199,12 @@ class Pretraining(train.Task):
                 f"{self.corpus.dataset.label}: expected at least {self._size(epoch)} training studies with a report, "
                 f"found {len(self.corpus)}"
             )
-        return len(self.corpus) // self._size(epoch)
+        return round(len(self.corpus) / self.preset.share) // self._size(epoch)
 
     def order(self, epoch: int, rng) -> np.ndarray:
-        return rng.permutation(len(self.corpus))
+        """A pass over the studies; of a share of them as many passes as make the same number of steps."""
+        passes = -(-self.batches(epoch) * self._size(epoch) // len(self.corpus))
+        return np.concatenate([rng.permutation(len(self.corpus)) for _ in range(passes)])
 
     def start_epoch(self, epoch: int) -> None:
         if epoch == 0:
@@ -237,21 +252,26 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFr
 
 @torch.no_grad()
 def match_auroc(model: XVL, corpus: Corpus, device, offsets=(1, 2, 3, 5)) -> float:
-    """AUROC of the matching head on validation pairs: each image with its own report and with four others'."""
+    """AUROC of the matching head on validation pairs: each image with its own report and with four others'; of the cosine
+    where there is no fusion encoder."""
     model.eval()
     n = len(corpus)
     if n < 2:
         return float("nan")
-    tokens = torch.cat([model.online.encode_image(vision.plain_view(corpus.images(p), corpus.preset).to(device))[0]
-                        for p in np.array_split(np.arange(n), max(1, n // 64))])  # fmt: skip
+    encoded = [model.online.encode_image(vision.plain_view(corpus.images(p), corpus.preset).to(device))
+               for p in np.array_split(np.arange(n), max(1, n // 64))]  # fmt: skip
+    tokens, f_image = (torch.cat(part) for part in zip(*encoded, strict=True))
     ids, mask = (
         t.to(device) for t in text.encode(corpus.tokenizer, corpus.reports(range(n)), corpus.preset.max_tokens)
     )
-    states, _ = model.online.encode_text(ids, mask)
+    states, f_text = model.online.encode_text(ids, mask)
     scores = []
     for shift in (0, *offsets):
         other = torch.roll(torch.arange(n, device=device), shift)
-        scores.append((model.match_logits(states[other], mask[other], tokens)[:, 1]).cpu())
+        if corpus.preset.fusion:
+            scores.append(model.match_logits(states[other], mask[other], tokens)[:, 1].cpu())
+        else:
+            scores.append((f_text[other] * f_image).sum(dim=1).cpu())
     return float(metrics.auroc(np.repeat([1, 0], [n, n * len(offsets)]), torch.cat(scores).numpy()))
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from launch_project import Project
 
-from medxvl import batch, data, graph, html, html_index, launch, notebook, paths, presets, records
+from medxvl import batch, data, graph, html, html_index, launch, notebook, paths, presets, records, variants
 
 
 # --- options --------------------------------------------------------------------------------------------------------
@@ -150,7 +150,8 @@ def test_graph():
     assert [name[:2] for name in graph.with_needs(["90_results_vs_paper"])] == ["11", "12", "13", "14", "15", "21", "22", "23", "90"]
     own = presets.load("demo", "vision_weights=own")
     for preset, needed in ((presets.load("demo"), ["21"]), (own, ["20", "21"])):
-        assert [name[:2] for name in graph.with_needs(["21_xvl_pretrain"], preset)] == needed, "self-supervised start, if asked for"
+        steps = variants.needed(["21_xvl_pretrain"], preset)
+        assert [step.name[:2] for step in steps] == needed, "self-supervised start, if asked for"
     assert graph.roles(["23_xvl_unseen_disease"]) == ["main", "unseen_disease"]
 
 

@@ -1,6 +1,7 @@
 """README.md keeps its word: the tree, the files and commands that it names."""
 
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -67,7 +68,7 @@ def test_every_notebook_has_its_question():
 def commands():
     """Lines of the bash blocks that start run_all.sh, comments and continuation lines put right."""
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.S)).replace("\\\n", " ")
-    return [line.split("#")[0].split()[1:] for line in blocks.splitlines() if line.startswith("./run_all.sh")]
+    return [shlex.split(line.split("#")[0])[1:] for line in blocks.splitlines() if line.startswith("./run_all.sh")]
 
 
 def test_the_commands_are_valid(tmp_path, monkeypatch):

@@ -1,59 +1,70 @@
 """Zero-shot detection: how well does an image match sentences that describe a finding, against one that denies it.
 
 Protocol of Medical X-VL, section 5: five positive sentences a finding and one negative. Each image and each sentence is
-encoded once; the fusion encoder then runs over image-sentence pairs in large batches.
+encoded once, an image's keys and values are computed once a fusion layer, and the pairs go through it in large batches.
 """
 
 import numpy as np
 import pandas as pd
 import torch
 
-from medxvl import metrics, prompts, text, vision
+from medxvl import metrics, presets, prompts, text_features, vision
 
-PAIRS = 1024  # image-sentence pairs a call of the fusion encoder
+TOKENS = 8192  # words of image-sentence pairs a call of the fusion encoder
+IMAGES = 256  # images a call of the vision encoder, at 64 px
+
+
+def heads(preset) -> tuple[str, ...]:
+    """Scores that a model gives, the published one first; without fusion encoder ITA alone."""
+    return ("ITM", "ITA") if preset.fusion else ("ITA",)
+
+
+def named(head: str, preset) -> str:
+    """What rows and figures call the model: "X-VL (ITM)", and what is different about it in an ablation."""
+    told = presets.ablation_label(preset)
+    return f"X-VL ({head})" + (f", {told}" if told else "")
 
 
 @torch.no_grad()
-def score(model, tokenizer, images: torch.Tensor, described: dict[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
-    """Scores of every image for every finding, by both heads of one model.
+def score(model, tokenizer, images: torch.Tensor, described: dict[str, tuple[str, ...]], denied=None) -> dict[str, np.ndarray]:
+    """Scores of every image for every finding, by the heads of one model.
 
-    images (N, S, S) uint8; `described` {finding: positive sentences}. Returns {"ITM": (N, F), "ITA": (N, F)}.
+    images (N, S, S) uint8; `described` {finding: positive sentences}; `denied` {finding: negative sentence}, by default
+    `prompts.negative_prompt`. Returns {"ITM": (N, F), "ITA": (N, F)}, as `heads` says.
     ITM, the published score: mean matching logit over the positive sentences and that of the negative one, each through a
     sigmoid, then the softmax of the two as released (so it lies within 0.269 and 0.731). ITA: mean cosine to the positive
     sentences minus the cosine to the negative one.
     """
     model.eval()
     device, preset = next(model.parameters()).device, model.preset
-    encoded = [model.online.encode_image(vision.plain_view(part, preset).to(device)) for part in images.split(256)]
-    tokens, f_image = torch.cat([t for t, _ in encoded]), torch.cat([f for _, f in encoded])
+    denied = denied or {f: prompts.negative_prompt(f) for f in described}
+    sentences = [s for finding, positives in described.items() for s in (*positives, denied[finding])]
+    states, mask, f_text = text_features.of(model, tokenizer, sentences)
 
-    sentences = [
-        text.clean_report(s, preset.max_words) for f, ps in described.items() for s in (*ps, prompts.negative_prompt(f))
-    ]
-    ids, mask = (t.to(device) for t in text.encode(tokenizer, sentences, preset.max_tokens))
-    states, f_text = model.online.encode_text(ids, mask)
-
-    # A sentence at a time against many images: no padding, and the image tokens are used where they lie.
-    logits = torch.empty(len(tokens), len(sentences), device=device)
-    for j, length in enumerate(mask.sum(1).tolist()):
-        for i in torch.arange(len(tokens), device=device).split(PAIRS):
-            words, present = (t[j, :length].expand(len(i), *t[j, :length].shape) for t in (states, mask))
-            logits[i, j] = model.match_logits(words, present, tokens[i])[:, 1]
-    logits, cosines = logits.cpu(), (f_image @ f_text.t()).cpu()
+    logits, cosines = [], []
+    step = max(1, IMAGES * 64**2 // preset.image_size**2)
+    for part in images.split(step):
+        tokens, f_image = model.online.encode_image(vision.plain_view(part, preset).to(device))
+        cosines.append((f_image @ f_text.t()).cpu())
+        if preset.fusion:
+            few = tokens.split(max(1, TOKENS // int(mask.sum())))
+            logits.append(torch.cat([model.match_every(states, mask, t)[..., 1] for t in few]).cpu())
+    logits, cosines = (torch.cat(found) if found else None for found in (logits, cosines))
 
     itm, ita, at = [], [], 0
     for positives in described.values():
         yes, no = slice(at, at + len(positives)), at + len(positives)
         at = no + 1
-        sides = torch.sigmoid(torch.stack([logits[:, yes].mean(1), logits[:, no]], dim=1))
-        itm.append(sides.softmax(dim=1)[:, 0])
+        if preset.fusion:
+            sides = torch.sigmoid(torch.stack([logits[:, yes].mean(1), logits[:, no]], dim=1))
+            itm.append(sides.softmax(dim=1)[:, 0])
         ita.append(cosines[:, yes].mean(1) - cosines[:, no])
-    return {"ITM": torch.stack(itm, 1).numpy(), "ITA": torch.stack(ita, 1).numpy()}
+    return {head: torch.stack({"ITM": itm, "ITA": ita}[head], 1).numpy() for head in heads(preset)}
 
 
-def ensemble(models, tokenizer, images: torch.Tensor, described) -> dict[str, np.ndarray]:
+def ensemble(models, tokenizer, images: torch.Tensor, described, denied=None) -> dict[str, np.ndarray]:
     """Mean of `score` over several checkpoints, as published (best checkpoints, probabilities averaged)."""
-    scores = [score(model, tokenizer, images, described) for model in models]
+    scores = [score(model, tokenizer, images, described, denied) for model in models]
     return {head: np.mean([s[head] for s in scores], axis=0) for head in scores[0]}
 
 
