@@ -80,11 +80,11 @@ def _notebooks(folder: Path, pages: dict, notes: dict) -> str:
 
 def _figures(folder: Path) -> str:
     """Gallery: the papers' figures in the order of their index, then the others that notebooks saved; and what is not drawn."""
-    with open(paths.FIGURE_INDEX, newline="", encoding="utf-8") as stream:
-        index = {row["id"]: row for row in csv.DictReader(stream)}
     there = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}
     if not there:
         return ""
+    with open(paths.FIGURE_INDEX, newline="", encoding="utf-8") as stream:
+        index = {row["id"]: row for row in csv.DictReader(stream)}
     of_papers = [name for name in index if name in there]
     told = {name: f"{index[name]['paper']}. {index[name]['caption']}. <em>{index[name]['status']}</em>" for name in of_papers}
     others = {name: name.replace("_", " ").replace("-", " ") for name in there if name not in index}
