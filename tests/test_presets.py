@@ -18,7 +18,7 @@ PUBLISHED = {
 
 
 GROUPS = ("run", "data", "look", "model", "pretrain", "evaluate", "medvill", "ibot", "batch", "both", "tune",
-          "classify", "retrieve", "vqa", "generate", "xvl_tune", "writer", "correct", "xvl_generate", "xvl_retrieve")
+          "classify", "retrieve", "vqa", "generate", "xvl_tune", "writer", "correct", "xvl_generate", "xvl_retrieve", "xvl_vqa")
 
 
 def test_published_values():

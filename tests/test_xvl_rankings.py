@@ -17,7 +17,7 @@ PRESET = presets.load(
     "smoke",
     "vocabulary=120 image_size=32 resize=40 vision_width=24 text_width=24 text_heads=2 text_hidden=24 fusion_hidden=24 "
     "projection=16 queue_size=32 contrast_epochs=25 contrast_rate=4e-3 epochs=4 bootstrap=40 checkpoint_every=0 "
-    "xvl_retrieve_pool=20 xvl_retrieve_shortlist=6 xvl_vqa_epochs=20 xvl_vqa_rate=3e-3 writer_copy_start=0",
+    "xvl_retrieve_pool=20 xvl_retrieve_shortlist=6 xvl_vqa_epochs=20 xvl_vqa_rate=3e-3 writer_copies=0",
 )
 
 
