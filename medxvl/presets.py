@@ -250,6 +250,7 @@ _CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp
             "medvill_padding": ("blocked", "pretraining", "finetuning"), "medvill_trunk": ("resnet50", "patch", "conv"),
             "medvill_freeze": ("none", "meant", "released", "aligned"), "medvill_draw": ("sample", "batch"),
             "packed": (0, 1), "fusion": (0, 1), "ablation": ("", *ABLATIONS), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
+            "packed": (0, 1), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
             "soft_targets": ("vocabulary", "sequence"), "xvl_tune_frozen": (0, 1), "writer_copies": (0, 1),
             "xvl_vqa_chest": (0, 1)}  # fmt: skip
 

@@ -18,8 +18,8 @@ PUBLISHED = {
 
 
 GROUPS = ("run", "data", "look", "model", "pretrain", "evaluate", "medvill", "ibot", "batch", "both", "tune",
-          "classify", "retrieve", "vqa", "generate", "xvl_tune", "writer", "correct", "xvl_generate", "xvl_retrieve",
-          "ablation", "prompts")
+          "classify", "retrieve", "vqa", "generate", "xvl_tune", "writer", "correct", "xvl_generate", "xvl_retrieve", "xvl_vqa",
+          "ablation", "prompts", "explain", "errors")
 
 
 def test_published_values():

@@ -5,6 +5,8 @@ to write freely: the candidates, the training answers, are cut to the `xvl_vqa_f
 is likeliest as a whole is given. The release's own driver raises; where it says nothing, the paper's protocol decides.
 """
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,9 @@ class Answering(FineTuning):
         )
 
     def module(self) -> xvl_writer.Writer:
-        return xvl_writer.start_from(self.start, reads=True)
+        start = copy.copy(self.start)
+        start.preset = replace(self.preset, writer_copies=0)  # an answer does not repeat the question
+        return xvl_writer.start_from(start, reads=True)
 
     def ids(self, picked) -> list[str]:
         return self.train["qid"].iloc[picked].tolist()
