@@ -22,14 +22,21 @@ def all_prompts() -> set[str]:
 
 FORBIDDEN = all_prompts()
 
+# A word of place or extent is as frequent as its opposite, given how often each is planted: else an error that swaps them
+# (medxvl.errors) could be told from the text alone.
 # Severity words by kind of finding, small to large (index = extent).
 GRADE = {
-    "size": (("small", "tiny", "minimal"), ("moderate", "medium-sized"), ("large", "extensive")),
-    "degree": (("mild", "slight", "minimal"), ("moderate",), ("severe", "marked", "extensive")),
+    "size": (("small", "tiny", "minimal"), ("moderate", "medium-sized"), ("large", "sizable", "extensive")),
+    "degree": (("mild", "slight", "minimal"), ("moderate",), ("severe", "severe", "extensive")),
 }
 SIDE = {"right": ("right", "right-sided"), "left": ("left", "left-sided"), "both": ("bilateral",)}
-LOBE = {"upper": "upper lobe", "mid": "mid lung", "lower": "lower lobe"}
-ZONE = {"upper": ("upper lung", "upper zone"), "mid": ("mid lung", "mid zone"), "lower": ("lower lung", "lung base")}
+LOBE = {"upper": ("upper lobe",), "mid": ("mid lung",), "lower": ("lower lobe", "lower lobe", "lung base")}
+ZONE = {"upper": ("upper lung", "upper zone"), "mid": ("mid lung", "mid zone"), "lower": ("lower lung", "lower zone", "lung base")}
+RIB = {"upper": ("upper rib", "rib"), "mid": ("mid rib", "rib"), "lower": ("lower rib", "rib", "rib")}
+VARIANT = {
+    "apical": ("apical", "apicolateral", "apicolateral"), "peripheral": ("peripheral",) * 3 + ("subpleural",) * 2,
+    "both central": ("perihilar",),
+}  # fmt: skip
 
 # Noun phrases of each finding; {s} side, {g} grade, {l} lobe, {z} zone, {v} variant word.
 POSITIVE = {
@@ -124,15 +131,15 @@ def describe(f: Finding, rng: np.random.Generator, uncertain: bool) -> str:
         return pick(rng, UNCERTAIN).format(noun)
     grade, templates = POSITIVE[f.name]
     side = pick(rng, SIDE[f.side])
-    variant = f.variant
+    variant = pick(rng, VARIANT.get(f"{f.side} {f.variant}") or VARIANT.get(f.variant, (f.variant,)))
     if f.name == "Support Devices":
         variant = pick(rng, DEVICE[f.variant]).format(s=side)
     elif f.variant == "rib":
-        variant = f"{f.zone} rib" if rng.random() < 0.5 else "rib"
+        variant = pick(rng, RIB[f.zone])
     words = pick(rng, GRADE[grade][f.extent])
-    zone = pick(rng, ZONE[f.zone])
+    lobe, zone = pick(rng, LOBE[f.zone]), pick(rng, ZONE[f.zone])
     while True:
-        phrase = pick(rng, templates).format(s=side, g=words, l=LOBE[f.zone], z=zone, v=variant)
+        phrase = pick(rng, templates).format(s=side, g=words, l=lobe, z=zone, v=variant)
         sentence = pick(rng, STATED).format(phrase)
         if sentence not in FORBIDDEN:
             return sentence
