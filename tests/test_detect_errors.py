@@ -6,12 +6,14 @@ import pytest
 import torch
 from train_helpers import CPU, Bar, with_settings
 
-from medxvl import errors, matching, text, weights
+from medxvl import matching, text, weights
 from medxvl.data import CHEXPERT_14
 from medxvl.errors import Reports
 from medxvl.tasks import detect_errors, error_detector
 
-PRESET = with_settings("errors_epochs=40 errors_batch=15 errors_rate=5e-3 vision_stem=patch bootstrap=40 checkpoint_every=0 contrast_epochs=0")
+PRESET = with_settings(
+    "errors_epochs=40 errors_batch=15 errors_rate=5e-3 vision_stem=patch bootstrap=40 checkpoint_every=0 contrast_epochs=0"
+)
 SIDES = {"left": "left lung opacity.", "right": "right lung opacity.", "": "no acute process."}
 
 
@@ -122,7 +124,7 @@ def test_the_words_alone_are_found_out(data):
     drawn = detect_errors.tests(part, 0, 0.05)
     found = detect_errors.words_alone(detect_errors.studies(data, "train").reports, drawn, 0)
     rows = detect_errors.evaluate(drawn, found, part.patients, dataset="d", model="m", n_resamples=20)
-    assert next(r["value"] for r in rows if r["subset"] == "balanced, mismatch") == pytest.approx(0.5)
+    assert next(r["value"] for r in rows if r["subset"] == "balanced, patient mismatch") == pytest.approx(0.5)
 
 
 def test_rows(drawn):
@@ -173,6 +175,20 @@ def test_fine_tuning_finds_swapped_sides(data, tokenizer, drawn, tmp_path):
 def test_every_epoch_has_new_errors(data, tokenizer):
     task = error_detector.Detecting(PRESET, data, weights.untrained(PRESET, tokenizer), tokenizer, CPU)
     one, two = (task.order(epoch, np.random.default_rng([0, epoch])) for epoch in (0, 1))
-    assert [e.text for e in one[1]] != [e.text for e in two[1]] and all(isinstance(e, errors.Error) for e in one[1])
-    studies, (tokens, ids, mask, right) = task.batch(0, 0, one, None, None)
+    assert one[2] != two[2] and all(a != b for a, b in zip(one[1], one[2], strict=True))
+    swapped = np.array([SIDES[""] not in pair for pair in zip(*one[1:3], strict=True)])  # mismatch has "no acute process" in it
+    assert one[3][swapped].sum() == pytest.approx(one[3][~swapped].sum(), rel=1e-4), "location and mismatch count the same"
+    studies, (tokens, ids, mask, right, weight) = task.batch(0, 0, one, None, None)
     assert len(studies) == 15 and len(tokens) == len(ids) == len(mask) == len(right) == 30 and right.sum() == 15
+    assert weight[:15].tolist() == weight[15:].tolist()
+
+
+def test_both_sections_can_be_a_report(data):
+    other = Fake()
+    other.index["findings"] = "The heart is large."
+    every = detect_errors.studies(other, "train", every_section=True)
+    assert len(every.rows) == 180 and sorted(set(every.rows)) == sorted(other.rows("train"))
+    other.index.loc[other.index.index % 2 == 0, "findings"] = ""
+    task = error_detector.Detecting(PRESET, other, weights.untrained(PRESET, text.train_tokenizer(list(SIDES.values()), 80)),
+                                    text.train_tokenizer(list(SIDES.values()), 80), CPU)  # fmt: skip
+    assert [len(places) for places in task.sections] == [1 + (row % 2) for row in task.rows]

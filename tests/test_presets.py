@@ -19,7 +19,7 @@ PUBLISHED = {
 
 GROUPS = ("run", "data", "look", "model", "pretrain", "evaluate", "medvill", "ibot", "batch", "both", "tune",
           "classify", "retrieve", "vqa", "generate", "xvl_tune", "writer", "correct", "xvl_generate", "xvl_retrieve",
-          "ablation", "prompts")
+          "ablation", "prompts", "errors")
 
 
 def test_published_values():

@@ -32,15 +32,20 @@ class Studies:
     reports: Reports
 
 
-def studies(dataset, split: str | None = None) -> Studies:
-    """Those of a split, None: of all. Labels are the dataset's own; where it has none they are read off the text."""
+def studies(dataset, split: str | None = None, every_section: bool = False) -> Studies:
+    """Those of a split, None: of all. Labels are the dataset's own; where it has none they are read off the text.
+
+    every_section: impression and findings are a report each, and a row that has both stands here twice.
+    """
     rows = np.arange(len(dataset.index)) if split is None else dataset.rows(split)
     table = dataset.index.iloc[rows]
-    texts = table["impression"].where(table["impression"] != "", table["findings"])
-    rows, texts = rows[(texts != "").to_numpy()], texts[texts != ""]
+    impression, findings = table["impression"].to_numpy(dtype=object), table["findings"].to_numpy(dtype=object)
+    given = [impression, findings] if every_section else [np.where(impression != "", impression, findings)]
+    rows, texts = np.tile(rows, len(given)), np.concatenate(given)
+    rows, texts = rows[texts != ""], texts[texts != ""]
     about = dataset.index.iloc[rows]
-    labelled = set(CHEXPERT_14) <= set(about.columns)
-    return Studies(rows, Reports(texts.tolist(), about[list(CHEXPERT_14)] if labelled else None, about["patient_id"].to_numpy()))
+    labels = about[list(CHEXPERT_14)] if set(CHEXPERT_14) <= set(about.columns) else None
+    return Studies(rows, Reports(texts.tolist(), labels, about["patient_id"].to_numpy()))
 
 
 def balanced(reports: Reports, kind: str, rng: np.random.Generator) -> pd.DataFrame:

@@ -4,7 +4,6 @@ The vision encoder stays as it was pre-trained, so an image's tokens are compute
 """
 
 import copy
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medxvl import distributed, errors, matching, metrics, presets, schedules, text, train, weights
+from medxvl import distributed, errors, matching, medvill_finetune, metrics, presets, schedules, text, train, weights
 from medxvl.tasks import detect_errors
 from medxvl.xvl import XVL
 
@@ -22,6 +21,9 @@ _CODE = (
     "text", "vision", "packed", "fusion", "xvl", "errors", "matching", "distributed", "schedules", "train", "tasks/detect_errors",
     "tasks/error_detector",
 )  # fmt: skip
+
+
+TAUGHT = ("location", "extent", "mismatch")  # a report of another study is a false positive or negative, too
 
 
 class Detector(nn.Module):
@@ -38,14 +40,15 @@ class Detector(nn.Module):
         self.model.online.vision.eval()  # nor do its statistics move
         return self
 
-    def forward(self, tokens: Tensor, ids: Tensor, mask: Tensor, right: Tensor) -> dict[str, Tensor]:
-        """Image tokens (N, P, e), a report beside each (N, L), and whether it is right (N,) 1 or 0."""
+    def forward(self, tokens: Tensor, ids: Tensor, mask: Tensor, right: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """Image tokens (N, P, e), a report beside each (N, L), whether it is right (N,) 1 or 0, and what the pair counts (N,)."""
         states, _ = self.model.online.encode_text(ids, mask)
-        return {"total": F.cross_entropy(self.model.match_logits(states, mask, tokens), right)}
+        loss = F.cross_entropy(self.model.match_logits(states, mask, tokens), right, reduction="none")
+        return {"total": (loss * weight).mean()}
 
 
 class Detecting(train.Task):
-    """On the split `train`: each study with its own report and with one that has an error, drawn anew every epoch. The epoch with
+    """On the split `train`: in each epoch each study has one of its sections, as it is and with an error drawn anew. The epoch with
     the highest mean AUROC over the five types on `valid` is kept."""
 
     label, score_label = "fine-tuning: report errors", "validation error AUROC"
@@ -54,16 +57,17 @@ class Detecting(train.Task):
     def __init__(self, preset, dataset, start: XVL, tokenizer, device):
         self.preset, self.start, self.tokenizer, self.device = preset, start, tokenizer, device
         self.epochs, self.dataset = preset.errors_epochs, dataset
-        self.train, self.valid = (detect_errors.studies(dataset, split) for split in ("train", "valid"))
-        self.tokens, self.valid_pictures = (
-            matching.encode_images([start], dataset, part.rows, device) for part in (self.train, self.valid)
+        self.valid, every = detect_errors.studies(dataset, "valid"), detect_errors.studies(dataset, "train", every_section=True)
+        self.rows, which = np.unique(every.rows, return_inverse=True)
+        self.sections = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
+        self.reports = every.reports
+        self.pictures, self.valid_pictures = (
+            matching.encode_images([start], dataset, rows, device) for rows in (self.rows, self.valid.rows)
         )
         self.tests = detect_errors.tests(self.valid.reports, preset.seed + 1, 0, errors.PUBLISHED, ("balanced",))
         values = presets.group(preset, "both", "model", "errors") | {"seed": preset.seed, "threads": preset.threads}
-        digest = hashlib.sha256()
-        for name, value in start.state_dict().items():
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        self.settings = weights.fingerprint_of_values([values, digest.hexdigest()], dataset.fingerprint, _CODE)
+        settings = [values, medvill_finetune.state_hash(start)]
+        self.settings = weights.fingerprint_of_values(settings, dataset.fingerprint, _CODE)
 
     def build(self, device) -> Detector:
         self.tuned = Detector(copy.deepcopy(self.start)).to(device)
@@ -78,27 +82,35 @@ class Detecting(train.Task):
     @property
     def size(self) -> int:
         """Studies in a batch of all processes; each gives two pairs."""
-        return min(self.preset.errors_batch * distributed.processes(), len(self.train.rows))
+        return min(self.preset.errors_batch * distributed.processes(), len(self.rows))
 
     def batches(self, epoch: int) -> int:
-        return len(self.train.rows) // self.size
+        return len(self.rows) // self.size
 
-    def order(self, epoch: int, rng) -> tuple[np.ndarray, list]:
-        """The studies that can have an error, shuffled, and the corrupted reports of this epoch."""
-        reports = self.train.reports
-        made = errors.mixed(reports.texts, 1.0, rng, labels=reports.labels, patients=reports.patients, others=reports)
-        return rng.permutation(len(made)), made
+    def order(self, epoch: int, rng) -> tuple:
+        """Studies in the order of this epoch, their texts (n,), the texts with an error (n,), and what both count (n,): all types
+        count the same, and a study whose text cannot have an error, or whose error lies behind what the model reads, nothing."""
+        of, picked = self.reports, np.array([places[rng.integers(len(places))] for places in self.sections])
+        texts, patients = [of.texts[k] for k in picked], None if of.patients is None else of.patients[picked]
+        labels = of.labels if of.labels is None else of.labels.iloc[picked]
+        made = errors.mixed(texts, 1.0, rng, TAUGHT, labels=labels, patients=patients)
+        wrong = [text if error is None else error.text for text, error in zip(texts, made, strict=True)]
+        texts, wrong = (detect_errors.read(told, self.preset) for told in (texts, wrong))
+        read = matching.distinct(self.tokenizer, [*texts, *wrong], self.preset).which.reshape(2, -1)
+        kind = np.array([TAUGHT.index(m.kind) if m and a != b else -1 for m, a, b in zip(made, *read, strict=True)])
+        counts = np.array([(kind == k).sum() for k in range(len(TAUGHT))])
+        weight = np.append(len(kind) / np.maximum(counts, 1) / max(1, (counts > 0).sum()), 0)[kind]
+        return rng.permutation(len(kind)), texts, wrong, weight.astype(np.float32)
 
     def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
-        picked, made = order[0][k * self.size : (k + 1) * self.size], order[1]
+        studies, texts, wrong, weight = order
+        picked = studies[k * self.size : (k + 1) * self.size]
         own = picked[distributed.own(len(picked))]
-        wrong = [i for i in own if made[i] is not None]
-        told = [self.train.reports.texts[i] for i in own] + [made[i].text for i in wrong]
-        ids, mask = text.encode(self.tokenizer, detect_errors.read(told, self.preset), self.preset.max_tokens)
-        tokens = self.tokens[0][0][torch.as_tensor([*own, *wrong])]
-        right = torch.tensor([1] * len(own) + [0] * len(wrong))
-        studies = self.dataset.index["study_id"].iloc[self.train.rows[picked]].tolist()
-        return studies, (tokens, ids, mask, right)
+        ids, mask = text.encode(self.tokenizer, [told[i] for told in (texts, wrong) for i in own], self.preset.max_tokens)
+        tokens = self.pictures[0][0][torch.as_tensor(np.tile(own, 2))]
+        right = torch.tensor([1, 0]).repeat_interleave(len(own))
+        named = self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
+        return named, (tokens, ids, mask, right, torch.from_numpy(np.tile(weight[own], 2)))
 
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
         done, every, rate = epoch * steps + step, self.epochs * steps, self.preset.errors_rate
