@@ -22,32 +22,39 @@ def all_prompts() -> set[str]:
 
 FORBIDDEN = all_prompts()
 
+# A word of place or extent is as frequent as its opposite, given how often each is planted: else an error that swaps them
+# (medxvl.errors) could be told from the text alone.
 # Severity words by kind of finding, small to large (index = extent).
 GRADE = {
-    "size": (("small", "tiny", "minimal"), ("moderate", "medium-sized"), ("large", "extensive")),
-    "degree": (("mild", "slight", "minimal"), ("moderate",), ("severe", "marked", "extensive")),
+    "size": (("small", "tiny", "minimal"), ("moderate", "medium-sized"), ("large", "sizable", "extensive")),
+    "degree": (("mild", "slight", "minimal"), ("moderate",), ("severe", "severe", "extensive")),
 }
 SIDE = {"right": ("right", "right-sided"), "left": ("left", "left-sided"), "both": ("bilateral",)}
-LOBE = {"upper": "upper lobe", "mid": "mid lung", "lower": "lower lobe"}
-ZONE = {"upper": ("upper lung", "upper zone"), "mid": ("mid lung", "mid zone"), "lower": ("lower lung", "lung base")}
+LOBE = {"upper": ("upper lobe",), "mid": ("mid lung",), "lower": ("lower lobe", "lower lobe", "lung base")}
+ZONE = {"upper": ("upper lung", "upper zone"), "mid": ("mid lung", "mid zone"), "lower": ("lower lung", "lower zone", "lung base")}
+RIB = {"upper": ("upper rib", "rib"), "mid": ("mid rib", "rib"), "lower": ("lower rib", "rib", "rib")}
+VARIANT = {
+    "apical": ("apical", "apicolateral", "apicolateral"), "peripheral": ("peripheral",) * 3 + ("subpleural",) * 2,
+    "both central": ("perihilar",),
+}  # fmt: skip
 
 # Noun phrases of each finding; {s} side, {g} grade, {l} lobe, {z} zone, {v} variant word.
 POSITIVE = {
     "Atelectasis": ("degree", (
-        "atelectasis", "{s} basilar atelectasis", "{g} atelectasis at the {s} base", "platelike {s} atelectasis",
-        "patchy {s} basilar atelectasis", "{s} basilar volume loss due to atelectasis", "{s} volume loss and atelectasis",
+        "atelectasis", "{g} {s} basilar atelectasis", "{g} atelectasis at the {s} base", "platelike {s} atelectasis",
+        "patchy {s} basilar atelectasis", "{s} basilar volume loss due to atelectasis", "{g} {s} volume loss and atelectasis",
         "linear {s} atelectasis",
     )),
     "Cardiomegaly": ("degree", (
-        "cardiomegaly", "{g} cardiomegaly", "cardiac enlargement", "{g} enlargement of the cardiac silhouette",
+        "cardiomegaly", "{g} cardiomegaly", "{g} cardiac enlargement", "{g} enlargement of the cardiac silhouette",
         "enlarged heart", "{g} enlargement of the heart shadow",
     )),
     "Consolidation": ("size", (
-        "consolidation", "{s} {l} consolidation", "focal {s} consolidation", "homogeneous {s} lobar consolidation",
-        "dense consolidation in the {s} {l}", "{s} pulmonary consolidation", "consolidation of a {s} lobe",
+        "consolidation", "{g} {s} {l} consolidation", "focal {s} consolidation", "homogeneous {s} lobar consolidation",
+        "{g} consolidation in the {s} {l}", "{g} {s} pulmonary consolidation", "consolidation of a {s} lobe",
     )),
     "Edema": ("degree", (
-        "edema", "pulmonary edema", "{g} interstitial edema", "{g} interstitial pulmonary edema", "alveolar edema",
+        "edema", "{g} pulmonary edema", "{g} interstitial edema", "{g} interstitial pulmonary edema", "{g} alveolar edema",
         "diffuse hazy edema", "{g} cardiogenic edema",
     )),
     "Fracture": ("degree", (
@@ -55,19 +62,19 @@ POSITIVE = {
         "comminuted {s} {v} fracture", "cortical step off from a {s} {v} fracture", "angulated {v} fracture",
     )),
     "Pleural Effusion": ("size", (
-        "pleural effusion", "{g} {s} pleural effusion", "{s} effusion", "{s} pleural fluid", "{g} layering {s} effusion",
+        "pleural effusion", "{g} {s} pleural effusion", "{g} {s} effusion", "{g} {s} pleural fluid", "{g} layering {s} effusion",
         "blunting of the {s} costophrenic angle from an effusion", "{g} pleural fluid on the {s}", "{g} pleural effusions",
     )),
     "Pneumonia": ("degree", (
-        "pneumonia", "{s} {l} pneumonia", "{s} pneumonia with ill defined borders", "fluffy opacity of {s} pneumonia",
-        "{g} pneumonia in the {s} {z}", "multifocal {s} pneumonia", "patchy {s} pneumonia",
+        "pneumonia", "{g} {s} {l} pneumonia", "{s} pneumonia with ill defined borders", "fluffy opacity of {s} pneumonia",
+        "{g} pneumonia in the {s} {z}", "{g} multifocal {s} pneumonia", "patchy {s} pneumonia",
     )),
     "Pneumothorax": ("size", (
-        "pneumothorax", "{g} {s} pneumothorax", "{s} {v} pneumothorax", "{g} {v} pneumothorax",
+        "pneumothorax", "{g} {s} pneumothorax", "{g} {s} {v} pneumothorax", "{g} {v} pneumothorax",
         "{s} lateral pleural line of a pneumothorax", "pleural air from a {s} pneumothorax",
     )),
     "Lung Opacity": ("degree", (
-        "{v} {s} {z} opacity", "{g} hazy opacity in the {v} {s} {z}", "{s} {z} ground-glass opacity", "patchy {v} opacities",
+        "{g} {v} {s} {z} opacity", "{g} hazy opacity in the {v} {s} {z}", "{s} {z} ground-glass opacity", "{g} patchy {v} opacities",
         "ill defined {v} opacity",
     )),
     "Lung Lesion": ("size", ("{g} {s} {l} nodule", "round nodule in the {s} {z}", "{s} {l} mass")),
@@ -124,15 +131,15 @@ def describe(f: Finding, rng: np.random.Generator, uncertain: bool) -> str:
         return pick(rng, UNCERTAIN).format(noun)
     grade, templates = POSITIVE[f.name]
     side = pick(rng, SIDE[f.side])
-    variant = f.variant
+    variant = pick(rng, VARIANT.get(f"{f.side} {f.variant}") or VARIANT.get(f.variant, (f.variant,)))
     if f.name == "Support Devices":
         variant = pick(rng, DEVICE[f.variant]).format(s=side)
     elif f.variant == "rib":
-        variant = f"{f.zone} rib" if rng.random() < 0.5 else "rib"
+        variant = pick(rng, RIB[f.zone])
     words = pick(rng, GRADE[grade][f.extent])
-    zone = pick(rng, ZONE[f.zone])
+    lobe, zone = pick(rng, LOBE[f.zone]), pick(rng, ZONE[f.zone])
     while True:
-        phrase = pick(rng, templates).format(s=side, g=words, l=LOBE[f.zone], z=zone, v=variant)
+        phrase = pick(rng, templates).format(s=side, g=words, l=lobe, z=zone, v=variant)
         sentence = pick(rng, STATED).format(phrase)
         if sentence not in FORBIDDEN:
             return sentence

@@ -11,7 +11,8 @@ from medxvl import compare, paths, plots, readers, variants
 
 COLUMNS = ["id", "paper", "caption", "function", "inputs", "status"]
 _MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "reader_models": "22_xvl_zero_shot",
-            "unseen_disease": "23_xvl_unseen_disease", "classification": "12_medvill_classify",
+            "unseen_disease": "23_xvl_unseen_disease", "error_detection": "24_xvl_detect_errors",
+            "classification": "12_medvill_classify",
             "retrieval": "13_medvill_retrieve", "retrieved_pairs": "13_medvill_retrieve", "vqa": "14_medvill_vqa",
             "vqa_examples": "14_medvill_vqa", "report_generation": "15_medvill_generate",
             "generated_reports": "15_medvill_generate", "word_maps": "11_medvill_pretrain",
@@ -123,6 +124,14 @@ def _forest(preset):
 def _covid(preset):
     rows = _rows(preset, "unseen_disease")
     return plots.roc_unseen(_predictions(preset, "unseen_disease"), rows, dataset=_label(rows))
+
+
+def _error_detection(preset):
+    """Without the untrained model, which the table has; of the fine-tuned one its scores alone."""
+    from medxvl import plots_errors
+
+    rows = _rows(preset, "error_detection")
+    return plots_errors.by_type(rows[(rows.control != "untrained") & ~(rows.model.str.endswith("(ours)") & (rows.control != ""))])
 
 
 # What the figure of a task shows, of one paper's where they differ: a panel a metric, (title, metric, subset).
@@ -259,6 +268,7 @@ DRAW = {
     "xvl-roc-readers": _roc_readers,
     "xvl-zero-shot-table": _forest,
     "xvl-covid": _covid,
+    "xvl-error-detection": _error_detection,
     "xvl-self-attention": _head_maps,
     "xvl-cross-attention": _cross_attention,
     "xvl-explanation": _explained,

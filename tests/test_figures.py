@@ -72,8 +72,21 @@ def run_folder(tmp_path, monkeypatch):
     write_rows(folder, "phantom:chexpert_test", zero)
     result_rows(unseen, "unseen_disease", "phantom:covid_cxr").to_csv(folder / "rows" / "23_xvl_unseen_disease.csv",
                                                                     index=False)
+    write_errors(folder)
     write_medvill(folder)
     return folder
+
+
+def write_errors(folder):
+    """What notebook 24 leaves for its figure."""
+    rows = [{"run": "r", "paper": "xvl", "task": "error_detection", "dataset": dataset, "split": split, "subset": subset,
+             "metric": "auroc", "model": model, "value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "n": 60, "control": control,
+             "seed": 0, "preset": "demo", "checkpoint": "", "manifest": ""}
+            for dataset, split in ((PHANTOM, "test"), ("phantom:openi", "all"))
+            for subset in ("balanced, location", "balanced", "5 %, location", "5 %")
+            for model, control in (("X-VL (ITM)", ""), ("X-VL (ITM)", "shuffled images"), ("words alone", "words of the report"),
+                                   ("X-VL fine-tuned on errors (ours)", ""), ("chance", "chance"))]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "rows" / "24_xvl_detect_errors.csv", index=False)
 
 
 def write_medvill(folder):
