@@ -242,11 +242,9 @@ ABLATIONS = {
 _LEAST = {"epochs": 1, "accumulation": 1, "log_every": 1,
           "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
           "supervised_epochs": 1, "share": 0.01, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
-_MOST = {"max_reject_share": 1, "explain_threshold": 1, "share": 1}
+_MOST = {"max_reject_share": 1, "explain_threshold": 1, "share": 1, "errors_share": 1}
 # An ablation's training: setting, and the setting of notebook 30 that stands in for it
 _TRAINED = {"epochs": "epochs", "contrast_epochs": "contrast_epochs", "vision_weights": "start"}
-          "supervised_epochs": 1, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
-_MOST = {"max_reject_share": 1, "errors_share": 1}
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas
 _VIEWS = ("AP", "PA", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "LAO", "RAO", "LPO", "RPO",
           "SWIMMERS", "XTABLE LATERAL")  # fmt: skip
@@ -258,7 +256,6 @@ _CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp
             "medvill_padding": ("blocked", "pretraining", "finetuning"), "medvill_trunk": ("resnet50", "patch", "conv"),
             "medvill_freeze": ("none", "meant", "released", "aligned"), "medvill_draw": ("sample", "batch"),
             "packed": (0, 1), "fusion": (0, 1), "ablation": ("", *ABLATIONS), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
-            "packed": (0, 1), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
             "soft_targets": ("vocabulary", "sequence"), "xvl_tune_frozen": (0, 1), "writer_copies": (0, 1),
             "xvl_vqa_chest": (0, 1)}  # fmt: skip
 

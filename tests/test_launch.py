@@ -42,7 +42,7 @@ def test_options_are_understood(tmp_path):
     ]
     plan = launch.parse(given)
     assert (plan.preset, plan.overrides, plan.data) == ("smoke", "seed=1 epochs=2", f"main=openi:{tmp_path}")
-    assert [name[:2] for name in plan.notebooks] == ["20", "21", "22", "23", "90"]
+    assert [name[:2] for name in plan.notebooks] == ["20", "21", "22", "23", "24", "25", "26", "27", "28", "29", "90"]
     assert (plan.cores, plan.force, plan.dry_run, plan.snakemake) == (3, True, False, ["-n"])
     assert launch.parse([]).preset == "demo" and launch.parse(["23"]).notebooks == ["23_xvl_unseen_disease"]
 
@@ -147,7 +147,9 @@ def test_graph():
         assert all(graph.NAMES.index(need) < graph.NAMES.index(row.name) for need in row.needs), "a need comes later"
         assert set(row.roles) <= set(data.ROLES)
         assert all(presets.group(presets.load("demo"), group) for group in row.groups), "a group without settings"
-    assert [name[:2] for name in graph.with_needs(["90_results_vs_paper"])] == ["11", "12", "13", "14", "15", "21", "22", "23", "90"]
+    assert [name[:2] for name in graph.with_needs(["90_results_vs_paper"])] == [
+        *"11 12 13 14 15 21 22 23 24 25 26 27 28 29 90".split()
+    ]
     own = presets.load("demo", "vision_weights=own")
     for preset, needed in ((presets.load("demo"), ["21"]), (own, ["20", "21"])):
         steps = variants.needed(["21_xvl_pretrain"], preset)
