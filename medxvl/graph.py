@@ -113,7 +113,7 @@ NOTEBOOKS = (
         for name, others, own in (
             ("24_xvl_detect_errors", ("transfer",), ("errors",)),
             ("25_xvl_correct_errors", (), ("xvl_tune", "writer", "correct")),
-            ("26_xvl_retrieve", (), ("xvl_retrieve",)),
+            ("26_xvl_retrieve", (), ("prompts", "xvl_retrieve")),
             ("27_xvl_generate", (), ("xvl_tune", "writer", "xvl_generate")),
             ("28_xvl_vqa", ("questions",), ("xvl_tune", "writer", "xvl_vqa")),
             ("29_xvl_attention", ("unseen_disease", "transfer"), ("explain",)),

@@ -7,7 +7,7 @@ of them together with the query. Nothing is trained here: the pre-trained checkp
 import numpy as np
 import torch
 
-from medxvl import matching, metrics, prompts, ranking, text, xvl_pretrain
+from medxvl import matching, metrics, ranking, text, xvl_pretrain
 from medxvl.tasks import zero_shot
 
 DIRECTIONS = ("image to report", "report to image")
@@ -138,8 +138,11 @@ def ceiling(which, patients, *, dataset, preset, split="test") -> list[dict]:
 
 
 # --- sentences that look for images -----------------------------------------------------------------------------------
-def queries(dataset, rows, described=prompts.PROMPTS) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Sentences that describe a finding (Q,), the finding of each (Q,), and which images have it (Q, N); uncertain: has it not."""
+def queries(dataset, rows, described) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Sentences (Q,) of `described` {finding: sentences}, the finding of each (Q,), and which images have it (Q, N).
+
+    A study in which a finding is uncertain has it not.
+    """
     sentences = [sentence for positives in described.values() for sentence in positives]
     finding = np.repeat(list(described), [len(positives) for positives in described.values()])
     has = zero_shot.labels_of(dataset, rows, list(described)) == 1
