@@ -41,7 +41,8 @@ class Notebook:
 _MEDVILL = ("medvill_mask", "seed")
 _TASKS = (
     "12_medvill_classify", "13_medvill_retrieve", "14_medvill_vqa", "15_medvill_generate", "22_xvl_zero_shot",
-    "23_xvl_unseen_disease", "24_xvl_detect_errors", "25_xvl_correct_errors", "26_xvl_retrieve", "27_xvl_generate", "28_xvl_vqa", "29_xvl_attention",
+    "23_xvl_unseen_disease", "24_xvl_detect_errors", "25_xvl_correct_errors", "26_xvl_retrieve", "27_xvl_generate",
+    "28_xvl_vqa", "29_xvl_attention",
 )  # fmt: skip
 NOTEBOOKS = (
     Notebook(
@@ -110,7 +111,7 @@ NOTEBOOKS = (
             varies=("seed",),
         )
         for name, others, own in (
-            ("24_xvl_detect_errors", ("transfer",), ("errors",)),
+            ("24_xvl_detect_errors", ("transfer",), ("xvl_tune", "errors")),
             ("25_xvl_correct_errors", (), ("xvl_tune", "writer", "correct")),
             ("26_xvl_retrieve", (), ("xvl_retrieve",)),
             ("27_xvl_generate", (), ("xvl_tune", "writer", "xvl_generate")),
