@@ -181,7 +181,7 @@ def test_every_epoch_has_new_errors(data, tokenizer):
         drawn[epoch] = list(task.wrong)
     assert drawn[0] != drawn[1] and all(a != b for a, b in zip(task.right, task.wrong, strict=True))
     swapped = np.array([SIDES[""] not in pair for pair in zip(task.right, task.wrong, strict=True)])  # not so in a mismatch
-    assert float(task.weight[swapped].sum()) == pytest.approx(float(task.weight[~swapped].sum()), rel=1e-4), "both types count the same"
+    assert float(task.weight[swapped].sum()) == pytest.approx(float(task.weight[~swapped].sum()), rel=1e-4)
     studies, (images, ids, mask, weight) = task.batch(0, 0, order[1], None, None)
     assert len(studies) == len(images) == len(weight) == 15 and len(ids) == len(mask) == 30
 
