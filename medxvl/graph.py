@@ -111,7 +111,7 @@ NOTEBOOKS = (
             varies=("seed",),
         )
         for name, others, own in (
-            ("24_xvl_detect_errors", ("transfer",), ("errors",)),
+            ("24_xvl_detect_errors", ("transfer",), ("xvl_tune", "errors")),
             ("25_xvl_correct_errors", (), ("xvl_tune", "writer", "correct")),
             ("26_xvl_retrieve", (), ("prompts", "xvl_retrieve")),
             ("27_xvl_generate", (), ("xvl_tune", "writer", "xvl_generate")),

@@ -12,7 +12,7 @@ from medxvl.errors import Reports
 from medxvl.tasks import detect_errors, error_detector
 
 PRESET = with_settings(
-    "errors_epochs=40 errors_batch=15 errors_rate=5e-3 vision_stem=patch bootstrap=40 checkpoint_every=0 contrast_epochs=0"
+    "errors_epochs=24 errors_batch=15 errors_rate=5e-3 vision_stem=patch bootstrap=40 checkpoint_every=0 contrast_epochs=0"
 )
 SIDES = {"left": "left lung opacity.", "right": "right lung opacity.", "": "no acute process."}
 
@@ -174,21 +174,32 @@ def test_fine_tuning_finds_swapped_sides(data, tokenizer, drawn, tmp_path):
 
 def test_every_epoch_has_new_errors(data, tokenizer):
     task = error_detector.Detecting(PRESET, data, weights.untrained(PRESET, tokenizer), tokenizer, CPU)
-    one, two = (task.order(epoch, np.random.default_rng([0, epoch])) for epoch in (0, 1))
-    assert one[2] != two[2] and all(a != b for a, b in zip(one[1], one[2], strict=True))
-    swapped = np.array([SIDES[""] not in pair for pair in zip(*one[1:3], strict=True)])  # mismatch has "no acute process" in it
-    assert one[3][swapped].sum() == pytest.approx(one[3][~swapped].sum(), rel=1e-4), "location and mismatch count the same"
-    studies, (tokens, ids, mask, right, weight) = task.batch(0, 0, one, None, None)
-    assert len(studies) == 15 and len(tokens) == len(ids) == len(mask) == len(right) == 30 and right.sum() == 15
-    assert weight[:15].tolist() == weight[15:].tolist()
+    task.build(CPU)
+    order, drawn = {}, {}
+    for epoch in (0, 1):
+        order[epoch] = task.order(epoch, np.random.default_rng([0, epoch]))
+        drawn[epoch] = list(task.wrong)
+    assert drawn[0] != drawn[1] and all(a != b for a, b in zip(task.right, task.wrong, strict=True))
+    swapped = np.array([SIDES[""] not in pair for pair in zip(task.right, task.wrong, strict=True)])  # not so in a mismatch
+    assert float(task.weight[swapped].sum()) == pytest.approx(float(task.weight[~swapped].sum()), rel=1e-4)
+    studies, (images, ids, mask, weight) = task.batch(0, 0, order[1], None, None)
+    assert len(studies) == len(images) == len(weight) == 15 and len(ids) == len(mask) == 30
 
 
-def test_both_sections_can_be_a_report(data):
+def test_both_sections_can_be_a_report():
     other = Fake()
     other.index["findings"] = "The heart is large."
     every = detect_errors.studies(other, "train", every_section=True)
     assert len(every.rows) == 180 and sorted(set(every.rows)) == sorted(other.rows("train"))
-    other.index.loc[other.index.index % 2 == 0, "findings"] = ""
-    task = error_detector.Detecting(PRESET, other, weights.untrained(PRESET, text.train_tokenizer(list(SIDES.values()), 80)),
-                                    text.train_tokenizer(list(SIDES.values()), 80), CPU)  # fmt: skip
-    assert [len(places) for places in task.sections] == [1 + (row % 2) for row in task.rows]
+    assert every.reports.texts.count("The heart is large.") == 90
+    assert detect_errors.studies(other, "train").reports.texts.count("The heart is large.") == 0
+
+
+def test_an_error_that_is_not_read_counts_nothing(tokenizer):
+    other = Fake()
+    long = "no acute process. " * 6
+    other.index["impression"] = [long + said for said in other.index["impression"]]
+    other.index[list(CHEXPERT_14)] = 0.0  # no mismatch
+    task = error_detector.Detecting(PRESET, other, weights.untrained(PRESET, tokenizer), tokenizer, CPU)
+    task.order(0, np.random.default_rng(0))
+    assert task.right != task.wrong and not task.weight.any()

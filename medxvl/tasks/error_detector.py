@@ -1,9 +1,8 @@
-"""Fine-tune Medical X-VL to tell reports with generated errors from right ones: ours, not in the paper, whose detection is zero-shot.
+"""Fine-tune Medical X-VL to tell reports with generated errors from right ones.
 
-The vision encoder stays as it was pre-trained, so an image's tokens are computed once; text encoder, fusion and matching head learn.
+Ours, not in the paper, whose detection is zero-shot.
 """
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,113 +10,81 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from medxvl import distributed, errors, matching, medvill_finetune, metrics, presets, schedules, text, train, weights
+from medxvl import distributed, errors, matching, metrics, text, train, weights, xvl_finetune
 from medxvl.tasks import detect_errors
 from medxvl.xvl import XVL
 
-_CODE = (
-    "text", "vision", "packed", "fusion", "xvl", "errors", "matching", "distributed", "schedules", "train", "tasks/detect_errors",
-    "tasks/error_detector",
-)  # fmt: skip
-
-
 TAUGHT = ("location", "extent", "mismatch")  # a report of another study is a false positive or negative, too
+EXTENT = 0.7  # share of the reports with a word of extent whose error is one of extent: there are few, and they are learned last
 
 
-class Detector(nn.Module):
+class Detector(xvl_finetune.Tuned):
     """X-VL whose matching head is trained on pairs; `forward` gives the loss terms by name, "total" is minimised."""
 
     def __init__(self, model: XVL):
         super().__init__()
         self.model = model
         model.twin.requires_grad_(False)
-        model.online.vision.requires_grad_(False)
+        self.hold(model.online.vision, bool(model.preset.xvl_tune_frozen))
 
-    def train(self, mode: bool = True):
-        super().train(mode)
-        self.model.online.vision.eval()  # nor do its statistics move
-        return self
-
-    def forward(self, tokens: Tensor, ids: Tensor, mask: Tensor, right: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """Image tokens (N, P, e), a report beside each (N, L), whether it is right (N,) 1 or 0, and what the pair counts (N,)."""
+    def forward(self, images: Tensor, ids: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """Images (N, ...), for each the right report and then, for each, the wrong one (2 N, L), and what the two count (N,)."""
         states, _ = self.model.online.encode_text(ids, mask)
-        loss = F.cross_entropy(self.model.match_logits(states, mask, tokens), right, reduction="none")
-        return {"total": (loss * weight).mean()}
+        logits = self.model.match_logits(states, mask, self.image_tokens(images).repeat(2, 1, 1))
+        right = torch.tensor([1, 0], device=ids.device).repeat_interleave(len(images))
+        return {"total": (F.cross_entropy(logits, right, reduction="none") * weight.repeat(2)).mean()}
 
 
-class Detecting(train.Task):
-    """On the split `train`: in each epoch each study has one of its sections, as it is and with an error drawn anew. The epoch with
+class Detecting(xvl_finetune.FineTuning):
+    """On the split `train`: every section of every study as it is, and with an error that each epoch draws anew. The epoch with
     the highest mean AUROC over the five types on `valid` is kept."""
 
-    label, score_label = "fine-tuning: report errors", "validation error AUROC"
-    skips_parameters = True  # the masked-language head and the projections
+    score_label = "validation error AUROC"
 
     def __init__(self, preset, dataset, start: XVL, tokenizer, device):
-        self.preset, self.start, self.tokenizer, self.device = preset, start, tokenizer, device
-        self.epochs, self.dataset = preset.errors_epochs, dataset
-        self.valid, every = detect_errors.studies(dataset, "valid"), detect_errors.studies(dataset, "train", every_section=True)
-        self.rows, which = np.unique(every.rows, return_inverse=True)
-        self.sections = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
-        self.reports = every.reports
-        self.pictures, self.valid_pictures = (
-            matching.encode_images([start], dataset, rows, device) for rows in (self.rows, self.valid.rows)
-        )
+        self.dataset, self.tokenizer = dataset, tokenizer
+        self.studies, self.valid = detect_errors.studies(dataset, "train", every_section=True), detect_errors.studies(dataset, "valid")
         self.tests = detect_errors.tests(self.valid.reports, preset.seed + 1, 0, errors.PUBLISHED, ("balanced",))
-        values = presets.group(preset, "both", "model", "errors") | {"seed": preset.seed, "threads": preset.threads}
-        settings = [values, medvill_finetune.state_hash(start)]
-        self.settings = weights.fingerprint_of_values(settings, dataset.fingerprint, _CODE)
+        pictures = xvl_finetune.Pictures(dataset, self.studies.rows, preset, device)
+        super().__init__("errors", preset, start, pictures, len(pictures), dataset.fingerprint, device,
+                         ("errors", "matching", "tasks/detect_errors", "tasks/error_detector"))  # fmt: skip
 
-    def build(self, device) -> Detector:
-        self.tuned = Detector(copy.deepcopy(self.start)).to(device)
-        return self.tuned
+    def module(self) -> Detector:
+        return Detector(xvl_finetune.copied(self.start))
 
-    def parameter_groups(self, model) -> list[dict]:
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        groups = ((False, self.preset.errors_weight_decay), (True, 0.0))
-        return [{"params": [p for n, p in named if train.without_decay(n, p) is spared], "weight_decay": decay, "scale": 1.0}
-                for spared, decay in groups]  # fmt: skip
-
-    @property
-    def size(self) -> int:
-        """Studies in a batch of all processes; each gives two pairs."""
-        return min(self.preset.errors_batch * distributed.processes(), len(self.rows))
-
-    def batches(self, epoch: int) -> int:
-        return len(self.rows) // self.size
-
-    def order(self, epoch: int, rng) -> tuple:
-        """Studies in the order of this epoch, their texts (n,), the texts with an error (n,), and what both count (n,): all types
-        count the same, and a study whose text cannot have an error, or whose error lies behind what the model reads, nothing."""
-        of, picked = self.reports, np.array([places[rng.integers(len(places))] for places in self.sections])
-        texts, patients = [of.texts[k] for k in picked], None if of.patients is None else of.patients[picked]
-        labels = of.labels if of.labels is None else of.labels.iloc[picked]
-        made = errors.mixed(texts, 1.0, rng, TAUGHT, labels=labels, patients=patients)
-        wrong = [text if error is None else error.text for text, error in zip(texts, made, strict=True)]
-        texts, wrong = (detect_errors.read(told, self.preset) for told in (texts, wrong))
-        read = matching.distinct(self.tokenizer, [*texts, *wrong], self.preset).which.reshape(2, -1)
+    def order(self, epoch: int, rng) -> np.ndarray:
+        """The reports, shuffled; draws their errors, and what each counts: all types the same, and nothing a report that cannot
+        have an error or whose error lies behind what the model reads."""
+        of = self.studies.reports
+        given = {"labels": of.labels, "patients": of.patients, "others": of}
+        made = errors.mixed(of.texts, 1.0, rng, TAUGHT, **given)
+        preferred = rng.random(len(made)) < EXTENT
+        for k, extent in enumerate(errors.corrupt(of.texts, "extent", rng)):
+            if preferred[k] and isinstance(extent, errors.Error):
+                made[k] = extent
+        wrong = [same if error is None else error.text for same, error in zip(of.texts, made, strict=True)]
+        self.right, self.wrong = (detect_errors.read(told, self.preset) for told in (of.texts, wrong))
+        read = matching.distinct(self.tokenizer, [*self.right, *self.wrong], self.preset).which.reshape(2, -1)
         kind = np.array([TAUGHT.index(m.kind) if m and a != b else -1 for m, a, b in zip(made, *read, strict=True)])
         counts = np.array([(kind == k).sum() for k in range(len(TAUGHT))])
-        weight = np.append(len(kind) / np.maximum(counts, 1) / max(1, (counts > 0).sum()), 0)[kind]
-        return rng.permutation(len(kind)), texts, wrong, weight.astype(np.float32)
+        share = len(kind) / np.maximum(counts, 1) / max(1, (counts > 0).sum())
+        self.weight = torch.from_numpy(np.append(share, 0)[kind].astype(np.float32))
+        return rng.permutation(self.n)
 
-    def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
-        studies, texts, wrong, weight = order
-        picked = studies[k * self.size : (k + 1) * self.size]
+    def ids(self, picked) -> list[str]:
+        return self.dataset.index["study_id"].iloc[self.studies.rows[picked]].tolist()
+
+    def inputs(self, picked, rng, generator) -> tuple:
         own = picked[distributed.own(len(picked))]
-        ids, mask = text.encode(self.tokenizer, [told[i] for told in (texts, wrong) for i in own], self.preset.max_tokens)
-        tokens = self.pictures[0][0][torch.as_tensor(np.tile(own, 2))]
-        right = torch.tensor([1, 0]).repeat_interleave(len(own))
-        named = self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
-        return named, (tokens, ids, mask, right, torch.from_numpy(np.tile(weight[own], 2)))
-
-    def learning_rate(self, epoch: int, step: int, steps: int) -> float:
-        done, every, rate = epoch * steps + step, self.epochs * steps, self.preset.errors_rate
-        return schedules.warmup_cosine(done, every, min(20, every // 5), rate, rate / 20)
+        ids, mask = text.encode(self.tokenizer, [told[k] for told in (self.right, self.wrong) for k in own], self.preset.max_tokens)
+        return self.images(picked, generator), ids, mask, self.weight[own]
 
     def score(self, epoch: int) -> float:
-        given = detect_errors.score([self.tuned.model], self.tokenizer, self.valid_pictures, self.tests)
+        model = self.tuned.model
+        pictures = matching.encode_images([model], self.dataset, self.valid.rows, self.device)
+        given = detect_errors.score([model], self.tokenizer, pictures, self.tests)
         values = [metrics.auroc(pairs["wrong"].to_numpy(float), given[key]) for key, pairs in self.tests.items()
                   if key[1] != detect_errors.ALL]  # fmt: skip
         return float(np.nanmean(values)) if values else float("nan")
