@@ -143,7 +143,7 @@ def _forbid(log_p: Tensor, words: Tensor, k: int, rules: Rules) -> Tensor:
 
 
 def to_texts(tokenizer, words: Tensor) -> list[str]:
-    """Ids (N, T) to texts, each up to its first stop word."""
+    """Ids (N, T) to texts, each up to its first stop word, WordPiece's pieces of a word put together."""
     stop = tokenizer.sep_token_id
     rows = [row[: row.index(stop)] if stop in row else row for row in words.tolist()]
-    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return [found.replace(" ##", "") for found in tokenizer.batch_decode(rows, skip_special_tokens=True)]

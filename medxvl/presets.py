@@ -198,10 +198,11 @@ _TABLE = (
     ("correct_batch", "correct", 16, 64, 10, "reports a step and process", "our choice: as in pre-training"),
     ("correct_rate", "correct", 1e-3, 2e-3, 1e-4, "peak learning rate", "our choice: as for questions"),
     ("correct_share", "correct", 0.5, 0.5, 0.5, "share of reports that get an error", "released code"),
+    ("correct_words", "correct", 3, 3, 1, "how many times as often as the others the types that swap words are drawn in training", "our choice: as often"),
     ("correct_beams", "correct", 2, 4, 4, "beams", "released code"),
     ("correct_pool", "correct", 20, 100, 1000, "test reports that get an error of each type, beside the mixed ones", "our choice"),
     ("correct_kept", "correct", 0.95, 0.95, 0.95, "share of error-free validation reports that a sure correction must leave as they are", "our choice: not in the paper"),
-    ("correct_most", "correct", 24, 24, 120, "words of a corrected report at most", "released code"),
+    ("correct_most", "correct", 24, 40, 120, "words of a corrected report at most", "released code"),
     ("xvl_generate_epochs", "xvl_generate", 1, 8, 30, "passes over the training reports", "our choice: not stated"),
     ("xvl_generate_batch", "xvl_generate", 16, 64, 10, "reports a step and process", "our choice: not stated"),
     ("xvl_generate_rate", "xvl_generate", 1e-3, 2e-3, 1e-4, "peak learning rate", "our choice: not stated"),
@@ -239,9 +240,9 @@ ABLATIONS = {
 }
 
 _LEAST = {"epochs": 1, "accumulation": 1, "log_every": 1,
-          "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "queue_size": 1, "max_tokens": 4,
+          "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "correct_words": 1, "queue_size": 1, "max_tokens": 4,
           "supervised_epochs": 1, "share": 0.01, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
-_MOST = {"max_reject_share": 1, "explain_threshold": 1, "share": 1, "errors_share": 1}
+_MOST = {"max_reject_share": 1, "explain_threshold": 1, "share": 1, "errors_share": 1, "correct_share": 1, "correct_kept": 1}
 # An ablation's training: setting, and the setting of notebook 30 that stands in for it
 _TRAINED = {"epochs": "epochs", "contrast_epochs": "contrast_epochs", "vision_weights": "start"}
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas

@@ -19,7 +19,7 @@ from .xvl_finetune import Tuned
 
 FIRST = SPECIAL.index("[CLS]")  # which every text begins with
 # At the start of copying: length of a word's vector, places beside words, sharpness of the look-up, its result beside the rest
-LENGTH, PLACE, SHARPNESS, WEIGHT = 2.5, 2.0, 2.5, 4.0
+LENGTH, PLACE, SHARPNESS, WEIGHT = 1.0, 2.0, 2.5, 3.0
 
 
 class Reader(nn.Module):

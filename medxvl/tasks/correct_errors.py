@@ -34,9 +34,11 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def mixed(self, share: float, rng: np.random.Generator, others: errors.Reports) -> list:
-        """An error, or None, for each report: `share` of them have one of the published types."""
-        return errors.mixed(self.texts, share, rng, labels=self.labels, patients=self.patients, others=others)
+    def mixed(self, share: float, rng: np.random.Generator, others: errors.Reports, words: int = 1) -> list:
+        """An error, or None, for each report: `share` of them have one of the published types, those that swap words drawn
+        `words` times as often as the others."""
+        kinds = errors.PUBLISHED + ("location", "extent") * (words - 1)
+        return errors.mixed(self.texts, share, rng, kinds, labels=self.labels, patients=self.patients, others=others)
 
     def of_kind(
         self, kind: str, rng: np.random.Generator, others: errors.Reports, most: int = 0
@@ -83,7 +85,8 @@ class Correcting(FineTuning):
         return self.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
 
     def order(self, epoch: int, rng) -> np.ndarray:
-        self.given = given(self.corpus.texts, self.corpus.mixed(self.preset.correct_share, rng, self.corpus.known))
+        drawn = self.corpus.mixed(self.preset.correct_share, rng, self.corpus.known, self.preset.correct_words)
+        self.given = given(self.corpus.texts, drawn)
         return super().order(epoch, rng)
 
     def inputs(self, picked, rng, generator) -> tuple:
