@@ -31,6 +31,7 @@ GRADE = {
 }
 SIDE = {"right": ("right", "right-sided"), "left": ("left", "left-sided"), "both": ("bilateral",)}
 LOBE = {"upper": ("upper lobe",), "mid": ("mid lung",), "lower": ("lower lobe", "lower lobe", "lung base")}
+LUNG = {"right": "the right lung", "left": "the left lung", "both": "both lungs"}
 ZONE = {"upper": ("upper lung", "upper zone"), "mid": ("mid lung", "mid zone"), "lower": ("lower lung", "lower zone", "lung base")}
 RIB = {"upper": ("upper rib", "rib"), "mid": ("mid rib", "rib"), "lower": ("lower rib", "rib", "rib")}
 VARIANT = {
@@ -38,7 +39,7 @@ VARIANT = {
     "both central": ("perihilar",),
 }  # fmt: skip
 
-# Noun phrases of each finding; {s} side, {g} grade, {l} lobe, {z} zone, {v} variant word.
+# Noun phrases of each finding; {s} side, {g} grade, {w} lung, {l} lobe, {z} zone, {v} variant word.
 POSITIVE = {
     "Atelectasis": ("degree", (
         "atelectasis", "{g} {s} basilar atelectasis", "{g} atelectasis at the {s} base", "platelike {s} atelectasis",
@@ -68,6 +69,7 @@ POSITIVE = {
     "Pneumonia": ("degree", (
         "pneumonia", "{g} {s} {l} pneumonia", "{s} pneumonia with ill defined borders", "fluffy opacity of {s} pneumonia",
         "{g} pneumonia in the {s} {z}", "{g} multifocal {s} pneumonia", "patchy {s} pneumonia",
+        "patchy pneumonia in {w}",
     )),
     "Pneumothorax": ("size", (
         "pneumothorax", "{g} {s} pneumothorax", "{g} {s} {v} pneumothorax", "{g} {v} pneumothorax",
@@ -75,7 +77,7 @@ POSITIVE = {
     )),
     "Lung Opacity": ("degree", (
         "{g} {v} {s} {z} opacity", "{g} hazy opacity in the {v} {s} {z}", "{s} {z} ground-glass opacity", "{g} patchy {v} opacities",
-        "ill defined {v} opacity",
+        "ill defined {v} opacity", "{g} {v} opacities in {w}", "{v} ground-glass opacity in {w}",
     )),
     "Lung Lesion": ("size", ("{g} {s} {l} nodule", "round nodule in the {s} {z}", "{s} {l} mass")),
     "Enlarged Cardiomediastinum": ("degree", ("{g} mediastinal widening", "widened mediastinum")),
@@ -95,11 +97,14 @@ NAMES = {  # the finding's noun, for negations and doubts
     "Consolidation": ("consolidation", "focal consolidation"), "Edema": ("edema", "pulmonary edema"),
     "Fracture": ("fracture", "acute fracture"), "Pleural Effusion": ("pleural effusion", "effusion"),
     "Pneumonia": ("pneumonia",), "Pneumothorax": ("pneumothorax",),
+    "Lung Opacity": ("opacity", "focal opacity", "airspace opacity", "lung opacity"),
 }  # fmt: skip
+OPAQUE = {"Atelectasis", "Consolidation", "Edema", "Pneumonia", "Lung Lesion"}  # nobody rules out an opacity beside one of these
 NEGATIVE = ("no evidence of {}", "there is no {}", "no {} is seen", "no sign of {}", "no definite {}")
 NEGATIVE_PAIR = ("no {} or {}", "no evidence of {} or {}", "there is no {} or {}")
 NORMAL_OF = {
     "Cardiomegaly": ("heart size is normal", "the cardiac silhouette is within normal limits"),
+    "Lung Opacity": ("the lungs are clear of opacities", "lungs are clear of focal opacity"),
 }
 NORMAL = (
     "no acute cardiopulmonary process", "no acute cardiopulmonary abnormality", "normal chest radiograph",
@@ -139,7 +144,7 @@ def describe(f: Finding, rng: np.random.Generator, uncertain: bool) -> str:
     words = pick(rng, GRADE[grade][f.extent])
     lobe, zone = pick(rng, LOBE[f.zone]), pick(rng, ZONE[f.zone])
     while True:
-        phrase = pick(rng, templates).format(s=side, g=words, l=lobe, z=zone, v=variant)
+        phrase = pick(rng, templates).format(s=side, g=words, w=LUNG[f.side], l=lobe, z=zone, v=variant)
         sentence = pick(rng, STATED).format(phrase)
         if sentence not in FORBIDDEN:
             return sentence
@@ -186,7 +191,7 @@ def write_parts(findings: list[Finding], rng: np.random.Generator) -> tuple[dict
         doubt = f.name in NAMES and rng.random() < 0.05
         labels[f.name] = -1 if doubt else 1
         positive.append((f, doubt))
-    absent = [n for n in NAMES if n not in labels]
+    absent = [n for n in NAMES if n not in labels and not (n == "Lung Opacity" and OPAQUE & labels.keys())]
     impression = [describe(f, rng, doubt) for f, doubt in positive]
     if not [f for f in findings if f.name != "Support Devices"]:
         labels["No Finding"] = 1

@@ -29,15 +29,16 @@ PROMPTS = {
 FINDINGS = tuple(PROMPTS)
 FIVE_PATHOLOGIES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 # The unseen disease is described by how it looks, since its name occurs in no training report. The sentences of the release are
-# not at hand: these follow the paper's description (bilateral, peripheral, ground-glass), and so does the negative one.
+# not at hand: these follow the paper's description (bilateral, peripheral, ground-glass). The negative one keeps the rule "no
+# <finding>.", with the CheXpert finding that covers this look: no report rules out an opacity of one place and texture.
 UNSEEN_PROMPTS = {
     "COVID-19": ("bilateral peripheral ground-glass opacities are present.", "bilateral peripheral opacity.",
                  "ground-glass opacity in both lungs.", "multifocal bilateral hazy opacity is seen.",
                  "patchy peripheral opacities in the bilateral lower lobes."),
 }  # fmt: skip
-UNSEEN_NEGATIVE = {"COVID-19": "no bilateral peripheral opacity."}
+UNSEEN_NEGATIVE = {"COVID-19": "no lung opacity."}
 
 
 def negative_prompt(finding: str) -> str:
-    """The one negative sentence of a finding: "no <finding>."; of an unseen disease, no to what it looks like."""
+    """The one negative sentence of a finding: "no <finding>."; of an unseen disease, of the known finding that it looks like."""
     return UNSEEN_NEGATIVE.get(finding, f"no {finding.lower()}.")
