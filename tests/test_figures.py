@@ -95,7 +95,8 @@ def write_errors(folder):
             for dataset, split in ((PHANTOM, "test"), ("phantom:openi", "all"))
             for subset in ("balanced, location", "balanced", "5 %, location", "5 %")
             for model, control in (("X-VL (ITM)", ""), ("X-VL (ITM)", "shuffled images"),
-                                   ("words of the report", "words of the report"), ("X-VL fine-tuned on errors (ours)", ""), ("chance", "chance"))]  # fmt: skip
+                                   ("words of the report", "words of the report"),
+                                   ("X-VL fine-tuned on errors (ours)", ""), ("chance", "chance"))]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "rows" / "24_xvl_detect_errors.csv", index=False)
 
 
