@@ -9,7 +9,7 @@ import pytest
 from medxvl import descriptions, launch, paths, presets, prompts
 
 SMOKE = presets.load("smoke")
-EXAMPLE = paths.ROOT / "examples" / "abdomen_prompts.csv"
+EXAMPLE = paths.ROOT / "data_prep" / "phantom_abdomen_prompts.csv"
 
 
 class Labelled:

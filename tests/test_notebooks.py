@@ -207,7 +207,7 @@ def test_ablation_on_another_body_part(smoke, tmp_path):
     (raw,) = smoke.raw.glob("phantom-*/abdomen/abdomen.csv")
     columns = phantom.LAYOUTS["abdomen"][2]
     given = [word for name, value in columns.items() for word in ("--data", f"main.{name}={value}")]
-    given += ["--set", f"prompts={paths.ROOT / 'examples' / 'abdomen_prompts.csv'}", "--set", "ablations=whole,no_fusion"]
+    given += ["--set", f"prompts={paths.ROOT / 'data_prep' / 'phantom_abdomen_prompts.csv'}", "--set", "ablations=whole,no_fusion"]
     said = smoke.start("abdomen", "30", "--data", f"main=table:{raw}", *given, MEDXVL_RUNS=str(tmp_path))
     folder = tmp_path / "smoke"
     rows = pd.read_csv(folder / "results.csv", keep_default_na=False)
