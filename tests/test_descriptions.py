@@ -50,7 +50,7 @@ def test_a_file_says_what_to_ask():
     assert len(given.findings) == 8 and all(len(p) == 5 for p in given.positive.values())
     data = Labelled(Ascites=[0, 1, 0, 1], Gallstones=[0, 1, 0, 1], Other=[0, 1, 0, 1])
     found = descriptions.of(replace(SMOKE, prompts=str(EXAMPLE)), data)
-    assert found.findings == ["Ascites", "Gallstones"] and found.source == "abdomen_prompts.csv"
+    assert found.findings == ["Ascites", "Gallstones"] and found.source == EXAMPLE.name
     with pytest.raises(ValueError, match="has labels of Other; .*sentences for Bowel Obstruction"):
         descriptions.of(replace(SMOKE, prompts=str(EXAMPLE)), Labelled(Other=[0, 1, 0, 1]))
 
