@@ -194,7 +194,7 @@ _TABLE = (
     ("writer_layers", "writer", 2, 2, 4, "layers of the decoder", "released code"),
     ("writer_positions", "writer", 64, 64, 512, "rows of the decoder's position table", "CXR-BERT"),
     ("writer_copies", "writer", 1, 1, 0, "1: the decoder also sees the words of the text that is read, and starts as copying them", "our choice: not in the release"),
-    ("correct_epochs", "correct", 1, 8, 30, "passes over the training reports", "our choice: as for questions"),
+    ("correct_epochs", "correct", 1, 9, 30, "passes over the training reports", "our choice: as for questions"),
     ("correct_batch", "correct", 16, 64, 10, "reports a step and process", "our choice: as in pre-training"),
     ("correct_rate", "correct", 1e-3, 2e-3, 1e-4, "peak learning rate", "our choice: as for questions"),
     ("correct_share", "correct", 0.5, 0.5, 0.5, "share of reports that get an error", "released code"),
