@@ -46,6 +46,10 @@ def report(preset, names: list[str], data: str = "") -> str:
         f"{SENTENCES} sentences",
         "not counted: preparing the data, decoding reports, other evaluation, waiting for disks; expect up to twice the time",
     ]
+    counted = {part.notebook for part in parts}
+    others = [name[:2] for name in names if name not in counted and "evaluate" in graph.notebook(name).groups and name[:2] != "00"]
+    if others:
+        lines.append(f"not counted: notebooks {', '.join(others)}")
     if device == "cpu":
         there = duration(total / (GPU * SHARE["cuda"]))
         lines.append(f"for comparison: {there} on a GPU of {GPU / 1e12:.0f} TFLOP/s in half precision")

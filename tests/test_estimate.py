@@ -37,6 +37,7 @@ def test_only_what_the_notebooks_need(nothing, capsys):
     assert launch.main(["paper", "23", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "readers" not in said and "weights:" not in said and "11 pre-training" not in said and "21 pre-training" in said
+    assert "not counted: notebooks 23" in said, "what the estimate leaves out is named"
 
 
 def test_with_data_it_is_planned_as_any_run(nothing, capsys, monkeypatch):
