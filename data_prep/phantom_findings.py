@@ -132,14 +132,16 @@ def fracture(chest: Chest, f: Finding) -> np.ndarray:
 
 
 def lung_opacity(chest: Chest, f: Finding) -> np.ndarray:
-    """One hazy area, near the hilum (central) or near the wall (peripheral)."""
+    """Patches of haze that run together, near the hilum (central) or along the wall (peripheral) of one zone."""
     c, rng, out = chest.canvas, chest.rng, 0
     for s in _sides(f):
-        y = ZONE_Y[f.zone]
-        x = 0.24 if f.variant == "central" else float(chest.wall(np.float32(y))) - 0.14
-        haze = c.blob(chest.centre + s * x, y, 0.16 + 0.03 * f.extent, 0.17 + 0.05 * f.extent)
-        out = out + (0.26 + 0.06 * f.extent) * haze * (1 + 0.25 * texture(rng, c.shape, 9)) * chest.lung[s]
-    return out
+        for _ in range(3 + 2 * f.extent):
+            y = ZONE_Y[f.zone] + rng.uniform(-0.14, 0.14) * (1 + 0.25 * f.extent)
+            edge = float(chest.wall(np.float32(y)))
+            x = rng.uniform(0.18, 0.32) if f.variant == "central" else edge - rng.uniform(0.06, 0.18)
+            size = rng.uniform(0.08, 0.13), rng.uniform(0.09, 0.15)
+            out = out + rng.uniform(0.20, 0.32) * c.blob(chest.centre + s * x, y, *size) * chest.lung[s]
+    return np.minimum(out, 0.36 + 0.06 * f.extent) * (1 + 0.25 * texture(rng, c.shape, 9))
 
 
 def lung_lesion(chest: Chest, f: Finding) -> np.ndarray:

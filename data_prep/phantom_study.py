@@ -21,7 +21,7 @@ DETECTED = (
     "Pneumonia",
     "Pneumothorax",
 )
-OTHERS = {"Lung Opacity": 0.9, "Lung Lesion": 0.3, "Enlarged Cardiomediastinum": 0.2, "Pleural Other": 0.2}
+OTHERS = {"Lung Opacity": 1.5, "Lung Lesion": 0.3, "Enlarged Cardiomediastinum": 0.2, "Pleural Other": 0.2}
 BOTH_SIDES = {"Pleural Effusion": 0.25, "Atelectasis": 0.2, "Pneumonia": 0.2}
 VARIANTS = {
     "Pneumothorax": ("apical", "apical", "apical", "basal"), "Fracture": ("rib", "rib", "rib", "clavicle"),
