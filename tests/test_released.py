@@ -4,6 +4,7 @@ The weights are single zeros spread to the real shapes, so that 700 million numb
 """
 
 import argparse
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from medxvl import fusion, layouts, medvill, presets, released, vision, weights
 from medxvl.xvl import XVL
 
 PARITY = Path(__file__).parent / "parity"
-XVL_KEYS = json.loads((PARITY / "xvl_keys.json").read_text())
+XVL_KEYS = json.loads(gzip.decompress((PARITY / "xvl_keys.json.gz").read_bytes()))
 MEDVILL_KEYS = json.loads((PARITY / "medvill_keys.json").read_text())
 PAPER = presets.load("paper")
 WIDE = {"float32": torch.float32, "int64": torch.int64}
@@ -128,7 +129,7 @@ def test_medvill_rewrites():
 
 def test_xvl_rewrites():
     """Zero-shot scoring and correction rename the pre-training's weights: the same encoders come out."""
-    rewrites = json.loads((PARITY / "xvl_key_rewrites.json").read_text())["finetune_correction"]["mapping"]
+    rewrites = json.loads(gzip.decompress((PARITY / "xvl_key_rewrites.json.gz").read_bytes()))["finetune_correction"]["mapping"]
     tensors = {old: torch.full((1,), float(i)) for i, old in enumerate(dict.fromkeys(rewrites.values()))}
     names = {"X-VL pre-training": tensors}
     names["X-VL answers or correction"] = {n: tensors[o] for n, o in rewrites.items() if ".bert." not in n or "decoder" in n}
@@ -222,7 +223,8 @@ def test_backbone_alone(tmp_path):
 def test_the_vision_encoder_of_the_small_presets(tmp_path, change):
     """With a stack of convolutions instead of patches, as notebook 20 leaves it in demo."""
     demo = replace(presets.load("demo"), **change)
-    save_file(vision.build(demo).state_dict(), tmp_path / "x.safetensors")
+    state = {name: value.contiguous() for name, value in vision.build(demo).state_dict().items()}
+    save_file(state, tmp_path / "x.safetensors")
     found = weights.load(tmp_path / "x.safetensors")
     assert found.kind == "Vision Transformer" and not found.report.missing
     assert found.sizes.items() >= {"vision_stem": "conv", "patch_size": demo.patch_size, "channels": demo.channels,

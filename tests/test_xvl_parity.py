@@ -1,5 +1,6 @@
 """Every part of Medical X-VL against tensors that the released code produced (tests/parity)."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -352,7 +353,7 @@ def test_zero_shot_scores():
 @pytest.fixture(scope="module")
 def full():
     """Outputs of the published model whose weights `formula` makes, and what makes the weights of a part of it."""
-    keys = json.loads((PARITY / "xvl_keys.json").read_text(encoding="utf-8"))["pretrain"]
+    keys = json.loads(gzip.decompress((PARITY / "xvl_keys.json.gz").read_bytes()))["pretrain"]
     online = {k: shape for k, (shape, _) in keys["keys"].items() if "_m." not in k and k not in keys["aliases"]}
 
     def load(module, start, ours):
