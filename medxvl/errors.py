@@ -155,7 +155,8 @@ _WORDS = {  # word -> what may take its place
 }  # fmt: skip
 _KEPT = {  # where a swap would say the same, or nothing about place or extent
     "location": [rf"{a}\s*(?:and|or|&|/|,)\s*(?:the\s+)?{b}" for pair in _SIDES for a, b in (pair, pair[::-1])]
-    + [r"(?:central|peripheral)(?:ly)?\s+(?:venous|lines?|catheters?|access)", r"(?:upper|lower)\s+(?:limits?|abdom\w+|extremit\w+|quadrants?|gi)"],
+    + [r"(?:central|peripheral)(?:ly)?\s+(?:venous|lines?|catheters?|access)",
+       r"(?:upper|lower)\s+(?:limits?|abdom\w+|extremit\w+|quadrants?|gi)"],
     "extent": [r"(?:small|large)\s+bowel", r"(?:no|without)\s+(?:definite\s+)?(?:small|large|mild|slight|severe|minimal|extensive)",
                r"small\s+(?:to|or)\s+large", r"mild\s+(?:to|or)\s+severe", r"minimal\s+(?:to|or)\s+extensive"],
 }  # fmt: skip
