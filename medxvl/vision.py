@@ -41,13 +41,12 @@ class ConvStem(nn.Module):
         widths = [embed_dim >> (steps - 2 - k) for k in range(steps - 1)]
         first = [nn.Conv2d(in_chans, widths[0], 7, 4, 3, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
         self.proj = nn.Sequential(*first, *(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)))
-        self.proj.to(memory_format=torch.channels_last)  # a quarter faster
         self.grid_size = (img_size // patch_size,) * 2
         self.num_patches = self.grid_size[0] ** 2
         self.patch_size = (patch_size,) * 2
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images.contiguous(memory_format=torch.channels_last)).flatten(2).transpose(1, 2)
+        return self.proj(images).flatten(2).transpose(1, 2)
 
 
 def build(preset) -> VisionTransformer:
@@ -135,7 +134,7 @@ def tokens(model: VisionTransformer, images: Tensor, masked: Tensor | None = Non
 
     masked (B, patches) bool: patches whose embedding is replaced by `blank` (width,), for masked image modelling.
     """
-    x = model.patch_embed.proj(images.contiguous(memory_format=torch.channels_last))
+    x = model.patch_embed.proj(images)
     grid, x = x.shape[-2:], x.flatten(2).transpose(1, 2)
     if masked is not None:
         x = torch.where(masked[..., None], blank.to(x.dtype), x)
