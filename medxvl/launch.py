@@ -214,7 +214,7 @@ def _epilog() -> str:
         "  ./run_all.sh demo 22 --set seed=1                           zero-shot detection with another seed\n"
         "  ./run_all.sh demo 23 --data unseen_disease=covid_cxr:PATH   the unseen disease on real radiographs\n"
         "  ./run_all.sh demo 02 --data main=table:FILE.csv --data main.image_column=image --data main.text_column=report\n"
-        "  ./run_all.sh paper --data main=mimic_cxr:PATH ... -- --executor slurm --jobs 8"
+        "  ./run_all.sh paper --data main=mimic_cxr:PATH ... -- --profile medxvl/slurm"
     )
 
 

@@ -29,7 +29,7 @@ _TABLE = (
     ("views", "data", "AP", "AP", "AP", "views kept, comma-separated, one image a study", "MedViLL, data preparation"),
     ("max_reject_share", "data", 0.05, 0.05, 0.05, "share of faulty records above which preparing stops", "our choice"),
     ("reports", "data", "", "", "", "MIMIC-CXR's reports (folder or zip), where they do not lie with the images", "our choice"),
-    ("show", "look", "open", "open", "open", "what notebooks 01 and 02 show of images and texts: open, all or none", "our choice"),
+    ("show", "look", "open", "open", "open", "what the notebooks show of images and texts: open, all or none", "our choice"),
     ("resize", "model", 69, 69, 240, "px before the centre crop at evaluation", "released code"),
     ("image_size", "model", 64, 64, 224, "px seen by the vision encoder", "released code"),
     ("channels", "model", 1, 1, 3, "channels of the encoder's input (grey is repeated)", "ImageNet and iBOT weights"),
