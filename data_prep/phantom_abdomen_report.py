@@ -1,5 +1,6 @@
 """Abdominal studies: what is planted, the report that says so, and the table `abdomen.csv` of images and reports."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ from .phantom_image import Finding, pick
 from .phantom_report import FORBIDDEN, GRADE, SIDE, STATED, UNCERTAIN, prose
 from .phantom_study import find_boxes, make_id, save
 
+PROMPTS = Path(__file__).with_name("phantom_abdomen_prompts.csv")  # what zero-shot scoring asks for; no report says it
+with open(PROMPTS, newline="", encoding="utf-8") as _stream:
+    FORBIDDEN = FORBIDDEN | {row["sentence"].strip(" .") for row in csv.DictReader(_stream)}
 VARIANTS = {
     "Bowel Obstruction": ("small", "small", "large"), "Kidney Stone": ("renal", "renal", "renal", "ureteral", "staghorn"),
     "Tube": ("nasogastric", "stent", "feeding"),

@@ -50,13 +50,13 @@ class Collection:
         return words, made.maps[0, kept].cpu().numpy(), torch.sigmoid(made.logits[0]).item()
 
     def check(self, study: int, report: str) -> tuple[float, list[str], np.ndarray, list[str]]:
-        """Probability of a match, words, and per word how far the logit rises without it (W,) and what the model offers instead."""
+        """Probability of a match, words, and per word how far its log-odds rise without it (W,) and what the model offers instead."""
         logit, words, rises, offers = explain.suspicion(self.model, self.tokenizer, self.tokens[[study]], report)
         return float(1 / (1 + np.exp(-logit))), words, rises, offers
 
     @torch.no_grad()
     def find_images(self, sentence: str, most: int = 6, shortlist: int = 20) -> tuple[np.ndarray, np.ndarray]:
-        """Studies whose image fits a sentence best, and their matching logits: a shortlist by cosine, reordered by the match."""
+        """Studies whose image fits a sentence best, and the log-odds of a match: a shortlist by cosine, reordered by the match."""
         states, mask, feature = self._encode([self._cleaned(sentence)])
         listed = (self.f_image @ feature[0]).topk(min(shortlist, len(self))).indices
         n = len(listed)
@@ -70,6 +70,7 @@ class Collection:
         return self._order(listed, states, mask, self.tokens[[study]].expand(len(listed), -1, -1), most)
 
     def _order(self, listed, states, mask, tokens, most):
-        logits = self.model.match_logits(states, mask, tokens)[:, 1]
+        logits = self.model.match_logits(states, mask, tokens)
+        logits = logits[:, 1] - logits[:, 0]
         best = logits.argsort(descending=True, stable=True)[:most]
         return listed[best].cpu().numpy(), logits[best].cpu().numpy()

@@ -19,16 +19,16 @@ PAIRS = 256  # image-text pairs, or images, a call
 
 @dataclass
 class Explained:
-    """Matching logits and word maps of B image-text pairs; a map of a word that a text does not have is 0."""
+    """Log-odds of a match and word maps of B image-text pairs; a map of a word that a text does not have is 0."""
 
-    logits: Tensor  # (B,) of "matched"
+    logits: Tensor  # (B,) log-odds of a match
     maps: Tensor  # (B, W, g, g)
     words: list[list[str]]  # of each pair
     covered: Tensor  # (B, W) bool: pieces of the word were read (it was not cut off, and is more than a full stop)
 
 
 def token_maps(model, states: Tensor, mask: Tensor, tokens: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
-    """Matching logits (B,) and maps (B, L, 1 + P) of texts, as states (B, L, d) with mask (B, L), against image tokens (I, 1 + P, e).
+    """Log-odds of a match (B,) and maps (B, L, 1 + P) of texts, states (B, L, d) with mask (B, L), on image tokens (I, 1 + P, e).
 
     image_of (B,) says which image a text is paired with. The maps are those of the text looking at the image, also for the
     early model, whose score has a second part. Words act on the score through the layers above the first: with a single fusion
@@ -47,9 +47,9 @@ def token_maps(model, states: Tensor, mask: Tensor, tokens: Tensor, image_of: Te
         seen = own.pack((attention @ v).transpose(1, 2).flatten(2))
         fused = first.feed_forward_chunk(first.crossattention.output(seen, x))
         fused = own.pad(packed.run(rest, fused, mask, tokens, image_of))[:, 0]
-        logits = model.both_directions(model.itm_head(fused), states, mask, tokens, (image_of,))[:, 1]
-        (gradient,) = torch.autograd.grad(logits.sum(), attention)
-    return logits.detach(), (attention.detach() * gradient.clamp(min=0)).mean(dim=1)
+        logits = model.both_directions(model.itm_head(fused), states, mask, tokens, (image_of,))
+        (gradient,) = torch.autograd.grad(logits[:, 1].sum(), attention)
+    return (logits[:, 1] - logits[:, 0]).detach(), (attention.detach() * gradient.clamp(min=0)).mean(dim=1)
 
 
 def words_of(tokenizer, texts: list[str], most: int) -> tuple[list[list[str]], np.ndarray]:
@@ -136,7 +136,7 @@ def upsample(maps: Tensor, size: int) -> Tensor:
 def suspicion(model, tokenizer, tokens: Tensor, report: str) -> tuple[float, list[str], np.ndarray, list[str]]:
     """How well a report matches one image (tokens (1, 1 + P, e)), and which of its words are against it.
 
-    Returns the matching logit, the words, by how much the logit rises when a word is hidden behind [MASK] (W,), and the word
+    Returns the log-odds of a match, the words, by how much they rise when a word is hidden behind [MASK] (W,), and the word
     that the model would put in its place ("" for a word that was not read). All variants are scored in one batch.
     """
     model.eval()
@@ -149,10 +149,11 @@ def suspicion(model, tokenizer, tokens: Tensor, report: str) -> tuple[float, lis
     states, _ = model.online.encode_text(variants, masks)
     fused, rows = model.online.fusion, torch.zeros(len(variants), dtype=torch.long, device=tokens.device)
     seen = tokens.expand(len(variants), -1, -1)
-    logits = model.match_logits(states, masks, seen)[:, 1]
+    logits = model.match_logits(states, masks, seen)
+    logits = logits[:, 1] - logits[:, 0]
     keep = torch.cat([torch.zeros_like(hidden[:1]), hidden])
     likely = fused.mlm_head(fused.tokens(states, masks, tokens, keep, (rows,)))
     likely[:, : len(text.SPECIAL)] = -torch.inf
     best, word_of = likely.argmax(dim=1).cpu(), keep.nonzero()[:, 0].cpu() - 1
-    offers = [tokenizer.decode(best[word_of == k]).strip() for k in range(len(words))]
+    offers = [tokenizer.decode(best[word_of == k]).replace(" ##", "").strip() for k in range(len(words))]
     return float(logits[0]), [w.strip(".") for w in words], (logits[1:] - logits[0]).cpu().numpy(), offers

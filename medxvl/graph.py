@@ -218,7 +218,8 @@ def code_hash(name: str) -> str:
 @cache
 def data_code() -> str:
     """12 hex digits over the code that makes and prepares data."""
-    files = [*sorted((paths.ROOT / "data_prep").glob("*.py")), paths.ROOT / "medxvl" / "prompts.py"]
+    made = (file for kind in ("*.py", "*.csv") for file in (paths.ROOT / "data_prep").glob(kind))
+    files = [*sorted(made), paths.ROOT / "medxvl" / "prompts.py"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 

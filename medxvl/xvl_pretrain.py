@@ -69,7 +69,8 @@ class Corpus:
         held = [{text.join([s]) for s in self.sentences[k]} for k in picked]
         reports, sentences = self.reports(picked, rng), sorted(set().union(*held))
         said = torch.tensor([[s in parts for s in sentences] for parts in held])
-        belongs = torch.cat([torch.tensor([[a == b for b in reports] for a in reports]), said], dim=1)
+        same = np.unique(reports, return_inverse=True)[1]
+        belongs = torch.cat([torch.from_numpy(same[:, None] == same), said], dim=1)
         view = vision.augmented_view(self.images(picked[own]), preset, generator, own, len(picked))
         (ids, mask), (alone, alone_mask) = (text.encode(self.tokenizer, t, preset.max_tokens) for t in (reports, sentences))
         ids, alone = (

@@ -56,8 +56,8 @@ def test_maps_are_attention_times_the_positive_gradient(overrides):
         cleaned = text.clean_report(TEXTS[t])
         ids, mask = text.encode(TOKENIZER, [cleaned], 24)
         states, _ = plain.online.encode_text(ids, mask)
-        logit = plain.match_logits(states, mask, tokens[[i]])[0, 1]
-        logit.backward()
+        no, yes = plain.match_logits(states, mask, tokens[[i]])[0]
+        yes.backward()
         kept = plain.online.fusion.encoder.layer[0].crossattention.self.attention
         of_tokens = (kept * kept.grad.clamp(min=0))[0].mean(0)[:, 1:]
         pieces = TOKENIZER(cleaned, truncation=True, max_length=24, return_offsets_mapping=True)["offset_mapping"]
@@ -65,7 +65,7 @@ def test_maps_are_attention_times_the_positive_gradient(overrides):
             start = sum(len(x) + 1 for x in cleaned.split(" ")[:w])
             own = [j for j, (a, b) in enumerate(pieces) if start <= a < start + len(word) and cleaned[a:b].isalnum()]
             torch.testing.assert_close(made.maps[k, w].flatten(), of_tokens[own].mean(0).detach(), rtol=1e-4, atol=1e-7)
-        assert logit.item() == pytest.approx(made.logits[k].item(), abs=1e-5)
+        assert (yes - no).item() == pytest.approx(made.logits[k].item(), abs=1e-5)
     assert (made.maps.max() > 0) == (model.preset.fusion_layers > 1)  # in a single layer the score hangs on [CLS] alone
 
 
@@ -120,7 +120,8 @@ def test_suspicion_hides_a_word_at_a_time():
 
     def matching(ids):
         states, _ = model.online.encode_text(ids, torch.ones_like(ids))
-        return model.match_logits(states, torch.ones_like(ids), tokens)[0, 1].item()
+        no, yes = model.match_logits(states, torch.ones_like(ids), tokens)[0].tolist()
+        return yes - no
 
     ids = text.encode(TOKENIZER, ["the heart is enlarged."], 24)[0]
     assert logit == pytest.approx(matching(ids), abs=1e-5)

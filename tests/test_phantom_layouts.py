@@ -15,7 +15,7 @@ import data_prep
 from data_prep import phantom
 from data_prep.images import load
 from data_prep.phantom_abdomen import DRAW, draw_abdomen
-from data_prep.phantom_abdomen_report import NAMES, sample_disease, write_abdomen_report
+from data_prep.phantom_abdomen_report import FORBIDDEN, NAMES, sample_disease, write_abdomen_report
 from data_prep.phantom_dicom import KINDS, lossless_jpeg
 from data_prep.phantom_image import Finding
 from data_prep.phantom_report import all_prompts
@@ -215,7 +215,8 @@ def test_each_abdominal_finding_shows(name):
 
 
 def test_abdominal_reports_say_what_is_planted_and_no_prompt():
-    prompts, said_of = all_prompts(), {}
+    prompts, said_of = all_prompts() | FORBIDDEN, {}
+    assert "cholelithiasis is present" in prompts
     for k in range(400):
         rng = np.random.default_rng([6, k])
         findings = sample_disease(rng)

@@ -75,8 +75,8 @@ class Correcting(FineTuning):
         pictures = Pictures(dataset, self.corpus.rows, preset, device)
         drawn = self.valid.mixed(preset.correct_share, np.random.default_rng([preset.seed, 41]), self.corpus.known)
         self.asked = given(self.valid.texts, drawn)
-        super().__init__("correct", preset, start, pictures, len(self.corpus), dataset.fingerprint, device,
-                         ("cached", "errors", "xvl_writer", "xvl_texts", "tasks/correct_errors"))  # fmt: skip
+        code = ("cached", "errors", "labels", "label_rules", "xvl_pretrain", "xvl_writer", "xvl_texts", "tasks/correct_errors")
+        super().__init__("correct", preset, start, pictures, len(self.corpus), dataset.fingerprint, device, code)
 
     def module(self) -> xvl_writer.Writer:
         return xvl_writer.start_from(self.start, reads=True)

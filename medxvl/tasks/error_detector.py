@@ -49,7 +49,7 @@ class Detecting(xvl_finetune.FineTuning):
         self.tests = detect_errors.tests(self.valid.reports, preset.seed + 1, 0, errors.PUBLISHED, ("balanced",))
         pictures = xvl_finetune.Pictures(dataset, self.studies.rows, preset, device)
         super().__init__("errors", preset, start, pictures, len(pictures), dataset.fingerprint, device,
-                         ("errors", "matching", "tasks/detect_errors", "tasks/error_detector"))  # fmt: skip
+                         ("errors", "labels", "label_rules", "matching", "tasks/detect_errors", "tasks/error_detector"))  # fmt: skip
 
     def module(self) -> Detector:
         return Detector(xvl_finetune.copied(self.start))

@@ -169,7 +169,7 @@ def compare(model, untrained, tokenizer, dataset, of, area, *, checkpoint, n_res
     trace = attention.mean(dim=1)
     maps, traced = (word_maps(model, tokenizer, tokens, image_of, findings, back) for back in (None, trace))
     heads = explain.head_maps(attention)[image_of].mean(dim=1).cpu()
-    partner = image_of[zero_shot.shuffled(len(of), preset.seed)]
+    partner = zero_shot.shuffled(len(rows), preset.seed)[image_of]
     other = other_finding(findings, preset.seed)
     ways = [
         (maps, about),
