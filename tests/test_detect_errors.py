@@ -12,7 +12,7 @@ from medxvl.errors import Reports
 from medxvl.tasks import detect_errors, error_detector
 
 PRESET = with_settings(
-    "errors_epochs=24 errors_batch=15 errors_rate=5e-3 vision_stem=patch bootstrap=40 checkpoint_every=0 contrast_epochs=0"
+    "errors_epochs=40 errors_batch=15 errors_rate=5e-3 vision_stem=patch bootstrap=40 checkpoint_every=0 contrast_epochs=0"
 )
 SIDES = {"left": "left lung opacity.", "right": "right lung opacity.", "": "no acute process."}
 
