@@ -98,8 +98,8 @@ def test_true_words_in_one_pass_are_those_of_the_steps(tiny):
     cache, last = decoder.start(features), None
     for k in range(7):
         log_p, cache = decoder.step(cache, last)
-        close(logits[:, k][real[:, k]], log_p[real[:, k]])
-        close(log_p[real[:, k]], uncached(model, features, ids, [k] * 6)[real[:, k]])
+        close(logits[:, k][real[:, k]], log_p[real[:, k]], 5e-5)  # sums in another order, of values around 5
+        close(log_p[real[:, k]], uncached(model, features, ids, [k] * 6)[real[:, k]], 5e-5)
         last = ids[:, k]
 
 
