@@ -293,9 +293,6 @@ def changed(preset: "Preset", overrides: str) -> "Preset":
                 f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, separated by commas"
             )
     found = Preset(**values)
-    longest = max(found.xvl_generate_most, found.correct_most, found.max_tokens)
-    if found.writer_positions < longest:
-        raise ValueError(f"setting writer_positions={found.writer_positions}: expected at least {longest}, as many as words are written")
     masks(found), seeds(found), ablations(found)
     return found
 
