@@ -17,7 +17,6 @@ def test_run_all_is_green(lab, browser, tmp_path):
     assert len(cells) == 5 and [text for cell in cells for text in cell["outputs"] if text] == []
     assert all(cell["shown"] for cell in cells if cell["views"])
     assert page.problems == []
-    page.wait("document.body.innerText.includes('kernel')")  # the report that this notebook prints
     assert (lab.root / "notebooks" / "00_check_setup.ipynb").read_text().count("[OK]") > 5, "saved with its outputs"
 
 
