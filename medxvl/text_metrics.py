@@ -15,7 +15,6 @@ import pandas as pd
 from medxvl import labels
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-NO_JAVA = "needs Java"
 CATEGORIES = {"positive": 1.0, "negative": 0.0, "uncertain": -1.0}
 SCORES = ("accuracy", "precision", "recall", "f1")
 

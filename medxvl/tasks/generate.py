@@ -23,8 +23,6 @@ from medxvl import (
 )
 from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
 
-OBJECTIVES = ("masked", "every")
-
 
 class Writer(Tuned):
     """MedViLL with its own head for masked words.
