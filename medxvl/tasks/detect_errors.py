@@ -1,7 +1,8 @@
 """Report-error detection (Medical X-VL, arXiv 2208.05140): an image and a report that is wrong about it should match badly.
 
-Score of a pair: 1 - the probability of a match (sigmoid of its log-odds), from the pre-trained model as it is ("zero-shot"). Two runs
-of every type of error (medxvl.errors): as published 5 % of the reports are corrupted, which leaves few; in the balanced one half of the pairs are.
+Score of a pair: 1 - the probability of a match (sigmoid of its log-odds), from the pre-trained model as it is ("zero-shot").
+Two runs of every type of error (medxvl.errors): as published 5 % of the reports are corrupted, which leaves few; in the
+balanced one half of the pairs are.
 """
 
 from dataclasses import dataclass
