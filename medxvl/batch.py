@@ -217,7 +217,7 @@ def tell(folder: Path, told: dict, began: float) -> bool:
             say(f"started  {record['step']}" + (f" (last time {records.clock(expected)})" if expected else ""), began)
         elif record["status"] == "ok":
             say(f"done     {record['step']} in {records.clock(record['seconds'])}", began)
-        else:
+        elif record["status"] == "failed":
             say(f"FAILED   {record['step']} after {records.clock(record['seconds'])}: {record['error']}", began)
     return bool(news)
 
