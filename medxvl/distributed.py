@@ -19,6 +19,12 @@ def rank() -> int:
     return dist.get_rank() if processes() > 1 else 0
 
 
+def wait() -> None:
+    """Until every process has come here."""
+    if processes() > 1:
+        dist.barrier()
+
+
 def own(total: int) -> slice:
     """The part of a batch of `total` that is this process's. Raises ValueError when the parts are not equal."""
     share, rest = divmod(total, processes())

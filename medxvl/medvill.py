@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import distributed, fusion
+from . import distributed, fusion, packed
 from .medvill_image import Trunk
 from .medvill_keys import from_released  # noqa: F401
 
@@ -96,30 +96,28 @@ class MedViLL(nn.Module):
 
         `at` (N, K): the places whose states are wanted, (N, K, d); the last layer computes no other.
         """
-        if at is None:
-            return self._bert(features, joint, joint.mask[:, None]).last_hidden_state
         states = self.bert.embeddings(
             inputs_embeds=self.embed(features, joint), position_ids=joint.position_ids, token_type_ids=joint.segment_ids
         )
-        *layers, last = self.bert.encoder.layer
-        for layer in layers:
-            states = layer(states, joint.mask[:, None])
-        return some_rows(last, states, joint.mask, at)
+        if at is None:
+            return packed.joint(self.bert.encoder.layer, states, joint.mask)
+        keep = torch.zeros_like(joint.ids, dtype=torch.bool).scatter(1, at, True)
+        states = packed.joint(self.bert.encoder.layer, states, joint.mask, keep)
+        return states.gather(1, at[:, :, None].expand(-1, -1, states.shape[2]))
 
     def attention_maps(self, features: Tensor, joint: Joint) -> list[Tensor]:
         """Attention probabilities of every layer, (N, heads, L, L) each: for figures, it is slow."""
         blocked = torch.finfo(features.dtype).min * (~joint.mask[:, None]).to(features.dtype)
         self.bert.set_attn_implementation("eager")
         try:
-            return list(self._bert(features, joint, blocked, output_attentions=True).attentions)
+            return list(
+                self.bert(
+                    inputs_embeds=self.embed(features, joint), attention_mask=blocked, position_ids=joint.position_ids,
+                    token_type_ids=joint.segment_ids, output_attentions=True,
+                ).attentions
+            )  # fmt: skip
         finally:
             self.bert.set_attn_implementation("sdpa")
-
-    def _bert(self, features, joint, mask, **options):
-        return self.bert(
-            inputs_embeds=self.embed(features, joint), attention_mask=mask, position_ids=joint.position_ids,
-            token_type_ids=joint.segment_ids, **options,
-        )  # fmt: skip
 
     def pool(self, states: Tensor, n_image: int) -> Tensor:
         """The vector of a pair (N, d): pooled `[CLS]`; with the mask `noncross` the product of both parts' `[CLS]` states."""
@@ -159,16 +157,3 @@ class MedViLL(nn.Module):
         at = torch.tensor(first, device=b.labels.device).expand(len(b.labels), -1)
         loss = F.cross_entropy(self.itm_head(self.pool(self.encode(self.trunk(b.images), b.joint, at), 1)), b.matched)
         return {"itm": loss, "total": loss}
-
-
-def some_rows(layer, states: Tensor, mask: Tensor, at: Tensor) -> Tensor:
-    """A layer of BERT for the places `at` (N, K) alone, which look at all `states` (N, L, d) that `mask` (N, L, L) shows."""
-    attention, asking = layer.attention, states.gather(1, at[:, :, None].expand(-1, -1, states.shape[2]))
-    seen = mask.gather(1, at[:, :, None].expand(-1, -1, mask.shape[2]))[:, None]
-    query, key, value = (
-        project(x).unflatten(2, (attention.self.num_attention_heads, -1)).transpose(1, 2)
-        for project, x in ((attention.self.query, asking), (attention.self.key, states), (attention.self.value, states))
-    )
-    drop = attention.self.dropout.p if layer.training else 0.0
-    context = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=drop)
-    return layer.feed_forward_chunk(attention.output(context.transpose(1, 2).flatten(2), asking))

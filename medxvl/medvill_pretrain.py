@@ -12,13 +12,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import distributed, masks, medvill_batch, metrics, presets, released, schedules, text, train, weights
+from . import (
+    distributed,
+    masks,
+    medvill_align,
+    medvill_batch,
+    metrics,
+    presets,
+    released,
+    schedules,
+    text,
+    train,
+    weights,
+)
 from .data import CHEXPERT_14
 from .medvill import MedViLL
-from .medvill_image import crop_boxes, grid_side, plain_view, training_view
+from .medvill_image import grid_side, plain_view
 
 OTHERS = 4  # reports of other findings beside the own one, in the validation score
 PAIRS = 128  # of image and report in one call, at evaluation
@@ -41,34 +52,16 @@ def vocabulary(dataset, preset, folder: Path):
 class Objective(nn.Module):
     """MedViLL with one `forward` for both stages: that is what autocast and DDP wrap.
 
-    Two stages stand in, at the small presets, for an image encoder and a BERT that were trained before. `alignment`: in-batch
-    contrast between the mean of the image tokens and the mean of the report's words, where both enter BERT. `matching`: the
-    matching loss alone, which gets nowhere beside that of masked words until it has left its plateau.
+    `matching` is the matching loss alone, which gets nowhere beside that of masked words until it has left its plateau; it stands
+    in, at the small presets, for a BERT that was trained before.
     """
 
     def __init__(self, model: MedViLL):
         super().__init__()
         self.model = model
-        self.scale = nn.Parameter(torch.tensor(10.0).log())
 
-    def forward(self, stage: str, *inputs) -> dict[str, Tensor]:
-        self.model.trunk.hold(stage != "alignment" and self.model.trunk.freeze == "aligned")
-        if stage == "objective":
-            return self.model(*inputs)
-        if stage == "matching":
-            return self.model.matching(*inputs)
-        images, ids, word = inputs
-        model = self.model
-        tokens = model.image_proj(model.trunk(images)).mean(dim=1)
-        words = model.bert.embeddings.word_embeddings(ids) * word[:, :, None]
-        words = words.sum(dim=1) / word.sum(dim=1, keepdim=True).clamp(min=1)
-        images, reports = (distributed.gather(F.normalize(x, dim=1)) for x in (tokens, words))
-        logits, own = (
-            self.scale.exp().clamp(max=100) * images @ reports.t(),
-            torch.arange(len(images), device=ids.device),
-        )
-        loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2
-        return {"alignment": loss, "total": loss}
+    def forward(self, stage: str, batch) -> dict[str, Tensor]:
+        return self.model(batch) if stage == "objective" else self.model.matching(batch)
 
 
 class Pretraining(train.Task):
@@ -82,39 +75,26 @@ class Pretraining(train.Task):
         self.corpus, self.valid = (
             medvill_batch.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
-        self.first = preset.medvill_alignment_epochs, preset.medvill_alignment_epochs + preset.medvill_matching_epochs
-        self.epochs = self.first[1] + preset.medvill_epochs
-        self.skips_parameters = self.first[1] > 0 or preset.medvill_mask == "noncross"
+        self.epochs = preset.medvill_matching_epochs + preset.medvill_epochs
+        self.skips_parameters = preset.medvill_matching_epochs > 0 or preset.medvill_mask == "noncross"
 
     def build(self, device) -> Objective:
         self.device, self.model = device, MedViLL(self.preset, len(self.tokenizer)).to(device)
         return Objective(self.model).to(device)
 
     def parameter_groups(self, model) -> list[dict]:
-        """Weight decay on matrices alone; image tokens and words meet at the scale of the alignment, which is not decayed."""
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        spared = {n for n, p in named if train.without_decay(n, p)}
-        decay = {False: self.preset.medvill_weight_decay, True: 0.0}
-        return [
-            {"params": [p for n, p in named if (n in spared) is spare], "weight_decay": decay[spare], "scale": 1.0}
-            for spare in (False, True)
-        ]
+        return medvill_align.parameter_groups(self.model, self.preset)
 
     def stage(self, epoch: int) -> str:
-        return "alignment" if epoch < self.first[0] else "matching" if epoch < self.first[1] else "objective"
+        return "matching" if epoch < self.preset.medvill_matching_epochs else "objective"
 
-    def _size(self, epoch: int) -> int:
+    @property
+    def size(self) -> int:
         """Studies in a batch of all processes."""
-        aligns = self.stage(epoch) == "alignment"
-        return (self.preset.medvill_alignment_batch if aligns else self.preset.medvill_batch) * distributed.processes()
+        return self.preset.medvill_batch * distributed.processes()
 
     def batches(self, epoch: int) -> int:
-        if len(self.corpus) < self._size(epoch):
-            raise ValueError(
-                f"{self.corpus.dataset.label}: expected at least {self._size(epoch)} training studies with a report, "
-                f"found {len(self.corpus)}"
-            )
-        return len(self.corpus) // self._size(epoch)
+        return self.corpus.batches(self.size)
 
     def order(self, epoch: int, rng) -> np.ndarray:
         return rng.permutation(len(self.corpus))
@@ -122,31 +102,18 @@ class Pretraining(train.Task):
     def start_epoch(self, epoch: int) -> None:
         if epoch == 0:
             weights.start_from(self.model, self.preset)
-        if epoch == self.first[0] > 0:
-            equal_lengths(self.model, self.corpus, self.device)
+            if self.preset.medvill_alignment_epochs:
+                medvill_align.start(self.model, self.corpus, weights.aligned_start(self.preset), self.device)
 
     def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
-        size = self._size(epoch)
-        picked = order[k * size : (k + 1) * size]
-        studies = self.corpus.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
-        if self.stage(epoch) != "alignment":
-            masked = self.stage(epoch) == "objective"
-            return studies, (self.stage(epoch), self.corpus.batch(picked, rng, generator, masked=masked))
-        preset, own = self.preset, distributed.own(size)
-        ids, word = medvill_batch.encode(self.tokenizer, [self.corpus.texts[j] for j in picked], preset.medvill_text)
-        boxes = crop_boxes(size, preset.medvill_crop_low, preset.medvill_crop_high, generator)[own]
-        view = training_view(self.corpus.images(picked[own]), preset, boxes)
-        return studies, ("alignment", view, ids[own], word[own])
+        picked = order[k * self.size : (k + 1) * self.size]
+        inputs = self.corpus.batch(picked, rng, generator, masked=self.stage(epoch) == "objective")
+        return self.corpus.studies(picked), (self.stage(epoch), inputs)
 
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
-        """Of the objective as released: constant, after a linear warm-up that is empty there; the alignment has a cosine."""
-        preset, first = self.preset, self.first[0]
-        if self.stage(epoch) == "alignment":
-            done, every = epoch * steps + step, first * steps
-            return schedules.warmup_cosine(
-                done, every, preset.medvill_warmup, preset.medvill_alignment_rate, preset.medvill_rate
-            )
-        done, every = (epoch - first) * steps + step, (self.epochs - first) * steps
+        """As released: constant, after a linear warm-up that is empty there; a cosine at the small presets."""
+        preset = self.preset
+        done, every = epoch * steps + step, self.epochs * steps
         return schedules.warmup_cosine(done, every, preset.medvill_warmup, preset.medvill_rate, preset.medvill_min_rate)
 
     def score(self, epoch: int) -> float | None:
@@ -161,17 +128,6 @@ class Pretraining(train.Task):
 def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFrame:
     """Pre-train on the split `train` of `dataset` into `folder`; see `train.fit` for what is written, returned and raised."""
     return train.fit(Pretraining(preset, dataset, tokenizer), preset, folder, device, progress)
-
-
-@torch.no_grad()
-def equal_lengths(model: MedViLL, corpus: medvill_batch.Corpus, device) -> None:
-    """Bring image tokens to the words' length: the alignment fixed directions alone, and BERT adds the same positions to both."""
-    model.eval()
-    images = corpus.images(np.arange(min(len(corpus), 256)))
-    tokens = model.image_proj(model.trunk(plain_view(images, model.preset).to(device)))
-    ratio = model.bert.embeddings.word_embeddings.weight.norm(dim=1).mean() / tokens.norm(dim=2).mean()
-    model.image_proj.weight.mul_(ratio)
-    model.image_proj.bias.mul_(ratio)
 
 
 @torch.no_grad()
@@ -264,7 +220,7 @@ def word_attention(model: MedViLL, tokenizer, dataset, shown, device, words: int
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line: the training of notebook 11, alone; under torchrun in several processes."""
+    """Command line: the trainings of notebooks 10 and 11, alone; under torchrun in several processes."""
     from . import runs  # needs the notebook's packages
 
     parser = argparse.ArgumentParser(prog="python -m medxvl.medvill_pretrain", description=main.__doc__)
@@ -276,6 +232,8 @@ def main(arguments: list[str] | None = None) -> None:
     with train.accelerator("fp32", run.device).main_process_first():
         dataset, folder = run.dataset("main"), run.checkpoints / "medvill_pretrain"
         tokenizer = vocabulary(dataset, run.preset, folder)
+    if run.preset.medvill_alignment_epochs:
+        medvill_align.fit(run.preset, dataset, tokenizer, weights.start_folder(run.preset, medvill_align.FOLDER), run.device, runs.progress)
     fit(run.preset, dataset, tokenizer, folder, run.device, runs.progress)
 
 

@@ -111,13 +111,36 @@ def every_pair(layers, x, mask, memory, memory_mask=None) -> Tensor:
     return run(layers, x, mask, memory, seen, memory_mask, first, begun=True).unflatten(0, (len(memory), -1))
 
 
-def attend(block, x: Tensor, at: Layout, memory: Tensor, memory_at: Layout) -> Tensor:
-    """Attention block on queries x (K, d), row by row of `at`, to the tokens memory (M, e) in the same row of `memory_at`."""
+def joint(layers, x: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
+    """States x (N, L, d) of sequences in which mask (N, L, L) says who looks at whom, through BERT layers -> (N, L, d).
+
+    keep (N, L) marks the places whose final state is wanted; the last layer computes no other. Nothing is computed for a place
+    that nobody looks at, such as padding: its state is 0, as is that of places not kept.
+    """
+    real = mask.any(dim=1) if keep is None else mask.any(dim=1) | keep
+    own, (row, place) = from_mask(real), real.nonzero(as_tuple=True)
+    x, asking, seen, kept = own.pack(x), own, mask[:, None], None
+    for number, layer in enumerate(layers):
+        states = x
+        if keep is not None and number == len(layers) - 1:
+            kept = keep[row, place].nonzero().squeeze(1)
+            x, asking = _Select.apply(x, kept), grouped(row[kept], len(mask))
+            blank = ~asking.mask.transpose(2, 3)  # what fills a row up looks at everything, and nobody reads it
+            seen = asking.pad(mask[row[kept], place[kept]])[:, None] | blank
+        x = layer.feed_forward_chunk(attend(layer.attention, x, asking, states, own, seen))
+    return (own if kept is None else Layout(*real.shape, keep.flatten().nonzero().squeeze(1))).pad(x)
+
+
+def attend(block, x: Tensor, at: Layout, memory: Tensor, memory_at: Layout, mask: Tensor | None = None) -> Tensor:
+    """Attention block on queries x (K, d), row by row of `at`, to the tokens memory (M, e) in the same row of `memory_at`.
+
+    mask (rows, 1, queries, keys) bool: who looks at whom; None: at all that `memory_at` holds.
+    """
     inner = block.self
     q, k, v = (
         layout.pad(linear(tokens)).unflatten(-1, (inner.num_attention_heads, -1)).transpose(1, 2)
         for layout, linear, tokens in ((at, inner.query, x), (memory_at, inner.key, memory), (memory_at, inner.value, memory))
     )
     share = inner.dropout.p if inner.training else 0.0
-    context = F.scaled_dot_product_attention(q, k, v, attn_mask=memory_at.mask, dropout_p=share)
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=memory_at.mask if mask is None else mask, dropout_p=share)
     return block.output(at.pack(context.transpose(1, 2).flatten(2)), x)

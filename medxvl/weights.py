@@ -27,11 +27,12 @@ _SHAPES_WEIGHTS = (
 
 _SHAPES_MEDVILL = (
     "text", "vision", "fusion", "masks", "medvill", "medvill_batch", "medvill_image", "distributed", "schedules", "train",
-    "medvill_pretrain",
+    "medvill_pretrain", "medvill_align",
 )  # fmt: skip
 NOTEBOOK = {XVL: "21", MedViLL: "11"}  # that makes the weights
 _NAMES = {XVL: "medxvl X-VL", MedViLL: "medxvl MedViLL"}
 OWN_FILE = "ibot.safetensors"  # in the layout of iBOT's published files: teacher and student
+ALIGNED_FILE = "aligned.safetensors"
 OWN = "own"  # value of vision_weights: the weights that notebook 20 made in this run, with the preset's own seed
 _NOT_KEPT = ("twin.", "image_queue", "text_queue", "queue_at")
 
@@ -42,6 +43,8 @@ def fingerprint_of(preset, dataset, model: type = XVL) -> str:
     values = presets.group(preset, "both", *groups) | {"seed": preset.seed, "threads": preset.threads}
     if model is XVL and preset.vision_weights == OWN:
         values["start"] = fingerprint(own_start(preset))
+    if model is MedViLL and preset.medvill_alignment_epochs:
+        values["start"] = fingerprint(aligned_start(preset))
     return fingerprint_of_values(values, dataset.fingerprint, names)
 
 
@@ -138,10 +141,26 @@ def start_from(model: nn.Module, preset) -> list[released.Report]:
 
 def own_start(preset) -> Path:
     """The vision encoder's weights that notebook 20 made (medxvl.ibot_pretrain). Raises FileNotFoundError where it has not run."""
-    path = paths.RUNS / preset.name / "checkpoints" / "xvl_vision_pretrain" / OWN_FILE
+    return _made(preset, "xvl_vision_pretrain", OWN_FILE, f"vision_weights={OWN}", "20")
+
+
+def aligned_start(preset) -> Path:
+    """The image encoder and word embeddings that notebook 10 made (medxvl.medvill_align), one start for all masks and seeds.
+    Raises FileNotFoundError where it has not run."""
+    return _made(preset, "medvill_align", ALIGNED_FILE, "pre-training with medvill_alignment_epochs above 0", "10")
+
+
+def start_folder(preset, name: str) -> Path:
+    """Where a start that all variants share lies: with the preset's own run."""
+    return paths.RUNS / preset.name / "checkpoints" / name
+
+
+def _made(preset, folder: str, file: str, what: str, notebook: str) -> Path:
+    path = start_folder(preset, folder) / file
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected the weights that vision_weights={OWN} starts from; make them with "
-                                f"./run_all.sh {preset.name} 20")  # fmt: skip
+        raise FileNotFoundError(
+            f"{path}: expected the weights that {what} starts from; make them with ./run_all.sh {preset.name} {notebook}"
+        )
     return path
 
 

@@ -4,14 +4,17 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from medvill_tasks_data import PRESET, WORDS, Fake, questions, tokenizer
+from safetensors.torch import load_file, save_file
 from train_helpers import Bar
 
-from medxvl import medvill_batch, medvill_finetune, medvill_pretrain, metrics, presets, ranking, weights
+from medxvl import medvill_align, medvill_batch, medvill_finetune, medvill_pretrain, metrics, paths, presets, ranking, weights
 from medxvl import questions as asked
 from medxvl.medvill import MedViLL
+from medxvl.medvill_image import plain_view
 from medxvl.tasks import classify, generate, retrieve, vqa, zero_shot
 
 CPU = torch.device("cpu")
@@ -23,6 +26,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_runs(tmp_path_factory):
+    """The start that all masks share lies in a run folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "RUNS", tmp_path_factory.mktemp("runs"))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +51,7 @@ def pretrained(data, words, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained") / "medvill_pretrain"
     folder.mkdir()
     words.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    medvill_align.fit(PRESET, data, words, weights.start_folder(PRESET, medvill_align.FOLDER), CPU, Bar())
     log = medvill_pretrain.fit(PRESET, data, words, folder, CPU, Bar())
     model, _, told = weights.load_medvill(PRESET, folder, data)
     return model, log, folder, told
@@ -48,9 +60,7 @@ def pretrained(data, words, tmp_path_factory):
 # --- pre-training -----------------------------------------------------------------------------------------------------
 def test_the_stages_follow_each_other(pretrained):
     _, log, folder, told = pretrained
-    assert log.drop_duplicates("stage").stage.tolist() == ["alignment", "matching", "objective"]
-    aligned = log[log.stage == "alignment"].alignment
-    assert aligned.iloc[-3:].mean() < 0.8 * aligned.iloc[:3].mean(), "image tokens come near their reports' words"
+    assert log.drop_duplicates("stage").stage.tolist() == ["matching", "objective"]
     objective = log[log.stage == "objective"]
     assert np.allclose(objective.total, objective.mlm + objective.itm)
     assert told.startswith("pre-trained ") and json.loads((folder / "best.json").read_text())
@@ -64,26 +74,55 @@ def test_weights_of_other_settings_are_refused(pretrained, data):
         weights.load_medvill(PRESET, folder / "nowhere", data)
 
 
-def test_the_trunk_is_held_once_it_is_aligned(data, words):
-    task = medvill_pretrain.Pretraining(PRESET, data, words)
-    objective = task.build(CPU).train()
-    trunk, rng, generator = task.model.trunk, np.random.default_rng(0), torch.Generator().manual_seed(0)
-    for epoch, moves in ((0, True), (PRESET.medvill_alignment_epochs, False), (0, True)):
-        _, inputs = task.batch(epoch, 0, task.order(epoch, rng), rng, generator)
+def test_image_tokens_come_near_their_words(pretrained):
+    log = pd.read_json(weights.start_folder(PRESET, medvill_align.FOLDER) / "log.jsonl", lines=True)
+    assert log.total.iloc[-3:].mean() < 0.8 * log.total.iloc[:3].mean()
+    assert set(load_file(weights.aligned_start(PRESET))) > {medvill_align.WORDS, "image_proj.weight"}
+
+
+def test_the_trunk_moves_in_the_alignment_alone(data, words):
+    for task, moves in ((medvill_align.Alignment(PRESET, data, words), True), (medvill_pretrain.Pretraining(PRESET, data, words), False)):
+        model = task.build(CPU).train()
+        trunk, rng, generator = task.model.trunk, np.random.default_rng(0), torch.Generator().manual_seed(0)
+        _, inputs = task.batch(0, 0, task.order(0, rng), rng, generator)
         before = [b.clone() for b in trunk.net.buffers()]
-        objective(*inputs)["total"].backward()
+        model(*inputs)["total"].backward()
         assert any(p.grad is not None for p in trunk.net.parameters()) is moves
         assert any(not b.equal(old) for b, old in zip(trunk.net.buffers(), before, strict=True)) is moves
-        objective.zero_grad(set_to_none=True)
 
 
-def test_image_tokens_get_the_words_length(data, words):
+def test_the_contrast_by_hand(data, words):
+    """Both cosines of two images and two reports, a word that occurs twice counting twice."""
+    aligner = medvill_align.Alignment(PRESET, data, words).build(CPU).eval()
+    model, ids = aligner.model, torch.tensor([[5, 6, 6], [7, 5, 0]])
+    images = torch.rand(2, 1, PRESET.medvill_image_size, PRESET.medvill_image_size)
+    with torch.no_grad():
+        tokens, table = model.image_proj(model.trunk(images)), model.bert.embeddings.word_embeddings.weight
+        losses = []
+        said = [[5, 6, 6], [7, 5]]
+        for pair in (
+            lambda i, t: torch.cosine_similarity(tokens[i].mean(0), table[said[t]].mean(0), dim=0),
+            lambda i, t: 3 * torch.stack([torch.cosine_similarity(tokens[i], table[w], dim=1).max() for w in said[t]]).mean(),
+        ):
+            logits = 10 * torch.stack([torch.stack([pair(i, t) for t in (0, 1)]) for i in (0, 1)])
+            losses += [torch.nn.functional.cross_entropy(x, torch.arange(2)) for x in (logits, logits.t())]
+        found = aligner(images, ids, ids > 0)["total"]
+    assert found.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
+
+
+def test_without_the_start_it_says_how_to_make_it(data, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="run_all.sh smoke 10"):
+        medvill_pretrain.fit(PRESET, data, words, tmp_path / "pretrain", CPU, Bar())
+
+
+def test_image_tokens_get_the_words_length(pretrained, data, words, tmp_path):
     task = medvill_pretrain.Pretraining(PRESET, data, words)
     task.build(CPU)
-    with torch.no_grad():
-        task.model.image_proj.weight.mul_(50)
-    medvill_pretrain.equal_lengths(task.model, task.corpus, CPU)
-    tokens = task.model.image_proj(task.model.trunk(medvill_pretrain.plain_view(task.corpus.images(np.arange(20)), PRESET)))
+    state = load_file(weights.aligned_start(PRESET))
+    save_file(state | {"image_proj.weight": 50 * state["image_proj.weight"]}, tmp_path / "long.safetensors")
+    medvill_align.start(task.model, task.corpus, tmp_path / "long.safetensors", CPU)
+    tokens = task.model.image_proj(task.model.trunk(plain_view(task.corpus.images(np.arange(20)), PRESET)))
     wanted = task.model.bert.embeddings.word_embeddings.weight.norm(dim=1).mean()
     assert tokens.norm(dim=2).mean().item() == pytest.approx(wanted.item(), rel=0.2)
 
@@ -101,7 +140,7 @@ def test_matching_rows_have_their_controls(pretrained, data, words):
 
 @pytest.mark.parametrize("mask", ["bidirectional", "seq2seq", "bi_seq2seq", "noncross", "bar"])
 def test_every_mask_is_pretrained_and_scored(mask, data, words, tmp_path):
-    preset = presets.changed(PRESET, f"medvill_mask={mask} medvill_alignment_epochs=1 medvill_epochs=1")
+    preset = presets.changed(PRESET, f"medvill_mask={mask} medvill_alignment_epochs=0 medvill_epochs=1")
     log = medvill_pretrain.fit(preset, data, words, tmp_path, CPU, Bar())
     assert np.isfinite(log.total).all()
     score = next(iter(json.loads((tmp_path / "best.json").read_text()).values()))

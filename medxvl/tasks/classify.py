@@ -77,6 +77,9 @@ class Classification(FineTuning):
     def ids(self, picked) -> list[str]:
         return self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
 
+    def order(self, epoch: int, rng) -> np.ndarray:
+        return medvill_finetune.by_length(self.texts, self.size, rng)
+
     def inputs(self, picked, rng, generator) -> tuple:
         images = None if self.given == "report only" else self.images(picked, generator)
         own = picked[medvill_finetune.distributed.own(len(picked))]

@@ -54,14 +54,7 @@ class Writing(FineTuning):
                          ("tasks/generate", "medvill_decode"))  # fmt: skip
 
     def order(self, epoch: int, rng) -> np.ndarray:
-        """Shuffled, then reports of like length together, eight batches at a time: less padding to compute."""
-        picked = rng.permutation(self.n)
-        lengths = np.array([len(self.corpus.texts[k]) for k in picked])
-        for start in range(0, self.n, 8 * self.size):
-            part = slice(start, start + 8 * self.size)
-            picked[part] = picked[part][lengths[part].argsort(kind="stable")]
-        batches = picked[: self.n // self.size * self.size].reshape(-1, self.size)
-        return rng.permutation(batches).ravel()
+        return medvill_finetune.by_length(self.corpus.texts, self.size, rng)
 
     def module(self) -> Writer:
         return Writer(medvill_finetune.copied(self.start))
