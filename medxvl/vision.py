@@ -142,6 +142,12 @@ def tokens(model: VisionTransformer, images: Tensor, masked: Tensor | None = Non
     return model.norm(model.blocks(model.pos_drop(x + resize_positions(model.pos_embed, grid, offset=0.1))))
 
 
+def local_and_last(model: VisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches before the layers mix them, (B, P, width), normed as the last layer's are; and `forward_features`, (B, 1 + P, width)."""
+    x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+    return model.norm(x[:, model.num_prefix_tokens :]), model.norm(model.blocks(x))
+
+
 def resize_positions(positions: Tensor, grid, offset: float = 0.0) -> Tensor:
     """Position embeddings (1, 1 + g * g, width) of a square grid for another `grid` (rows, columns); bicubic, `[CLS]` kept.
 

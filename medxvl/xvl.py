@@ -16,6 +16,9 @@ from . import distributed, fusion, packed, vision
 from .distributed import gather, gather_ragged, mean_weight
 from .objective import contrastive_losses, distilled_cross_entropy, hard_negatives, pairing_loss, released_distillation
 
+BEST = 3.0  # factor on the mean of best cosines, which differs less from pair to pair than the cosine of means
+SHARPNESS = 2.0  # SD over the patches of what the softmax of cross-attention takes, where the objective begins
+
 
 @dataclass
 class Batch:
@@ -72,6 +75,39 @@ class Encoders(nn.Module):
         words = packed.embed(self.text.embeddings, ids, mask, packed.from_mask(mask))
         state = packed.run(self.text.encoder.layer, words, mask, keep=first_of(mask))
         return state, unit(self.text_proj(state))
+
+
+    @property
+    def look(self) -> nn.Module:
+        """The first cross-attention: its queries and keys are where words and patches meet."""
+        return self.fusion.encoder.layer[0].crossattention.self
+
+    def compare(self, keys: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of texts (B, L): features (B, D); mean query of the words (B, d), of length one; and the best cosine of each word's query
+        with any of an image's keys (I, P, d), averaged over the words (B, I): late interaction (Yao et al. 2021, arXiv 2111.07783)."""
+        states, feature = self.encode_text(ids, mask)
+        words = mask.bool().clone()
+        words[:, 0] = False
+        row = words.nonzero()[:, 0]
+        share = (1 / words.sum(dim=1))[row][:, None]
+        query = self.look.query(packed.from_mask(words).pack(states))
+        best = (unit(keys) @ unit(query).t()).amax(dim=1).t()  # (words, I)
+        mean, best = (
+            x.new_zeros(len(ids), x.shape[1]).index_add(0, row, x) for x in (unit(query) * share, best * share)
+        )
+        return feature, unit(mean), best
+
+    @torch.no_grad()
+    def sharpen(self, ids: Tensor, mask: Tensor, images: Tensor) -> None:
+        """Scale queries and keys: the contrast fixed directions alone, and attention divides by no length."""
+        states, tokens = self.encode_text(ids, mask)[0], self.encode_image(images)[0][:, 1:]
+        q, k = (
+            x.unflatten(2, (self.look.num_attention_heads, -1)).transpose(1, 2)
+            for x in (self.look.query(states), self.look.key(tokens))
+        )
+        spread = (q @ k.transpose(2, 3) / q.shape[3] ** 0.5).std(dim=3).transpose(1, 2)[mask.bool()].mean()
+        for part in (*self.look.query.parameters(), *self.look.key.parameters()):
+            part.mul_((SHARPNESS / spread) ** 0.5)
 
 
 @dataclass
@@ -158,12 +194,19 @@ class XVL(nn.Module):
         It stands in for the pre-trained encoders that the published models start from; fusion, twins and queues wait. Images
         (n, C, s, s) and reports (n, L) are this process's, single sentences (S, M) those of the whole batch of N; belongs
         (N, N + S) bool says which report and sentences each image's study holds.
+
+        An image and a text are compared in three ways: by their features, as later; and where cross-attention will look, by patch
+        keys and word queries, their means and the best patch for each word. So attention begins by looking up what a word names.
         """
-        f_image, f_text = gather(self.online.encode_image(images)[1]), gather(self.online.summarise_text(ids, mask)[1])
-        f_sentence = self.online.summarise_text(sentence_ids, sentence_mask)[1]
+        local, tokens = vision.local_and_last(self.online.vision, images)
+        f_image, keys = gather(unit(self.online.vision_proj(tokens[:, 0]))), gather(self.online.look.key(local))
+        reports = [gather(x) for x in self.online.compare(keys, ids, mask)]
+        sentences = self.online.compare(keys, sentence_ids, sentence_mask)
+        feature, mean, best = (torch.cat(both).t() for both in zip(reports, sentences, strict=True))
         with exactly(images):
-            similarity = f_image @ torch.cat([f_text, f_sentence]).t() / self.temperature
-            i2t, t2i = pairing_loss(similarity, belongs), pairing_loss(similarity.t(), belongs.t())
+            ways = ((1 / 2, f_image @ feature), (1 / 4, unit(keys.mean(dim=1)) @ mean), (1 / 4, BEST * best))
+            i2t = sum(share * pairing_loss(s / self.temperature, belongs) for share, s in ways)
+            t2i = sum(share * pairing_loss(s.t() / self.temperature, belongs.t()) for share, s in ways)
         return {"i2t": i2t, "t2i": t2i, "total": (i2t + t2i) / 2}
 
     @torch.no_grad()

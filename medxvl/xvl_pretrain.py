@@ -135,7 +135,8 @@ def stages(preset) -> list[Stage]:
     return [stage for stage in both if stage.epochs]
 
 
-ENCODERS = ("online.vision.", "online.vision_proj.", "online.text.", "online.text_proj.")
+LOOK = "online.fusion.encoder.layer.0.crossattention.self."  # its queries and keys are trained with the encoders
+ENCODERS = ("online.vision.", "online.vision_proj.", "online.text.", "online.text_proj.", f"{LOOK}query.", f"{LOOK}key.")
 
 
 def parameter_groups(model: XVL, preset) -> list[dict]:
@@ -211,7 +212,16 @@ class Pretraining(train.Task):
         if epoch == 0:
             weights.start_from(self.model, self.preset)
         if self.stage(epoch) == "objective" and epoch == self._stage(epoch).first:
+            if epoch:
+                self.sharpen()
             self.model.reset_twin()
+
+    def sharpen(self) -> None:
+        some, preset = np.arange(min(len(self.corpus), 256)), self.preset
+        ids, mask = text.encode(self.tokenizer, self.corpus.reports(some), preset.max_tokens)
+        view = vision.plain_view(self.corpus.images(some), preset).to(self.model.temperature)
+        self.model.eval()
+        self.model.online.sharpen(ids.to(self.device), mask.to(self.device), view)
 
     def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
         stage, size = self._stage(epoch), self._size(epoch)

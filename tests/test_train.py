@@ -225,7 +225,8 @@ def test_the_encoders_have_a_rate_of_their_own():
     names = {id(p): n for n, p in model.named_parameters()}
     scale = {names[id(p)]: group["scale"] for group in xvl_pretrain.parameter_groups(model, preset) for p in group["params"]}
     slow = {n for n, value in scale.items() if value == 0.1}
-    assert slow == {n for n in scale if n.startswith("online.") and not n.startswith("online.fusion")}
+    look = {f"{xvl_pretrain.LOOK}{part}.{kind}" for part in ("query", "key") for kind in ("weight", "bias")}
+    assert slow == {n for n in scale if n.startswith("online.") and not n.startswith("online.fusion")} | look
     assert scale.pop("temperature") == pytest.approx(0.05)
     contrast, objective = (stage.learning_rate(20, 25, preset) for stage in xvl_pretrain.stages(preset))
     assert contrast * 0.1 == pytest.approx(xvl_pretrain.stages(TINY)[0].learning_rate(20, 25, TINY)), "the warm-up's is the encoders'"
