@@ -89,6 +89,6 @@ for notebook in graph.NOTEBOOKS:
             data=[str(SOURCES[role].folder) for role in notebook.roles if role in SOURCES],
             code=graph.code_hash(notebook.name),
         threads: graph.threads(notebook.name, PRESET)
-        priority: int(notebook.trains)
+        priority: 2 * notebook.trains + notebook.long
         shell:
             "{sys.executable:q} -P -m medxvl.notebook {params.name} --variant={params.variant} {ARGUMENTS}"

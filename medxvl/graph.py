@@ -20,7 +20,8 @@ class Notebook:
 
     needs: notebooks whose results it reads; roles: data it uses; groups: settings (medxvl.presets) that change its
     results; files: of the project that it reads; prepared: whether the roles' data must be ready before it starts;
-    trains: whether it is a long training, which starts early and may use several threads; varies: which of seed, medvill_mask
+    trains: whether it is a long training, which starts early and may use several threads; long: whether it starts before other
+    tasks, so that nothing waits for it at the end; varies: which of seed, medvill_mask
     and ablation it is repeated for (medxvl.variants); compares: whether it reads the ablations of what it needs; start: the
     notebook whose weights it starts from where vision_weights=own; default: whether it runs without being asked for.
     """
@@ -32,6 +33,7 @@ class Notebook:
     files: tuple[Path, ...] = ()
     prepared: bool = True
     trains: bool = False
+    long: bool = False
     varies: tuple[str, ...] = ()
     compares: bool = False
     start: str = ""
@@ -68,6 +70,7 @@ NOTEBOOKS = (
             needs=("11_medvill_pretrain",),
             roles=("main", other),
             groups=("run", "data", "look", "both", "medvill", "tune", task, "evaluate"),
+            long=task in ("classify", "generate"),
             varies=_MEDVILL,
         )
         for number, task, other in (
@@ -109,6 +112,7 @@ NOTEBOOKS = (
             needs=("21_xvl_pretrain",),
             roles=("main", *others),
             groups=("run", "data", "look", "both", "model", "pretrain", *own, "evaluate"),
+            long=name in ("24_xvl_detect_errors", "25_xvl_correct_errors"),
             varies=("seed",),
         )
         for name, others, own in (

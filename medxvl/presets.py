@@ -210,10 +210,10 @@ _TABLE = (
     ("xvl_generate_most", "xvl_generate", 48, 60, 120, "words of a generated report at most", "released code"),
     ("writer_length_power", "writer", 0.6, 0.6, 0.6, "a text's score is divided by ((5 + words) / 6) to this power", "released code"),
     ("writer_least", "writer", 2, 2, 2, "words of a text at least", "released code"),
-    ("retrieve_epochs", "retrieve", 1, 3, 10, "passes over the training studies", "our choice: not stated"),
+    ("retrieve_epochs", "retrieve", 1, 2, 10, "passes over the training studies", "our choice: not stated"),
     ("retrieve_batch", "retrieve", 16, 64, 32, "pairs a step and process", "our choice: not stated"),
     ("retrieve_rate", "retrieve", 5e-4, 5e-4, 1e-5, "peak learning rate", "released code"),
-    ("retrieve_pool", "retrieve", 24, 120, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
+    ("retrieve_pool", "retrieve", 24, 110, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
     ("retrieve_trials", "retrieve", 3, 20, 100, "trials with 100 candidates each", "our choice: a co-author names 100 candidates"),
     # Tasks of X-VL's early version
     ("xvl_retrieve_pool", "xvl_retrieve", 24, 200, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
