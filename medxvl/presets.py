@@ -156,7 +156,7 @@ _TABLE = (
     ("medvill_mlm_mismatched", "medvill", 0, 0, 0, "1: masked words of mismatched pairs train too", "released code: 1"),
     ("medvill_crop_low", "medvill", 0.8, 0.8, 0.8, "smallest area of the random resized crop", "released code"),
     ("medvill_crop_high", "medvill", 1.1, 1.1, 1.1, "largest area of it; what does not fit is drawn again", "released code"),
-    ("medvill_alignment_epochs", "medvill", 1, 20, 0, "notebook 10: epochs of contrast of image tokens and words, in place of encoders trained before", "our choice"),
+    ("medvill_alignment_epochs", "medvill", 1, 18, 0, "notebook 10: epochs of contrast of image tokens and words, in place of encoders trained before", "our choice"),
     ("medvill_alignment_batch", "medvill", 16, 64, 32, "studies a step of those epochs", "our choice"),
     ("medvill_alignment_rate", "medvill", 2e-3, 2e-3, 1e-4, "peak learning rate of those epochs", "our choice"),
     ("medvill_matching_epochs", "medvill", 1, 3, 0, "first epochs: the matching loss alone", "our choice"),
