@@ -160,7 +160,7 @@ _TABLE = (
     ("medvill_alignment_batch", "medvill", 16, 64, 32, "studies a step of those epochs", "our choice"),
     ("medvill_alignment_rate", "medvill", 2e-3, 2e-3, 1e-4, "peak learning rate of those epochs", "our choice"),
     ("medvill_matching_epochs", "medvill", 1, 3, 0, "first epochs: the matching loss alone", "our choice"),
-    ("medvill_epochs", "medvill", 1, 4, 50, "passes over the training studies", "released code"),
+    ("medvill_epochs", "medvill", 1, 3, 50, "passes over the training studies", "released code"),
     ("medvill_batch", "medvill", 16, 64, 32, "studies a step and process", "released code: 32 and 36"),
     ("medvill_rate", "medvill", 5e-4, 5e-4, 1e-5, "peak of AdamW's learning rate", "released code"),
     ("medvill_min_rate", "medvill", 1e-4, 1e-4, 1e-5, "end of its cosine", "released code: constant"),
