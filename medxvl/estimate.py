@@ -125,7 +125,9 @@ def work(preset, sizes: dict[str, int]) -> list[Work]:
     n = p.batch_size
     step = operations.xvl_step(p, [REPORT] * n, [sentence] * (n * SENTENCES), round(p.mask_share * REPORT * n))
     pool = p.retrieve_pool or sizes["test"]
-    return [
+    aligned = p.medvill_alignment_epochs
+    start = [Work("10_medvill_model", f"alignment, {aligned} epochs", aligned * train * 3 * operations.trunk(p))] if aligned else []
+    return start + [
         Work("11_medvill_pretrain", f"pre-training, {p.medvill_epochs} epochs", p.medvill_epochs * train * pretrain),
         Work("12_medvill_classify", f"fine-tuning, {p.classify_epochs} epochs", p.classify_epochs * train * 3 * tuned(words)),
         Work("13_medvill_retrieve", f"fine-tuning, {p.retrieve_epochs} epochs", p.retrieve_epochs * train * 3 * tuned(words)),

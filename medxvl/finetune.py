@@ -84,7 +84,7 @@ class FineTuning(train.Task):
             getattr(preset, f"{name}_{part}") for part in ("epochs", "batch", "rate")
         )
         self.label = f"fine-tuning: {name.removeprefix('xvl_')}"
-        values = presets.group(preset, *self.groups, name) | {"seed": preset.seed, "threads": preset.threads}
+        values = presets.group(preset, *self.groups, name) | {name: getattr(preset, name) for name in weights.HOW}
         modules = ("finetune", *self.code, *code)
         self.settings = weights.fingerprint_of_values([values, state_hash(start)], data, modules)
 

@@ -55,7 +55,7 @@ NOTEBOOKS = (
     ),
     Notebook("01_prepare_data", roles=tuple(data.ROLES), groups=("data", "look")),
     Notebook("02_look_at_data", needs=("01_prepare_data",), roles=("main", "unseen_disease"), groups=("data", "look")),
-    Notebook("10_medvill_model", roles=("main",), groups=("run", "data", "look", "both", "medvill"), trains=True),
+    Notebook("10_medvill_model", roles=("main",), groups=("run", "data", "look", "both", "medvill"), long=True),
     Notebook(
         "11_medvill_pretrain",
         needs=("10_medvill_model",),

@@ -47,7 +47,7 @@ class SelfDistillation(train.Task):
         self.preset, self.dataset = preset, dataset
         self.rows = dataset.rows("train")
         self.pixels, self.epochs, self.epoch = Pixels(dataset, self.rows), preset.ibot_epochs, 0
-        values = presets.group(preset, "model", "ibot") | {"seed": preset.seed, "threads": preset.threads}
+        values = presets.group(preset, "model", "ibot") | {name: getattr(preset, name) for name in weights.HOW}
         self.settings = weights.fingerprint_of_values(values, dataset.fingerprint, _CODE)
 
     def build(self, device) -> Objective:

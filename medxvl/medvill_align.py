@@ -4,6 +4,7 @@ The paper starts from an image encoder trained on ImageNet and a BERT trained on
 images and reports stands in, once for all masks: none of them plays a part in it. A task that `train.fit` runs, in notebook 10.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,10 @@ _LATER = (  # settings that play no part here
     "medvill_mlm_mismatched", "medvill_similarity_start", "medvill_matching_epochs", "medvill_epochs", "medvill_batch",
     "medvill_min_rate",
 )  # fmt: skip
-_CODE = ("text", "fusion", "medvill", "medvill_batch", "medvill_image", "vision", "distributed", "schedules", "train", "medvill_align")
+_CODE = (
+    "text", "fusion", "packed", "medvill", "medvill_batch", "medvill_image", "vision", "distributed", "schedules", "train",
+    "medvill_align",
+)  # fmt: skip
 
 
 def parameter_groups(model: nn.Module, preset) -> list[dict]:
@@ -71,14 +75,12 @@ class Aligner(nn.Module):
 class Alignment(train.Task):
     """The contrast on the split `train` of `dataset`; the last epoch is kept."""
 
-    label, score_label, skips_parameters = "alignment", "epochs done", True
+    label, score_label, skips_parameters = "alignment", "epochs done", True  # BERT's layers wait
 
     def __init__(self, preset, dataset, tokenizer):
         self.preset, self.tokenizer = preset, tokenizer
-        values = {k: v for k, v in presets.group(preset, "both", "medvill").items() if k not in _LATER}
-        values |= {"seed": preset.seed, "threads": preset.threads}
-        self.settings = weights.fingerprint_of_values(values, dataset.fingerprint, _CODE)
         self.corpus, self.epochs = medvill_batch.Corpus(dataset, "train", tokenizer, preset), preset.medvill_alignment_epochs
+        self.settings = f"{made_with(preset, self.corpus)} seed {preset.seed}"
 
     def build(self, device) -> Aligner:
         self.model = MedViLL(self.preset, len(self.tokenizer)).to(device)
@@ -122,9 +124,18 @@ class Alignment(train.Task):
 
     def save(self, path: Path, score: float) -> None:
         state = {k: v.contiguous() for k, v in self.model.state_dict().items() if k.startswith(ALIGNED)}
+        about = {"model": "medxvl alignment", "settings": made_with(self.preset, self.corpus)}
         partial = path.with_name(f"{path.name}.partial")
-        save_file(state, partial)
+        save_file(state, partial, metadata={"medxvl": json.dumps(about)})
         partial.replace(path)
+
+
+def made_with(preset, corpus: medvill_batch.Corpus) -> str:
+    """12 hex digits over all that shapes an alignment but the seed, which variants do not share: settings, data, vocabulary, code."""
+    values = {k: v for k, v in presets.group(preset, "both", "medvill").items() if k not in _LATER}
+    words = sorted(corpus.tokenizer.get_vocab().items())
+    values |= {name: getattr(preset, name) for name in weights.HOW if name != "seed"}
+    return weights.fingerprint_of_values([values, words], corpus.dataset.fingerprint, _CODE)
 
 
 def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> tuple[pd.DataFrame, Path]:
@@ -143,6 +154,11 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> tuple[pd.
 def start(model: MedViLL, corpus: medvill_batch.Corpus, path: Path, device) -> None:
     """Put the aligned weights of `path` into `model`, image tokens as long as words: the contrast fixed directions alone, and BERT
     adds the same positions to both."""
+    if weights.about(path).get("settings") != made_with(model.preset, corpus):
+        raise ValueError(
+            f"{path}: made with other settings, data or code than {model.preset.name} has now; "
+            f"repeat ./run_all.sh {model.preset.name} 10 --force"
+        )
     model.load_state_dict(load_file(path), strict=False)
     model.eval()
     images = corpus.images(np.arange(min(len(corpus), 256)))

@@ -14,7 +14,8 @@ from .medvill import Joint, MedViLL
 from .medvill_image import crop_boxes, grid_side, plain_view, training_view
 
 _CODE = (
-    "text", "fusion", "masks", "medvill", "medvill_batch", "medvill_image", "medvill_heads", "medvill_finetune", "train", "schedules",
+    "text", "fusion", "packed", "masks", "medvill", "medvill_batch", "medvill_image", "medvill_heads", "medvill_finetune", "train",
+    "schedules", "distributed",
 )  # fmt: skip
 
 
@@ -56,13 +57,12 @@ def joint(
 def by_length(texts: list[str], size: int, rng: np.random.Generator) -> np.ndarray:
     """Numbers of whole batches of `size` texts in random order, texts of like length together, eight batches at a time: less
     padding to attend to."""
-    picked = rng.permutation(len(texts))
+    picked = rng.permutation(len(texts))[: len(texts) // size * size]  # before they are sorted: any may be left over
     lengths = np.array([len(texts[k]) for k in picked])
-    for start in range(0, len(texts), 8 * size):
+    for start in range(0, len(picked), 8 * size):
         part = slice(start, start + 8 * size)
         picked[part] = picked[part][lengths[part].argsort(kind="stable")]
-    batches = picked[: len(texts) // size * size].reshape(-1, size)
-    return rng.permutation(batches).ravel()
+    return rng.permutation(picked.reshape(-1, size)).ravel()
 
 
 class Tuned(nn.Module):

@@ -35,7 +35,7 @@ class Trunk(nn.Module):
                 img_size=size, patch_size=preset.medvill_patch, in_chans=preset.medvill_channels, embed_dim=self.features
             )
         self.grid = grid_side(preset)
-        self.held = self.freeze == "aligned"  # lifted while the alignment trains it (medvill_pretrain)
+        self.held = self.freeze == "aligned"  # lifted while the alignment trains it (medvill_align)
         for part in self.frozen():
             part.requires_grad_(False)
 

@@ -76,7 +76,8 @@ class Pretraining(train.Task):
             medvill_batch.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
         self.epochs = preset.medvill_matching_epochs + preset.medvill_epochs
-        self.skips_parameters = preset.medvill_matching_epochs > 0 or preset.medvill_mask == "noncross"
+        held = preset.medvill_freeze == "aligned"
+        self.skips_parameters = held or preset.medvill_matching_epochs > 0 or preset.medvill_mask == "noncross"
 
     def build(self, device) -> Objective:
         self.device, self.model = device, MedViLL(self.preset, len(self.tokenizer)).to(device)

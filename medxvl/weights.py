@@ -26,12 +26,13 @@ _SHAPES_WEIGHTS = (
 
 
 _SHAPES_MEDVILL = (
-    "text", "vision", "fusion", "masks", "medvill", "medvill_batch", "medvill_image", "distributed", "schedules", "train",
+    "text", "vision", "fusion", "packed", "masks", "medvill", "medvill_batch", "medvill_image", "distributed", "schedules", "train",
     "medvill_pretrain", "medvill_align",
 )  # fmt: skip
 NOTEBOOK = {XVL: "21", MedViLL: "11"}  # that makes the weights
 _NAMES = {XVL: "medxvl X-VL", MedViLL: "medxvl MedViLL"}
 OWN_FILE = "ibot.safetensors"  # in the layout of iBOT's published files: teacher and student
+HOW = ("seed", "threads", "precision", "accumulation")  # settings that shape every training
 ALIGNED_FILE = "aligned.safetensors"
 OWN = "own"  # value of vision_weights: the weights that notebook 20 made in this run, with the preset's own seed
 _NOT_KEPT = ("twin.", "image_queue", "text_queue", "queue_at")
@@ -40,7 +41,7 @@ _NOT_KEPT = ("twin.", "image_queue", "text_queue", "queue_at")
 def fingerprint_of(preset, dataset, model: type = XVL) -> str:
     """12 hex digits over all that shapes a pre-training: model and training settings, seed, threads, data and code."""
     groups, names = (("model", "pretrain"), _SHAPES_WEIGHTS) if model is XVL else (("medvill",), _SHAPES_MEDVILL)
-    values = presets.group(preset, "both", *groups) | {"seed": preset.seed, "threads": preset.threads}
+    values = presets.group(preset, "both", *groups) | {name: getattr(preset, name) for name in HOW}
     if model is XVL and preset.vision_weights == OWN:
         values["start"] = fingerprint(own_start(preset))
     if model is MedViLL and preset.medvill_alignment_epochs:
@@ -214,7 +215,7 @@ def _kept(preset, folder: Path, dataset, kind: type):
         raise FileNotFoundError(f"{listed}: expected pre-trained weights; make them with {again}")
     files = [folder / name for name in json.loads(listed.read_text(encoding="utf-8"))]
     if about(files[0]).get("settings") != fingerprint_of(preset, dataset, kind):
-        raise ValueError(f"{folder}: trained with other settings, data or code than {preset.name} has now; repeat {again}")
+        raise ValueError(f"{folder}: trained with other settings, data or code than {preset.name} has now; repeat {again} --force")
     return files, text.load_tokenizer(folder / "tokenizer.json")
 
 

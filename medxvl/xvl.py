@@ -17,7 +17,7 @@ from .distributed import gather, gather_ragged, mean_weight
 from .objective import contrastive_losses, distilled_cross_entropy, hard_negatives, pairing_loss, released_distillation
 
 BEST = 3.0  # factor on the mean of best cosines, which differs less from pair to pair than the cosine of means
-SHARPNESS = 2.0  # SD over the patches of what the softmax of cross-attention takes, where the objective begins
+SHARPNESS = 2.0  # SD over the patches of what the softmax of the first cross-attention takes, where the objective begins
 
 
 @dataclass
@@ -99,8 +99,11 @@ class Encoders(nn.Module):
 
     @torch.no_grad()
     def sharpen(self, ids: Tensor, mask: Tensor, images: Tensor) -> None:
-        """Scale queries and keys: the contrast fixed directions alone, and attention divides by no length."""
-        states, tokens = self.encode_text(ids, mask)[0], self.encode_image(images)[0][:, 1:]
+        """Scale queries and keys of texts (B, L) and their images: the contrast fixed directions alone, and attention divides by no
+        length."""
+        own = packed.from_mask(mask)
+        states, tokens = own.pack(self.encode_text(ids, mask)[0]), self.encode_image(images)[0][:, 1:]
+        states = own.pad(packed.attend(self.fusion.encoder.layer[0].attention, states, own, states, own))
         q, k = (
             x.unflatten(2, (self.look.num_attention_heads, -1)).transpose(1, 2)
             for x in (self.look.query(states), self.look.key(tokens))
@@ -191,20 +194,29 @@ class XVL(nn.Module):
     def contrast(self, images, ids, mask, sentence_ids, sentence_mask, belongs) -> dict[str, Tensor]:
         """Both directions of plain in-batch contrast between the online encoders: the warm-up of the small presets.
 
-        It stands in for the pre-trained encoders that the published models start from; fusion, twins and queues wait. Images
+        It stands in for the pre-trained encoders that the published models start from; twins, queues and most of fusion wait. Images
         (n, C, s, s) and reports (n, L) are this process's, single sentences (S, M) those of the whole batch of N; belongs
         (N, N + S) bool says which report and sentences each image's study holds.
 
-        An image and a text are compared in three ways: by their features, as later; and where cross-attention will look, by patch
-        keys and word queries, their means and the best patch for each word. So attention begins by looking up what a word names.
+        An image and a text are compared in three ways: by their features, as later; and by the keys of patches and queries of words
+        of the first cross-attention, their means and the best patch for each word, so that it begins by looking up what a word
+        names. The patches are those before the vision layers mix them, which know their place. Without fusion features count alone.
         """
+        if not self.preset.fusion:
+            f_image, f_text = gather(self.online.encode_image(images)[1]), gather(self.online.summarise_text(ids, mask)[1])
+            f_sentence = self.online.summarise_text(sentence_ids, sentence_mask)[1]
+            return self.both_ways([(1, f_image @ torch.cat([f_text, f_sentence]).t())], belongs)
         local, tokens = vision.local_and_last(self.online.vision, images)
         f_image, keys = gather(unit(self.online.vision_proj(tokens[:, 0]))), gather(self.online.look.key(local))
         reports = [gather(x) for x in self.online.compare(keys, ids, mask)]
         sentences = self.online.compare(keys, sentence_ids, sentence_mask)
         feature, mean, best = (torch.cat(both).t() for both in zip(reports, sentences, strict=True))
-        with exactly(images):
-            ways = ((1 / 2, f_image @ feature), (1 / 4, unit(keys.mean(dim=1)) @ mean), (1 / 4, BEST * best))
+        ways = [(1 / 2, f_image @ feature), (1 / 4, unit(keys.mean(dim=1)) @ mean), (1 / 4, BEST * best)]
+        return self.both_ways(ways, belongs)
+
+    def both_ways(self, ways: list[tuple[float, Tensor]], belongs: Tensor) -> dict[str, Tensor]:
+        """Contrast of images with texts and of texts with images, from similarities (N, N + S) with the share of each."""
+        with exactly(belongs):
             i2t = sum(share * pairing_loss(s / self.temperature, belongs) for share, s in ways)
             t2i = sum(share * pairing_loss(s.t() / self.temperature, belongs.t()) for share, s in ways)
         return {"i2t": i2t, "t2i": t2i, "total": (i2t + t2i) / 2}

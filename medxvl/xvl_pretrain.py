@@ -121,7 +121,7 @@ class Stage:
 
     def learning_rate(self, step: int, a_epoch: int, preset) -> float:
         """Linear warm-up, then a cosine to the final rate; `step` counts from the stage's start. That of the contrast, which
-        trains the encoders alone, is theirs."""
+        trains ENCODERS alone, is theirs."""
         steps = self.epochs * a_epoch
         rate = schedules.warmup_cosine(step, steps, preset.warmup_steps, self.peak, preset.min_learning_rate)
         return rate / preset.encoder_rate if self.name == "contrast" else rate
@@ -141,8 +141,8 @@ ENCODERS = ("online.vision.", "online.vision_proj.", "online.text.", "online.tex
 
 def parameter_groups(model: XVL, preset) -> list[dict]:
     """Weight decay on matrices alone: not on biases, norms, class token and position embeddings, nor on the temperature,
-    whose rate is `preset.temperature_rate` times the encoders': Adam moves it by whole steps, whatever its size. The encoders'
-    own is `preset.encoder_rate` times that of the fusion encoder and the heads."""
+    whose rate is `preset.temperature_rate` times the encoders': Adam moves it by whole steps, whatever its size. That of ENCODERS
+    is `preset.encoder_rate` times that of the rest of the fusion encoder and the heads."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n != "temperature"]
     groups = []
     for slow, scale in ((False, 1.0), (True, preset.encoder_rate)):
@@ -212,7 +212,7 @@ class Pretraining(train.Task):
         if epoch == 0:
             weights.start_from(self.model, self.preset)
         if self.stage(epoch) == "objective" and epoch == self._stage(epoch).first:
-            if epoch:
+            if epoch and self.preset.fusion:
                 self.sharpen()
             self.model.reset_twin()
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from medxvl import masks, medvill, medvill_batch, medvill_image, presets, text
+from medxvl import masks, medvill, medvill_batch, medvill_finetune, medvill_image, packed, presets, text
 from medxvl.data import CHEXPERT_14
 
 REPORTS = (
@@ -331,3 +331,41 @@ def test_batches_move_to_a_device(corpus):
     batch = draw(corpus).to("meta")
     assert batch.images.is_meta and batch.joint.mask.is_meta and batch.joint.grid.is_meta and batch.matched.is_meta
     assert draw(corpus, training=False).to("meta").joint.grid is None
+
+
+@pytest.mark.parametrize("name", masks.NAMES)
+def test_packed_sequences_are_those_of_bert(tokenizer, name):
+    """States and gradients of the places that count, beside transformers' own layers on the padded batch; with padding of every
+    length, and with the last layer for some places alone."""
+    torch.manual_seed(0)
+    model = medvill.MedViLL(replace(TINY, medvill_mask=name, medvill_layers=2), len(tokenizer)).train()
+    real = torch.arange(7) < torch.tensor([[7], [4], [1]])
+    mask = masks.attention(name, 6, real, torch.tensor([True, False, True]))
+    states = torch.randn(3, 13, TINY.medvill_width)
+    counts = torch.cat([torch.ones(3, 6, dtype=torch.bool), real], dim=1)
+    layers = model.bert.encoder.layer
+
+    def padded():
+        x = states
+        for layer in layers:
+            x = layer(x, mask[:, None])
+        return x
+
+    some = counts & (torch.rand(3, 13) < 0.4)
+    for keep, wanted in ((None, counts), (some, some)):
+        found = []
+        for run in (lambda keep=keep: packed.joint(layers, states, mask, keep), padded):
+            model.zero_grad()
+            x = run()[wanted]
+            x.square().sum().backward()
+            found.append((x.detach(), layers[0].attention.self.value.weight.grad.clone()))
+        for ours, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_texts_of_like_length_lie_together_and_all_are_seen():
+    texts, rng = ["x" * n for n in range(1, 101)], np.random.default_rng(0)
+    orders = [medvill_finetune.by_length(texts, 8, rng).reshape(-1, 8) for _ in range(30)]
+    assert {k for order in orders for k in order.ravel()} == set(range(100)), "no text is left out for ever"
+    assert all(len(set(order.ravel())) == 96 for order in orders)
+    assert np.mean([np.ptp(batch) for batch in orders[0]]) < 30 < np.ptp(rng.permutation(100)[:8])

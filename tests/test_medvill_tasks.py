@@ -121,6 +121,24 @@ def test_the_contrast_by_hand(data, words):
     assert found.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
 
 
+def test_an_alignment_of_other_settings_or_data_is_refused(pretrained, data, words, tmp_path, monkeypatch):
+    """Masks and seeds share it; nothing else does. Another start is another pre-training."""
+    corpus = medvill_batch.Corpus(data, "train", words, PRESET)
+    made = medvill_align.made_with(PRESET, corpus)
+    assert medvill_align.made_with(presets.changed(PRESET, "medvill_mask=seq2seq seed=7 medvill_epochs=9"), corpus) == made
+    for other in ("medvill_alignment_rate=1e-9", "medvill_crop_low=0.5", "precision=bf16"):
+        changed = presets.changed(PRESET, other)
+        assert medvill_align.made_with(changed, corpus) != made
+        with pytest.raises(ValueError, match="run_all.sh smoke 10 --force"):
+            medvill_pretrain.fit(changed, data, words, tmp_path / "pretrain", CPU, Bar())
+    before, file = weights.fingerprint_of(PRESET, data, MedViLL), weights.aligned_start(PRESET)
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    there = weights.start_folder(PRESET, medvill_align.FOLDER)
+    there.mkdir(parents=True)
+    save_file({k: v + 1 for k, v in load_file(file).items()}, there / file.name)
+    assert weights.fingerprint_of(PRESET, data, MedViLL) != before
+
+
 def test_without_the_start_it_says_how_to_make_it(data, words, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RUNS", tmp_path)
     with pytest.raises(FileNotFoundError, match="run_all.sh smoke 10"):
@@ -131,7 +149,8 @@ def test_image_tokens_get_the_words_length(pretrained, data, words, tmp_path):
     task = medvill_pretrain.Pretraining(PRESET, data, words)
     task.build(CPU)
     state = load_file(weights.aligned_start(PRESET))
-    save_file(state | {"image_proj.weight": 50 * state["image_proj.weight"]}, tmp_path / "long.safetensors")
+    about = {"medxvl": json.dumps({"settings": medvill_align.made_with(PRESET, task.corpus)})}
+    save_file(state | {"image_proj.weight": 50 * state["image_proj.weight"]}, tmp_path / "long.safetensors", metadata=about)
     medvill_align.start(task.model, task.corpus, tmp_path / "long.safetensors", CPU)
     tokens = task.model.image_proj(task.model.trunk(plain_view(task.corpus.images(np.arange(20)), PRESET)))
     wanted = task.model.bert.embeddings.word_embeddings.weight.norm(dim=1).mean()
@@ -150,8 +169,8 @@ def test_matching_rows_have_their_controls(pretrained, data, words):
 
 
 @pytest.mark.parametrize("mask", ["bidirectional", "seq2seq", "bi_seq2seq", "noncross", "bar"])
-def test_every_mask_is_pretrained_and_scored(mask, data, words, tmp_path):
-    preset = presets.changed(PRESET, f"medvill_mask={mask} medvill_alignment_epochs=0 medvill_epochs=1")
+def test_every_mask_is_pretrained_and_scored(mask, pretrained, data, words, tmp_path):
+    preset = presets.changed(PRESET, f"medvill_mask={mask} medvill_epochs=1")
     log = medvill_pretrain.fit(preset, data, words, tmp_path, CPU, Bar())
     assert np.isfinite(log.total).all()
     score = next(iter(json.loads((tmp_path / "best.json").read_text()).values()))

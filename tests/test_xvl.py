@@ -1,13 +1,12 @@
 """The pre-training objective against numbers that the released code produced, and what the model must never do."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from medxvl import presets, vision, xvl
+from medxvl import presets
 from medxvl.objective import contrastive_losses, distilled_cross_entropy, hard_negatives, pairing_loss, sentence_loss
 from medxvl.xvl import XVL, Batch
 
@@ -383,44 +382,3 @@ def test_unknown_released_names_stay_for_the_loader_to_report():
     ours = from_released(state)
     assert set(ours) == {"temperature", "queue_at", "something.else", "image_queue"}
     assert ours["queue_at"].shape == () and ours["image_queue"].tolist() == [[0, 3], [1, 4], [2, 5]]
-
-
-def test_words_are_compared_with_patches_by_hand(model):
-    """Mean query and best patch of each word but `[CLS]`, padding left out; two texts of unequal length, three images."""
-    online = model.online
-    ids, mask = torch.tensor([[2, 9, 7, 3], [2, 8, 3, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
-    keys = torch.randn(3, 4, TINY.text_width, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        feature, mean, best = online.compare(keys, ids, mask)
-        states, wanted = online.encode_text(ids, mask)
-        queries = torch.nn.functional.normalize(online.look.query(states), dim=2)
-        close(feature, wanted)
-        for text, length in enumerate((4, 3)):
-            words = queries[text, 1:length]
-            close(mean[text], torch.nn.functional.normalize(words.mean(dim=0), dim=0))
-            for image in range(3):
-                each = [max(torch.cosine_similarity(w, k, dim=0) for k in keys[image]) for w in words]
-                close(best[text, image], torch.stack(each).mean())
-
-
-def test_attention_begins_with_a_set_sharpness(model):
-    ids, mask = torch.tensor([[2, 9, 7, 3], [2, 8, 3, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
-    images, online = torch.rand(2, 1, TINY.image_size, TINY.image_size), model.online.eval()
-    online.sharpen(ids, mask, images)
-    with torch.no_grad():
-        q, k = online.look.query(online.encode_text(ids, mask)[0]), online.look.key(online.encode_image(images)[0][:, 1:])
-        heads = zip(q.chunk(TINY.text_heads, dim=2), k.chunk(TINY.text_heads, dim=2), strict=True)
-        spread = [(a @ b.transpose(1, 2) / a.shape[2] ** 0.5).std(dim=2)[mask.bool()] for a, b in heads]
-    assert torch.stack(spread).mean().item() == pytest.approx(xvl.SHARPNESS, rel=1e-4)
-
-
-def test_local_tokens_know_their_patch_alone():
-    """The last layer's tokens of `local_and_last` are those of the encoder; a change far away does not reach a local one."""
-    encoder = vision.build(replace(TINY, vision_stem="patch")).eval()
-    images = torch.rand(1, 1, TINY.image_size, TINY.image_size)
-    other = images.clone()
-    other[..., -TINY.patch_size :, -TINY.patch_size :] = 0
-    with torch.no_grad():
-        (local, last), (moved, _) = (vision.local_and_last(encoder, x) for x in (images, other))
-        close(last, encoder.forward_features(images))
-    assert local[:, :-1].equal(moved[:, :-1]) and not local[:, -1].equal(moved[:, -1])
