@@ -23,17 +23,31 @@ def main(arguments: list[str]) -> int:
     check_only = arguments[:1] == ["--check-options"]  # run_all.sh asks for this before it installs anything
     words = arguments[check_only:]
     try:
-        plan = verify.parse(words[1:]) if words[:1] == ["verify"] else parse(words)
+        plans = [verify.parse(words[1:])] if words[:1] == ["verify"] else [parse(each) for each in by_preset(words)]
     except ValueError as error:
         print(f"error: {error}\n(./run_all.sh --help shows the options)", file=sys.stderr)
         return 2
     if check_only:
         return 0
     if words[:1] == ["verify"]:
-        return verify.run(plan)
+        return verify.run(plans[0])
     from medxvl import batch
 
-    return batch.run(plan)
+    codes = []
+    for plan in plans:
+        if len(plans) > 1:
+            print(f"\n--- preset {plan.preset} ---", flush=True)
+        codes.append(batch.run(plan))
+        if codes[-1] == 130:
+            break
+    return max(codes)
+
+
+def by_preset(words: list[str]) -> list[list[str]]:
+    """The command line of each preset that is named: ``smoke demo 22`` -> ``smoke 22`` and ``demo 22``."""
+    end = words.index("--") if "--" in words else len(words)
+    named = list(dict.fromkeys(word for word in words[:end] if word in presets.NAMES))
+    return [[w for w in words[:end] if w == name or w not in presets.NAMES] + words[end:] for name in named] or [words]
 
 
 def lab(arguments: list[str]) -> int:
@@ -151,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="./run_all.sh",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        usage="./run_all.sh [smoke|demo|paper] [PREFIX...] [options] [-- SNAKEMAKE OPTIONS]\n"
+        usage="./run_all.sh [smoke|demo|paper]... [PREFIX...] [options] [-- SNAKEMAKE OPTIONS]\n"
         "       ./run_all.sh lab [JUPYTERLAB OPTIONS]     open the notebooks in JupyterLab\n"
         "       ./run_all.sh test [PYTEST OPTIONS]        run the tests\n"
         "       ./run_all.sh verify [smoke|demo|paper] [PREFIX...] [--cores N]\n"
@@ -164,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="PREFIX",
-        help="preset (default demo), then the notebooks to run, by number or "
+        help="preset (default demo) or several, one after the other, then the notebooks to run, by number or "
         "the start of one (2 for 21, 22, 23), with what they need; default: all but those that say so",
     )
     parser.add_argument(

@@ -19,7 +19,7 @@ from . import distributed, medvill_batch, presets, schedules, train, weights
 from .medvill import MedViLL
 from .medvill_image import crop_boxes, plain_view, training_view
 
-FOLDER = "medvill_align"  # below the checkpoints of the preset's own run
+FOLDER = "medvill_model"  # notebook 10's, below the checkpoints of the preset's own run
 BEST = 3.0  # factor on the mean of best cosines, which differs less from pair to pair than the cosine of means
 WORDS = "bert.embeddings.word_embeddings.weight"
 ALIGNED = ("trunk.", "image_proj.", WORDS)  # what is trained

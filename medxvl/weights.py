@@ -148,7 +148,7 @@ def own_start(preset) -> Path:
 def aligned_start(preset) -> Path:
     """The image encoder and word embeddings that notebook 10 made (medxvl.medvill_align), one start for all masks and seeds.
     Raises FileNotFoundError where it has not run."""
-    return _made(preset, "medvill_align", ALIGNED_FILE, "pre-training with medvill_alignment_epochs above 0", "10")
+    return _made(preset, "medvill_model", ALIGNED_FILE, "pre-training with medvill_alignment_epochs above 0", "10")
 
 
 def start_folder(preset, name: str) -> Path:

@@ -47,6 +47,21 @@ def test_options_are_understood(tmp_path):
     assert launch.parse([]).preset == "demo" and launch.parse(["23"]).notebooks == ["23_xvl_unseen_disease"]
 
 
+@pytest.mark.parametrize("codes, ended", [([0, 0], 0), ([1, 0], 1), ([130], 130)])
+def test_several_presets_run_one_after_the_other(codes, ended, monkeypatch):
+    """Each with the same notebooks and settings; what one ends with does not stop the other, but a stop does."""
+    ran, left = [], list(codes)
+
+    def run(plan):
+        ran.append((plan.preset, plan.notebooks, plan.overrides, plan.snakemake))
+        return left.pop(0)
+
+    monkeypatch.setattr(batch, "run", run)
+    assert launch.main(["smoke", "demo", "23", "--set", "seeds=0,1", "--", "demo"]) == ended and not left
+    wanted = (["23_xvl_unseen_disease"], "seeds=0,1", ["demo"])
+    assert ran == [("smoke", *wanted), ("demo", *wanted)][: len(ran)]
+
+
 def test_data_paths_are_the_callers(tmp_path, monkeypatch):
     (tmp_path / "my data").mkdir()
     (tmp_path / "my data" / "x").write_text("")

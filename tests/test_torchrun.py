@@ -44,7 +44,7 @@ def train(module, data, runs, processes):
     done = subprocess.run(command, cwd=paths.ROOT, env=environment(data, runs), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     left = runs / "smoke" / "checkpoints" / folder
-    logs = [left / "log.jsonl", *left.parent.glob("medvill_align/log.jsonl")]
+    logs = [left / "log.jsonl", *left.parent.glob("medvill_model/log.jsonl")]
     return [json.loads(line) for log in logs for line in log.read_text().splitlines()], sorted(p.name for p in left.iterdir())
 
 
