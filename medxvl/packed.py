@@ -114,10 +114,10 @@ def every_pair(layers, x, mask, memory, memory_mask=None) -> Tensor:
 def joint(layers, x: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
     """States x (N, L, d) of sequences in which mask (N, L, L) says who looks at whom, through BERT layers -> (N, L, d).
 
-    keep (N, L) marks the places whose final state is wanted; the last layer computes no other. Nothing is computed for a place
-    that nobody looks at, such as padding: its state is 0, as is that of places not kept.
+    keep (N, L) marks the places whose final state is wanted, None: all; the last layer computes no other, and nothing is computed
+    for other places that nobody looks at, such as padding. The state of a place not kept is 0.
     """
-    real = mask.any(dim=1) if keep is None else mask.any(dim=1) | keep
+    real = torch.ones_like(mask[:, 0]) if keep is None else mask.any(dim=1) | keep
     own, (row, place) = from_mask(real), real.nonzero(as_tuple=True)
     x, asking, seen, kept = own.pack(x), own, mask[:, None], None
     for number, layer in enumerate(layers):

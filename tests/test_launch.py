@@ -163,7 +163,7 @@ def test_graph():
         assert set(row.roles) <= set(data.ROLES)
         assert all(presets.group(presets.load("demo"), group) for group in row.groups), "a group without settings"
     assert [name[:2] for name in graph.with_needs(["90_results_vs_paper"])] == [
-        *"11 12 13 14 15 21 22 23 24 25 26 27 28 29 90".split()
+        *"10 11 12 13 14 15 21 22 23 24 25 26 27 28 29 90".split()
     ]
     own = presets.load("demo", "vision_weights=own")
     for preset, needed in ((presets.load("demo"), ["21"]), (own, ["20", "21"])):

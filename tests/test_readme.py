@@ -78,8 +78,9 @@ def test_the_commands_are_valid(tmp_path, monkeypatch):
     for words in commands():
         if words[:1] in (["lab"], ["test"], ["verify"], ["--help"]):
             continue
-        plan = launch.parse([re.sub(r":/path/to/\w+", f":{tmp_path}", word) for word in words])
-        assert plan.preset in presets.NAMES and plan.notebooks
+        for each in launch.by_preset([re.sub(r":/path/to/\w+", f":{tmp_path}", word) for word in words]):
+            plan = launch.parse(each)
+            assert plan.preset in presets.NAMES and plan.notebooks
         checked += 1
     assert checked > 8
 
