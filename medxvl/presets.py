@@ -174,7 +174,7 @@ _TABLE = (
     ("classify_epochs", "classify", 1, 3, 10, "passes over the training studies", "released code"),
     ("classify_batch", "classify", 16, 64, 20, "studies a step and process", "released code"),
     ("classify_rate", "classify", 5e-4, 1e-3, 1e-4, "peak learning rate", "released code"),
-    ("vqa_epochs", "vqa", 1, 6, 50, "passes over the training questions", "our choice: not stated"),
+    ("vqa_epochs", "vqa", 1, 7, 50, "passes over the training questions", "our choice: not stated"),
     ("vqa_batch", "vqa", 16, 64, 32, "questions a step and process", "our choice: not stated"),
     ("vqa_rate", "vqa", 5e-4, 1e-3, 3e-5, "peak learning rate", "released code"),
     ("generate_epochs", "generate", 1, 5, 50, "passes over the training studies", "our choice: not stated"),
