@@ -60,15 +60,17 @@ class Aligner(nn.Module):
         self.model.trunk.hold(False)
         tokens = self.model.image_proj(self.model.trunk(images))
         vocabulary, place = ids[word].unique(return_inverse=True)
-        said = tokens.new_zeros(len(ids), len(vocabulary))
-        said = said.index_put((word.nonzero()[:, 0], place), tokens.new_ones(()), accumulate=True)
-        said = said / said.sum(dim=1, keepdim=True).clamp(min=1)  # share of a report that each word has
-        words = self.model.bert.embeddings.word_embeddings(vocabulary).to(tokens.dtype)
-        best = (F.normalize(tokens, dim=2) @ F.normalize(words, dim=1).t()).amax(dim=1)  # (n, words)
-        whole = distributed.gather(F.normalize(tokens.mean(dim=1), dim=1)) @ F.normalize(said @ words, dim=1).t()
-        parts = BEST * distributed.gather(best) @ said.t()
-        own, scale = torch.arange(len(ids), device=ids.device), self.scale.exp().clamp(max=100)
-        both = [F.cross_entropy(scale * s, own) for s in (whole, whole.t(), parts, parts.t())]
+        words = self.model.bert.embeddings.word_embeddings(vocabulary)
+        with torch.autocast(tokens.device.type, enabled=False):  # cosines are multiplied by up to 300
+            tokens = tokens.to(words.dtype)
+            said = tokens.new_zeros(len(ids), len(vocabulary))
+            said = said.index_put((word.nonzero()[:, 0], place), tokens.new_ones(()), accumulate=True)
+            said = said / said.sum(dim=1, keepdim=True).clamp(min=1)  # share of a report that each word has
+            best = (F.normalize(tokens, dim=2) @ F.normalize(words, dim=1).t()).amax(dim=1)  # (n, words)
+            whole = distributed.gather(F.normalize(tokens.mean(dim=1), dim=1)) @ F.normalize(said @ words, dim=1).t()
+            parts = BEST * distributed.gather(best) @ said.t()
+            own, scale = torch.arange(len(ids), device=ids.device), self.scale.exp().clamp(max=100)
+            both = [F.cross_entropy(scale * s, own) for s in (whole, whole.t(), parts, parts.t())]
         return {"total": torch.stack(both).mean()}
 
 

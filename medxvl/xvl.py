@@ -91,7 +91,8 @@ class Encoders(nn.Module):
         row = words.nonzero()[:, 0]
         share = (1 / words.sum(dim=1))[row][:, None]
         query = self.look.query(packed.from_mask(words).pack(states))
-        best = (unit(keys) @ unit(query).t()).amax(dim=1).t()  # (words, I)
+        with exactly(keys):
+            best = (unit(keys) @ unit(query).t()).amax(dim=1).t()  # (words, I)
         mean, best = (
             x.new_zeros(len(ids), x.shape[1]).index_add(0, row, x) for x in (unit(query) * share, best * share)
         )
@@ -205,20 +206,21 @@ class XVL(nn.Module):
         if not self.preset.fusion:
             f_image, f_text = gather(self.online.encode_image(images)[1]), gather(self.online.summarise_text(ids, mask)[1])
             f_sentence = self.online.summarise_text(sentence_ids, sentence_mask)[1]
-            return self.both_ways([(1, f_image @ torch.cat([f_text, f_sentence]).t())], belongs)
+            return self.both_ways([(1, f_image, torch.cat([f_text, f_sentence]))], belongs)
         local, tokens = vision.local_and_last(self.online.vision, images)
         f_image, keys = gather(unit(self.online.vision_proj(tokens[:, 0]))), gather(self.online.look.key(local))
         reports = [gather(x) for x in self.online.compare(keys, ids, mask)]
         sentences = self.online.compare(keys, sentence_ids, sentence_mask)
-        feature, mean, best = (torch.cat(both).t() for both in zip(reports, sentences, strict=True))
-        ways = [(1 / 2, f_image @ feature), (1 / 4, unit(keys.mean(dim=1)) @ mean), (1 / 4, BEST * best)]
-        return self.both_ways(ways, belongs)
+        feature, mean, best = (torch.cat(both) for both in zip(reports, sentences, strict=True))
+        return self.both_ways([(1 / 2, f_image, feature), (1 / 4, unit(keys.mean(dim=1)), mean), (1 / 4, None, BEST * best)], belongs)
 
-    def both_ways(self, ways: list[tuple[float, Tensor]], belongs: Tensor) -> dict[str, Tensor]:
-        """Contrast of images with texts and of texts with images, from similarities (N, N + S) with the share of each."""
+    def both_ways(self, ways: list[tuple[float, Tensor | None, Tensor]], belongs: Tensor) -> dict[str, Tensor]:
+        """Contrast of images with texts and of texts with images: the share of each way, and unit vectors of images (N, d) and texts
+        (N + S, d), or None and the similarities (N + S, N) themselves."""
         with exactly(belongs):
-            i2t = sum(share * pairing_loss(s / self.temperature, belongs) for share, s in ways)
-            t2i = sum(share * pairing_loss(s.t() / self.temperature, belongs.t()) for share, s in ways)
+            found = [(share, texts.t() if images is None else images @ texts.t()) for share, images, texts in ways]
+            i2t = sum(share * pairing_loss(s / self.temperature, belongs) for share, s in found)
+            t2i = sum(share * pairing_loss(s.t() / self.temperature, belongs.t()) for share, s in found)
         return {"i2t": i2t, "t2i": t2i, "total": (i2t + t2i) / 2}
 
     @torch.no_grad()
