@@ -3,8 +3,44 @@
 Shapes: N texts, m new places, S places seen, d width.
 """
 
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+ROOM = 16  # places that a store has room for, at least
+
+
+@dataclass
+class Kept:
+    """Keys and values of every layer for the places so far. New ones are written behind them, which older states share: go on from
+    the newest alone."""
+
+    store: Tensor  # (layers, 2, N, heads, room, d / heads)
+    places: int
+
+    @classmethod
+    def of(cls, pairs: list[tuple[Tensor, Tensor]]) -> "Kept":
+        """Of each layer's keys and values, (N, heads, S, d / heads) both."""
+        store = torch.stack([torch.stack(pair) for pair in pairs])
+        return cls(store, store.shape[4])
+
+    def with_room(self, new: int) -> "Kept":
+        """The same places, and room for `new` more; room doubles, so that places are seldom moved."""
+        wanted, room = self.places + new, self.store.shape[4]
+        store = self.store if wanted <= room else F.pad(self.store, (0, 0, 0, max(wanted, 2 * room, ROOM) - room))
+        return Kept(store, self.places)
+
+    def beside(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all places of a layer, with new ones, (N, heads, m, d / heads) both, behind those that are kept."""
+        end = self.places + keys.shape[2]
+        for part, new in enumerate((keys, values)):
+            self.store[layer, part, :, :, self.places : end] = new
+        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
+
+    def select(self, rows: Tensor) -> "Kept":
+        return Kept(self.store.index_select(2, rows), self.places)
 
 
 def keys_values(block, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,15 +14,14 @@ from .medvill import Joint, MedViLL
 
 
 @dataclass
-class Cache:
-    """Keys and values of every layer, [(N, heads, S, d / heads)] * 2 each, and how many words are among them."""
+class Written:
+    """Reports being written: what is kept of the image part and of their words, and how many words these are."""
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    kept: cached.Kept
     words: int
 
-    def select(self, rows: Tensor) -> "Cache":
-        return Cache([k[rows] for k in self.keys], [v[rows] for v in self.values], self.words)
+    def select(self, rows: Tensor) -> "Written":
+        return Written(self.kept.select(rows), self.words)
 
 
 class Decoder:
@@ -40,7 +39,7 @@ class Decoder:
             )
 
     @torch.no_grad()
-    def start(self, features: Tensor) -> Cache:
+    def start(self, features: Tensor) -> Written:
         """The image part `[CLS] v_1 .. v_P [SEP]` of tokens (N, P, F), which looks at itself alone."""
         n, places = features.shape[:2]
         device = features.device
@@ -55,44 +54,32 @@ class Decoder:
             position_ids=joint.position_ids,
             token_type_ids=joint.segment_ids,
         )
-        keys, values = [], []
+        pairs = []
         for layer in self.model.bert.encoder.layer:
-            x, k, v = _layer(layer, x, None, None, None)
-            keys.append(k)
-            values.append(v)
-        return Cache(keys, values, 0)
+            pairs.append(cached.keys_values(layer.attention, x))
+            x = layer.feed_forward_chunk(cached.attend(layer.attention, x, *pairs[-1]))
+        return Written(cached.Kept.of(pairs), 0)
 
     @torch.no_grad()
-    def step(self, cache: Cache, words: Tensor | None) -> tuple[Tensor, Cache]:
+    def step(self, state: Written, words: Tensor | None) -> tuple[Tensor, Written]:
         """Log-probabilities (N, V) of the next word after `words` (N,), None at the start."""
-        n, device = len(cache.keys[0]), cache.keys[0].device
+        n, device = state.kept.store.shape[2], state.kept.store.device
         ids = torch.full((n, 1), self.mask_id, device=device)
-        at = [cache.words]
+        at = [state.words]
         if words is not None:
             ids = torch.cat([words[:, None].to(device), ids], dim=1)
-            at = [cache.words, cache.words + 1] if self.positions == "own" else [0, 1]
+            at = [state.words, state.words + 1] if self.positions == "own" else [0, 1]
         at = torch.tensor(at, device=device).expand(n, -1)
         x = self.model.bert.embeddings(input_ids=ids, position_ids=at, token_type_ids=torch.ones_like(ids))
-        new, keep = x.shape[1], x.shape[1] - 1  # the place of [MASK] is not kept
-        seen = torch.ones(new, cache.keys[0].shape[2] + new, dtype=torch.bool, device=device)
-        seen[:keep, -1] = False
-        keys, values = [], []
-        for layer, k, v in zip(self.model.bert.encoder.layer, cache.keys, cache.values, strict=True):
-            x, k, v = _layer(layer, x, k, v, seen)
-            keys.append(k[:, :, : k.shape[2] - 1])
-            values.append(v[:, :, : v.shape[2] - 1])
+        new, stays = x.shape[1], x.shape[1] - 1  # the place of [MASK] is the next word's
+        kept = state.kept.with_room(new)
+        seen = torch.ones(new, kept.places + new, dtype=torch.bool, device=device)
+        seen[:stays, -1] = False
+        for number, layer in enumerate(self.model.bert.encoder.layer):
+            pair = kept.beside(number, *cached.keys_values(layer.attention, x))
+            x = layer.feed_forward_chunk(cached.attend(layer.attention, x, *pair, seen))
         log_p = F.log_softmax(self.model.mlm_logits(x[:, -1]).float(), dim=-1)
-        return log_p, Cache(keys, values, cache.words + keep)
-
-
-def _layer(
-    layer, x: Tensor, keys: Tensor | None, values: Tensor | None, seen: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A layer of BERT for new places `x` (N, m, d), which look at earlier `keys`, `values` and themselves; all of these back."""
-    k, v = cached.keys_values(layer.attention, x)
-    if keys is not None:
-        k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
-    return layer.feed_forward_chunk(cached.attend(layer.attention, x, k, v, seen)), k, v
+        return log_p, Written(cached.Kept(kept.store, kept.places + stays), state.words + stays)
 
 
 def true_words(ids: Tensor, real: Tensor, places: int, mask_id: int, special: tuple[int, int]) -> Joint:

@@ -54,18 +54,16 @@ class Memory:
 
 @dataclass
 class State:
-    """Texts being written: their own keys and values in each layer, how many words, and what each looks at."""
+    """Texts being written: what is kept of their words, and what each looks at."""
 
-    keys: list[Tensor]
-    values: list[Tensor]
-    words: int
+    kept: cached.Kept
     memory: Memory
     of: Tensor  # (N,) which of the memories that `start` was given
 
     def select(self, rows: Tensor) -> "State":
         of = self.of[rows]  # beams of one text look at the same: what they see need not be moved
         memory = self.memory if torch.equal(of, self.of) else self.memory.select(rows)
-        return State([k[rows] for k in self.keys], [v[rows] for v in self.values], self.words, memory, of)
+        return State(self.kept.select(rows), memory, of)
 
 
 class Decoder(nn.Module):
@@ -107,26 +105,22 @@ class Decoder(nn.Module):
         return x
 
     def start(self, memory: Memory) -> State:
-        nothing, n = [k[:, :, :0] for k in memory.keys], len(memory.keys[0])
-        return State(nothing, nothing, 0, memory, torch.arange(n, device=memory.keys[0].device))
+        nothing, first = cached.Kept.of([(k[:, :, :0], k[:, :, :0]) for k in memory.keys]), memory.keys[0]
+        return State(nothing, memory, torch.arange(len(first), device=first.device))
 
     def step(self, state: State, words: Tensor | None) -> tuple[Tensor, State]:
         """For medxvl.decode: log-probabilities (N, V) of the next word after `words` (N,), None at the start."""
         device = state.of.device
         ids = torch.full_like(state.of, FIRST) if words is None else words.to(device)
-        x, kept = self.embed(ids[:, None], state.words + int(self.copies)), ([], [])
+        kept, memory = state.kept.with_room(1), state.memory
+        x = self.embed(ids[:, None], kept.places + int(self.copies))
         for n, layer in enumerate(self.layers):
-            new = cached.keys_values(layer.attention, x)
-            keys, values = (torch.cat(pair, dim=2) for pair in zip((state.keys[n], state.values[n]), new, strict=True))
-            x = cached.attend(layer.attention, x, keys, values)
-            memory = state.memory
+            x = cached.attend(layer.attention, x, *kept.beside(n, *cached.keys_values(layer.attention, x)))
             x = layer.feed_forward_chunk(
                 cached.attend(layer.crossattention, x, memory.keys[n], memory.values[n], memory.seen)
             )
-            kept[0].append(keys)
-            kept[1].append(values)
         log_p = F.log_softmax(self.logits(x[:, -1]).float(), dim=-1)
-        return log_p, State(*kept, state.words + 1, state.memory, state.of)
+        return log_p, State(cached.Kept(kept.store, kept.places + 1), memory, state.of)
 
 
 class Writer(Tuned):
