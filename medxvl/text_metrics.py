@@ -5,6 +5,7 @@ each of r bootstrap resamples drew each report, it gives (r,), and nothing is sc
 """
 
 import atexit
+import os
 import re
 import shutil
 from functools import cache
@@ -17,6 +18,8 @@ from medxvl import labels
 _WORD = re.compile(r"\w+|[^\w\s]")
 CATEGORIES = {"positive": 1.0, "negative": 0.0, "uncertain": -1.0}
 SCORES = ("accuracy", "precision", "recall", "f1")
+# METEOR reads 60 MB of paraphrases and then runs for seconds: no time for the better of Java's compilers, or for its collector
+JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xms1200m -Xmn500m"
 
 
 def plain(text: str) -> str:
@@ -94,6 +97,7 @@ def _meteor():
     """METEOR's process, started once."""
     from pycocoevalcap.meteor.meteor import Meteor
 
+    os.environ.setdefault("JAVA_TOOL_OPTIONS", JVM)
     scorer = Meteor()
     atexit.register(scorer.meteor_p.kill)
     return scorer
