@@ -4,6 +4,7 @@ Only the standard library is imported here, so that `--help` and a mistyped opti
 """
 
 import argparse
+import difflib
 import os
 import shlex
 import sys
@@ -80,8 +81,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     preset = words.pop(0) if words and words[0] in presets.NAMES else "demo"
     for word in words:
         if not any(name.startswith(word) for name in graph.NAMES):
+            near = difflib.get_close_matches(word, (*presets.NAMES, *graph.NAMES), n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
-                f"unknown preset or notebook {word!r}: the presets are {', '.join(presets.NAMES)}; "
+                f"unknown preset or notebook {word!r}{hint}: the presets are {', '.join(presets.NAMES)}; "
                 f"the notebooks (a number or the start of one is enough) are {', '.join(graph.NAMES)}"
             )
     overrides = shlex.join(_whole_path(item) for item in options.set)

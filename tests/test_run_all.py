@@ -43,7 +43,7 @@ def test_start_answers_before_it_installs(tmp_path):
     helped = start(root, "demo", "--help", cwd=tmp_path, PYTHON=sys.executable)
     assert helped.returncode == 0 and "usage: ./run_all.sh" in helped.stdout, helped.stderr
     wrong = start(root, "dmeo", cwd=tmp_path, PYTHON=sys.executable)
-    assert wrong.returncode == 2 and "error: unknown preset or notebook 'dmeo'" in wrong.stderr
+    assert wrong.returncode == 2 and "error: unknown preset or notebook 'dmeo' (did you mean demo?)" in wrong.stderr
     assert not (root / ".venv").exists()
 
 
