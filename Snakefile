@@ -56,6 +56,7 @@ for role, source in SOURCES.items():
             code=graph.data_code(),
             role=role,
         threads: workflow.cores
+        priority: 3  # seconds each, and on all cores: later they would have to wait for a training to end
         shell:
             "{sys.executable:q} -P -m medxvl.prepare {params.role} {ARGUMENTS} --workers {threads}"
 

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROOM = 16  # places that a store has room for, at least
+ROOM = 32  # places by which a store grows
 
 
 @dataclass
 class Kept:
-    """Keys and values of every layer for the places so far. New ones are written behind them, which older states share: go on from
-    the newest alone."""
+    """Keys and values of every layer for the places so far. New ones are written behind them into the same memory, so a state that
+    was gone on from is spent. Without gradient."""
 
     store: Tensor  # (layers, 2, N, heads, room, d / heads)
     places: int
@@ -27,14 +27,14 @@ class Kept:
         return cls(store, store.shape[4])
 
     def with_room(self, new: int) -> "Kept":
-        """The same places, and room for `new` more; room doubles, so that places are seldom moved."""
-        wanted, room = self.places + new, self.store.shape[4]
-        store = self.store if wanted <= room else F.pad(self.store, (0, 0, 0, max(wanted, 2 * room, ROOM) - room))
-        return Kept(store, self.places)
+        """The same places, and room for `new` more."""
+        free = self.store.shape[4] - self.places
+        return self if new <= free else Kept(F.pad(self.store, (0, 0, 0, max(new, ROOM) - free)), self.places)
 
     def beside(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of all places of a layer, with new ones, (N, heads, m, d / heads) both, behind those that are kept."""
+        """Write new ones of a layer, (N, heads, m, d / heads) both, behind those that are kept; keys and values of all places."""
         end = self.places + keys.shape[2]
+        assert end <= self.store.shape[4], "ask with_room first"
         for part, new in enumerate((keys, values)):
             self.store[layer, part, :, :, self.places : end] = new
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]

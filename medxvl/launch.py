@@ -81,7 +81,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     preset = words.pop(0) if words and words[0] in presets.NAMES else "demo"
     for word in words:
         if not any(name.startswith(word) for name in graph.NAMES):
-            near = difflib.get_close_matches(word, (*presets.NAMES, *graph.NAMES), n=1)
+            near = difflib.get_close_matches(word, (*presets.NAMES, *graph.NAMES, "lab", "test", "verify"), n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
                 f"unknown preset or notebook {word!r}{hint}: the presets are {', '.join(presets.NAMES)}; "

@@ -76,28 +76,31 @@ class Encoders(nn.Module):
         state = packed.run(self.text.encoder.layer, words, mask, keep=first_of(mask))
         return state, unit(self.text_proj(state))
 
-
     @property
     def look(self) -> nn.Module:
         """The first cross-attention: its queries and keys are where words and patches meet."""
         return self.fusion.encoder.layer[0].crossattention.self
 
-    def compare(self, keys: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of texts (B, L): features (B, D); mean query of the words (B, d), of length one; and the best cosine of each word's query
-        with any of an image's keys (I, P, d), averaged over the words (B, I): late interaction (Yao et al. 2021, arXiv 2111.07783)."""
+    def compare(self, ids: Tensor, mask: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of texts (B, L): features (B, D); mean query of the words (B, d), of length one; and with keys (I, P, d) of images the best
+        cosine of each word's query with any of an image's, averaged over the words (B, I): late interaction (Yao et al. 2021, arXiv
+        2111.07783)."""
         states, feature = self.encode_text(ids, mask)
         words = mask.bool().clone()
         words[:, 0] = False
         row = words.nonzero()[:, 0]
         share = (1 / words.sum(dim=1))[row][:, None]
-        query = self.look.query(packed.from_mask(words).pack(states))
+        query = unit(self.look.query(packed.from_mask(words).pack(states)))
+
+        def mean(x: Tensor) -> Tensor:
+            return x.new_zeros(len(ids), x.shape[1]).index_add(0, row, x * share)
+
+        if keys is None:
+            return feature, unit(mean(query)), None
         with exactly(keys):
-            cosines = unit(query) @ unit(keys).flatten(0, 1).t()  # as one product, and max, whose gradient is cheaper than amax's
-            best = cosines.unflatten(1, keys.shape[:2]).max(dim=2).values  # (words, I)
-        mean, best = (
-            x.new_zeros(len(ids), x.shape[1]).index_add(0, row, x) for x in (unit(query) * share, best * share)
-        )
-        return feature, unit(mean), best
+            cosines = (query @ unit(keys).flatten(0, 1).t()).unflatten(1, keys.shape[:2])
+            best = cosines.max(dim=2).values  # (words, I); amax would share the gradient among equals, slowly
+        return feature, unit(mean(query)), mean(best)
 
     @torch.no_grad()
     def sharpen(self, ids: Tensor, mask: Tensor, images: Tensor) -> None:
@@ -200,28 +203,29 @@ class XVL(nn.Module):
         (n, C, s, s) and reports (n, L) are this process's, single sentences (S, M) those of the whole batch of N; belongs
         (N, N + S) bool says which report and sentences each image's study holds.
 
-        An image and a text are compared in three ways: by their features, as later; and by the keys of patches and queries of words
-        of the first cross-attention, their means and the best patch for each word, so that it begins by looking up what a word
-        names. The patches are those before the vision layers mix them, which know their place. Without fusion features count alone.
+        An image and a text are compared by their features, as later, and by the keys of patches and queries of words of the first
+        cross-attention: their means, and for single sentences the best patch for each word, so that it begins by looking up what a
+        word names. The patches are those before the vision layers mix them. Without fusion features count alone.
         """
         if not self.preset.fusion:
             f_image, f_text = gather(self.online.encode_image(images)[1]), gather(self.online.summarise_text(ids, mask)[1])
             f_sentence = self.online.summarise_text(sentence_ids, sentence_mask)[1]
-            return self.both_ways([(1, f_image, torch.cat([f_text, f_sentence]))], belongs)
+            with exactly(f_image):
+                return self.both_ways([(1, f_image @ torch.cat([f_text, f_sentence]).t(), belongs)])
         local, tokens = vision.local_and_last(self.online.vision, images)
         f_image, keys = gather(unit(self.online.vision_proj(tokens[:, 0]))), gather(self.online.look.key(local))
-        reports = [gather(x) for x in self.online.compare(keys, ids, mask)]
-        sentences = self.online.compare(keys, sentence_ids, sentence_mask)
-        feature, mean, best = (torch.cat(both) for both in zip(reports, sentences, strict=True))
-        return self.both_ways([(1 / 2, f_image, feature), (1 / 4, unit(keys.mean(dim=1)), mean), (1 / 4, None, BEST * best)], belongs)
+        reports = [gather(x) for x in self.online.compare(ids, mask)[:2]]
+        *sentences, best = self.online.compare(sentence_ids, sentence_mask, keys)
+        feature, mean = (torch.cat(both) for both in zip(reports, sentences, strict=True))
+        with exactly(keys):
+            means, alone = unit(keys.mean(dim=1)) @ mean.t(), belongs[:, len(belongs) :]
+            return self.both_ways([(1 / 2, f_image @ feature.t(), belongs), (1 / 4, means, belongs), (1 / 4, BEST * best.t(), alone)])
 
-    def both_ways(self, ways: list[tuple[float, Tensor | None, Tensor]], belongs: Tensor) -> dict[str, Tensor]:
-        """Contrast of images with texts and of texts with images: the share of each way, and unit vectors of images (N, d) and texts
-        (N + S, d), or None and the similarities (N + S, N) themselves."""
-        with exactly(belongs):
-            found = [(share, texts.t() if images is None else images @ texts.t()) for share, images, texts in ways]
-            i2t = sum(share * pairing_loss(s / self.temperature, belongs) for share, s in found)
-            t2i = sum(share * pairing_loss(s.t() / self.temperature, belongs.t()) for share, s in found)
+    def both_ways(self, ways: list[tuple[float, Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Contrast of images with texts and of texts with images. Of each way to compare: its share, the similarities of N images
+        and T texts (N, T), and which belong together (N, T) bool."""
+        i2t = sum(share * pairing_loss(s / self.temperature, belongs) for share, s, belongs in ways)
+        t2i = sum(share * pairing_loss(s.t() / self.temperature, belongs.t()) for share, s, belongs in ways)
         return {"i2t": i2t, "t2i": t2i, "total": (i2t + t2i) / 2}
 
     @torch.no_grad()

@@ -108,6 +108,7 @@ class Decoder(nn.Module):
         nothing, first = cached.Kept.of([(k[:, :, :0], k[:, :, :0]) for k in memory.keys]), memory.keys[0]
         return State(nothing, memory, torch.arange(len(first), device=first.device))
 
+    @torch.no_grad()
     def step(self, state: State, words: Tensor | None) -> tuple[Tensor, State]:
         """For medxvl.decode: log-probabilities (N, V) of the next word after `words` (N,), None at the start."""
         device = state.of.device

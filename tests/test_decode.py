@@ -1,14 +1,14 @@
 """Decoding: the original's searches word for word, and the cache changes nothing."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_medvill_parity import FINE, SPECIAL, TINY, build, close, plain_kernel, under  # noqa: F401
 
-from medxvl import decode, masks, medvill, medvill_batch, medvill_decode
+from medxvl import cached, decode, masks, medvill, medvill_batch, medvill_decode
 from medxvl.decode import Rules
 
 MASK = 103
@@ -86,6 +86,55 @@ def test_the_cache_changes_nothing(tiny):
         stopped |= best == 5
     assert found.words.equal(words)
     assert 0 < stopped.sum() < 6 or words.unique(dim=0).shape[0] > 1, "texts differ"
+
+
+@dataclass
+class Whole:
+    """A search's state without a cache: the image tokens and all words of each text."""
+
+    features: torch.Tensor
+    words: torch.Tensor
+
+    def select(self, rows):
+        return Whole(self.features[rows], self.words[rows])
+
+
+@torch.no_grad()
+def test_the_cache_changes_nothing_for_beams(tiny):
+    model, features = tiny
+
+    def step(state, last):
+        words = state.words if last is None else torch.cat([state.words, last[:, None]], dim=1)
+        return uncached(model, state.features, words, [words.shape[1]] * len(words)), Whole(state.features, words)
+
+    rules, decoder = Rules(stop=5, most=10, beams=3), medvill_decode.Decoder(model, (2, 3), 4)
+    found = decode.beam(decoder.step, decoder.start(features), 6, rules)
+    wanted = decode.beam(step, Whole(features, torch.empty(6, 0, dtype=torch.long)), 6, rules)
+    assert found.words.equal(wanted.words) and found.words.unique(dim=0).shape[0] > 1
+    close(found.scores, wanted.scores, 1e-4)
+
+
+def test_kept_places_are_those_put_in_whatever_the_room():
+    g = torch.Generator().manual_seed(0)
+    pairs = [tuple(torch.randn(5, 2, 3, 4, generator=g) for _ in range(2)) for _ in range(3)]  # layers x keys and values
+    kept, wanted = cached.Kept.of(pairs), [list(pair) for pair in pairs]
+    for k in range(90):
+        new = torch.randint(1, 3, (), generator=g).item()
+        kept = kept.with_room(new)
+        for layer, pair in enumerate(wanted):
+            fresh = [torch.randn(len(pair[0]), 2, new, 4, generator=g) for _ in range(2)]
+            seen = kept.beside(layer, *fresh)
+            for part in range(2):
+                pair[part] = torch.cat([pair[part], fresh[part]], dim=2)
+                assert seen[part].equal(pair[part])
+                pair[part] = pair[part][:, :, : pair[part].shape[2] - (new - 1)]  # one stays, as of a word and its [MASK]
+        kept = cached.Kept(kept.store, kept.places + 1)
+        if k % 7 == 0:
+            rows = torch.randint(len(wanted[0][0]), (4,), generator=g)
+            kept, wanted = kept.select(rows), [[part[rows] for part in pair] for pair in wanted]
+    with pytest.raises(AssertionError, match="with_room"):
+        full = cached.Kept.of(pairs)
+        full.beside(0, *pairs[0])
 
 
 @torch.no_grad()

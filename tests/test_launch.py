@@ -93,6 +93,8 @@ def test_a_table_may_be_a_file_and_has_settings(tmp_path, monkeypatch):
     [
         (["dmeo"], "smoke, demo, paper"),
         (["demo", "77"], "21_xvl_pretrain"),
+        (["demo", "12_medvil_clasify"], "did you mean 12_medvill_classify"),
+        (["verfy"], "did you mean verify"),
         (["--set", "sed=1"], "did you mean seed"),
         (["--set", "seed=one"], "whole number"),
         (["--set", "seed"], "name=value"),

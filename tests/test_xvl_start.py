@@ -22,7 +22,7 @@ def test_words_are_compared_with_patches_by_hand(model):
     ids, mask = torch.tensor([[2, 9, 7, 3], [2, 8, 3, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
     keys = torch.randn(3, 4, TINY.text_width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        feature, mean, best = online.compare(keys, ids, mask)
+        feature, mean, best = online.compare(ids, mask, keys)
         states, wanted = online.encode_text(ids, mask)
         queries = torch.nn.functional.normalize(online.look.query(states), dim=2)
         close(feature, wanted)
