@@ -96,7 +96,7 @@ NOTEBOOKS = (
         "22_xvl_zero_shot",
         needs=("21_xvl_pretrain",),
         roles=("main", "readers"),
-        groups=("run", "data", "both", "model", "pretrain", "prompts", "evaluate"),
+        groups=("run", "data", "both", "model", "pretrain", "prompts", "evaluate", "gauge"),
         varies=("seed", "ablation"),
     ),
     Notebook(
