@@ -5,11 +5,9 @@ each of r bootstrap resamples drew each report, it gives (r,), and nothing is sc
 """
 
 import atexit
-import os
 import re
 import shutil
 from functools import cache
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -19,8 +17,6 @@ from medxvl import labels
 _WORD = re.compile(r"\w+|[^\w\s]")
 CATEGORIES = {"positive": 1.0, "negative": 0.0, "uncertain": -1.0}
 SCORES = ("accuracy", "precision", "recall", "f1")
-# METEOR reads 60 MB of paraphrases and then runs for seconds: the better of Java's compilers would cost more than it saves
-JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 def plain(text: str) -> str:
@@ -98,8 +94,7 @@ def _meteor():
     """METEOR's process, started once."""
     from pycocoevalcap.meteor.meteor import Meteor
 
-    with mock.patch.dict(os.environ, JAVA_TOOL_OPTIONS=f"{JVM} {os.environ.get('JAVA_TOOL_OPTIONS', '')}"):
-        scorer = Meteor()
+    scorer = Meteor()
     atexit.register(scorer.meteor_p.kill)
     return scorer
 
