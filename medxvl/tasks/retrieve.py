@@ -15,7 +15,7 @@ from medxvl import distributed, medvill_batch, medvill_finetune, ranking
 from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
 
 DIRECTIONS = {"image to report": False, "report to image": True}  # whether the table of scores is turned round
-PAIRS = 4 * CHUNK  # image-report pairs in one call, at evaluation
+PAIRS = 2 * CHUNK  # image-report pairs in one call, at evaluation
 
 
 class Matcher(Tuned):
