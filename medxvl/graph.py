@@ -97,6 +97,7 @@ NOTEBOOKS = (
         needs=("21_xvl_pretrain",),
         roles=("main", "readers"),
         groups=("run", "data", "both", "model", "pretrain", "prompts", "evaluate", "gauge"),
+        long=True,
         varies=("seed", "ablation"),
     ),
     Notebook(
@@ -112,7 +113,7 @@ NOTEBOOKS = (
             needs=("21_xvl_pretrain",),
             roles=("main", *others),
             groups=("run", "data", "look", "both", "model", "pretrain", *own, "evaluate"),
-            long=name in ("24_xvl_detect_errors", "25_xvl_correct_errors"),
+            long=name not in ("26_xvl_retrieve", "29_xvl_attention"),
             varies=("seed",),
         )
         for name, others, own in (
