@@ -91,7 +91,7 @@ _TABLE = (
     ("ablation", "pretrain", "", "", "", "one of ABLATIONS, trained as long as notebook 30 says; empty: the whole model", "our choice"),
     ("share", "pretrain", 1.0, 1.0, 1.0, "share of the training patients to learn from, in as many steps as from all", "our choice"),
     ("ablation_epochs", "ablation", 1, 3, 5, "epochs in notebook 30: shorter in the small presets", "our choice: as epochs"),
-    ("ablation_contrast_epochs", "ablation", 1, 4, 0, "contrast_epochs in notebook 30", "our choice: as contrast_epochs"),
+    ("ablation_contrast_epochs", "ablation", 1, 3, 0, "contrast_epochs in notebook 30", "our choice: as contrast_epochs"),
     ("ablation_start", "ablation", "own", "own", "ibot_vitb16.pth", "vision_weights in notebook 30", "released code: iBOT"),
     ("prompts", "prompts", "", "", "", "CSV file of sentences for zero-shot scoring; empty: those of the release, or made from the labels' names", "our choice"),
     ("bootstrap", "evaluate", 200, 1000, 1000, "resamples of a confidence interval", "released code"),
