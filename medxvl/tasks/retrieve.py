@@ -15,7 +15,7 @@ from medxvl import distributed, medvill_batch, medvill_finetune, ranking
 from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
 
 DIRECTIONS = {"image to report": False, "report to image": True}  # whether the table of scores is turned round
-PAIRS = 2 * CHUNK  # image-report pairs in one call, at evaluation
+PAIRS = 2 * CHUNK  # image-report pairs in one call, at evaluation: few enough for the caches of a CPU
 
 
 class Matcher(Tuned):
@@ -84,7 +84,7 @@ def relevance(dataset, rows) -> np.ndarray:
 def score(tuned: Matcher, tokenizer, dataset, rows, device, progress=None) -> np.ndarray:
     """Matching scores (n, n), row: image, column: report. Each image is encoded once, each report read once.
 
-    A report meets all images before the next: no padding within a call, and pairs of one length lie together.
+    A report meets all images before the next, shorter ones first: hardly any padding within a call.
     """
     tuned.eval()
     preset, model, n = tuned.preset, tuned.model, len(rows)
