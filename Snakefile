@@ -89,7 +89,7 @@ for notebook in graph.NOTEBOOKS:
             ),
             data=[str(SOURCES[role].folder) for role in notebook.roles if role in SOURCES],
             code=graph.code_hash(notebook.name),
-        threads: graph.threads(notebook.name, PRESET)
-        priority: 2 * notebook.trains + notebook.long
+        threads: lambda w, name=notebook.name: graph.threads(name, PRESET, name_of(w))
+        priority: 2 * bool(notebook.threads) + notebook.long
         shell:
             "{sys.executable:q} -P -m medxvl.notebook {params.name} --variant={params.variant} {ARGUMENTS}"

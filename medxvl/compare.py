@@ -13,7 +13,7 @@ from medxvl.readers import FIVE
 COLUMNS = ["paper", "task", "dataset", "subset", "model", "metric", "value", "status", "source", "note"]
 CONTROLS = ["chance", "shuffled images", "untrained", "supervised linear 32x32", "supervised upper bound", "image only",
             "report only", "words of the report", "mean tokens", "majority answer", "question only", "most common report",
-            "nearest report", "not fine-tuned", "text only", "left as it is", "contrast only", "query ignored",
+            "nearest report", "not fine-tuned", "text only", "left as it is", "knows the findings", "contrast only", "query ignored",
             "identical reports"]  # fmt: skip
 VERDICTS = ["reproduced", "close", "not reproduced", "not comparable", "paper value unknown", "not run"]
 

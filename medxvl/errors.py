@@ -18,6 +18,7 @@ import pandas as pd
 from . import labels as labeller
 
 KINDS = ("false_positive", "false_negative", "location", "extent", "mismatch", "omission", "confusion")
+WORDS = KINDS[2:4]  # types that swap words: what the report says is there to read but for these
 PUBLISHED = KINDS[:5]  # of the final version; the other two are those of its Open-I variant
 SWAPS = ("whole words", "released", "released, Open-I")
 TRIES = 20  # random donors tried for a report before all are looked at
@@ -95,7 +96,7 @@ def corrupt(
     if kind not in KINDS or swaps not in SWAPS:
         raise ValueError(f"kind={kind!r}, swaps={swaps!r}: expected one of {', '.join(KINDS)}, and one of {'; '.join(SWAPS)}")
     reports = [str(text) for text in reports]
-    if kind in ("location", "extent"):
+    if kind in WORDS:
         swap = _swap_words if swaps == "whole words" else _swap_released
         return [swap(text, kind, rng, swaps) for text in reports]
     own = Reports(reports, labels, patients)

@@ -20,10 +20,10 @@ class Notebook:
 
     needs: notebooks whose results it reads; roles: data it uses; groups: settings (medxvl.presets) that change its
     results; files: of the project that it reads; prepared: whether the roles' data must be ready before it starts;
-    trains: whether it is a long training, which starts early and may use several threads; long: whether it starts before other
-    tasks, so that nothing waits for it at the end; varies: which of seed, medvill_mask
-    and ablation it is repeated for (medxvl.variants); compares: whether it reads the ablations of what it needs; start: the
-    notebook whose weights it starts from where vision_weights=own; default: whether it runs without being asked for.
+    threads: of a long training, which starts early, the setting that says how many CPU threads it has; long: whether it starts
+    before others of its kind, so that nothing waits for it at the end; varies: which of seed, medvill_mask and ablation it is
+    repeated for (medxvl.variants); compares: whether it reads the ablations of what it needs; start: the notebook whose weights
+    it starts from where vision_weights=own; default: whether it runs without being asked for.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Notebook:
     groups: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     prepared: bool = True
-    trains: bool = False
+    threads: str = ""
     long: bool = False
     varies: tuple[str, ...] = ()
     compares: bool = False
@@ -61,7 +61,7 @@ NOTEBOOKS = (
         needs=("10_medvill_model",),
         roles=("main",),
         groups=("run", "data", "look", "both", "medvill", "evaluate"),
-        trains=True,
+        threads="threads",
         varies=_MEDVILL,
     ),
     *(
@@ -81,14 +81,15 @@ NOTEBOOKS = (
         "20_xvl_vision_pretrain",
         roles=("main",),
         groups=("run", "data", "look", "model", "ibot", "prompts", "evaluate"),
-        trains=True,
+        threads="threads",
         varies=("seed",),
     ),
     Notebook(
         "21_xvl_pretrain",
         roles=("main",),
         groups=("run", "data", "both", "model", "pretrain"),
-        trains=True,
+        threads="pretrain_threads",
+        long=True,
         varies=("seed", "ablation"),
         start="20_xvl_vision_pretrain",
     ),
@@ -183,12 +184,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def threads(name: str, preset) -> int:
-    """CPU threads of a notebook: the preset's for one that trains (0: all cores), else 1, as two may run side by side.
+def threads(name: str, preset, variant: str = "") -> int:
+    """CPU threads of a notebook: what the setting of a training says (0: all cores), else 1, as two may run side by side; so do
+    variants.
 
     Not a matter of --cores: sums are added up in another order with another number of threads.
     """
-    return (preset.threads or cores()) if notebook(name).trains else 1
+    setting = notebook(name).threads
+    given = getattr(preset, setting) if setting else 1
+    return 1 if given and variant else given or cores()
 
 
 def code_cells(path: Path) -> list[str]:

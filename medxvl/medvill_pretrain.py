@@ -234,7 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
         dataset, folder = run.dataset("main"), run.checkpoints / "medvill_pretrain"
         tokenizer = vocabulary(dataset, run.preset, folder)
     if run.preset.medvill_alignment_epochs:
-        there = weights.start_folder(run.preset, medvill_align.FOLDER)
+        there = weights.shared_folder(run.preset, medvill_align.FOLDER)
         medvill_align.fit(run.preset, dataset, tokenizer, there, run.device, runs.progress)
     fit(run.preset, dataset, tokenizer, folder, run.device, runs.progress)
 

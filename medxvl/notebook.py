@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ[variants.ENVIRONMENT] = options.variant
     folder = variants.run_folder(preset.name)
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-        os.environ[variable] = str(graph.threads(options.name, preset))
+        os.environ[variable] = str(graph.threads(options.name, preset, options.variant))
     error = run(options.name, folder, {"preset": options.preset, "overrides": overrides, "data": options.data})
     if error:
         print(f"error: {options.name}: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ NAMES = ("smoke", "demo", "paper")
 _TABLE = (
     ("seed", "run", 0, 0, 42, "seed of every random draw of training and evaluation", "released code"),
     ("device", "run", "cpu", "cpu", "auto", "cpu, cuda, or auto: cuda when there is one", "our choice"),
-    ("threads", "run", 1, 1, 0, "CPU threads of a training notebook, 0: all", "our choice"),
+    ("threads", "run", 1, 1, 0, "CPU threads of the training notebooks 11 and 20, 0: all", "our choice"),
     ("checkpoint_every", "run", 5, 200, 1000, "steps between states to go on from, 0: after epochs alone", "our choice"),
     ("log_every", "run", 1, 1, 10, "steps between lines of the training log", "our choice"),
     ("seeds", "batch", "", "", "", "seeds to run one after the other, comma-separated; empty: seed alone", "our choice"),
@@ -54,6 +54,7 @@ _TABLE = (
     ("max_words", "model", 120, 120, 120, "words of a report that are read", "released code"),
     ("max_tokens", "model", 24, 40, 512, "tokens of a report that are read", "BERT's position table"),
     ("projection", "model", 32, 64, 256, "width of the joint space", "released code"),
+    ("pretrain_threads", "pretrain", 1, 2, 0, "CPU threads of notebook 21, which all of X-VL waits for, 0: all; variants have one", "our choice"),
     ("epochs", "pretrain", 1, 10, 5, "passes over the training studies, published objective", "released code"),
     ("contrast_epochs", "pretrain", 1, 18, 0, "first epochs: plain in-batch contrast, in place of pre-trained encoders", "our choice"),
     ("contrast_batch", "pretrain", 16, 64, 10, "studies a step of those epochs", "our choice"),

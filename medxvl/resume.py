@@ -1,7 +1,9 @@
 """What an interrupted training goes on from: the state of everything that a step changes, and the log up to there."""
 
+import fcntl
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,6 +11,17 @@ import torch
 from . import records
 
 LAST, LOG = "last.pt", "log.jsonl"
+
+
+@contextmanager
+def alone(folder: Path):
+    """Wait for another process that trains into `folder`, if there is one, then have it alone."""
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: nobody waits
+            pass
+        yield
 
 
 def save(folder: Path, state: dict) -> None:

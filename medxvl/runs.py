@@ -38,7 +38,7 @@ def start(notebook: str, preset: str = "demo", overrides: str = "", data: str = 
     """
     run = Run(notebook, presets.load(preset, overrides), data)
     seed_everything(run.preset.seed)
-    threads = graph.threads(notebook, run.preset)
+    threads = graph.threads(notebook, run.preset, os.environ.get(variants.ENVIRONMENT, ""))
     torch.set_num_threads(threads)
     threadpool_limits(threads)
     rows = [

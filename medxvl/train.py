@@ -7,6 +7,7 @@ bits as one that was not: every draw comes from a generator whose state is in th
 import json
 import math
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +91,14 @@ def fit(task: Task, preset, folder: Path, device: torch.device, progress) -> pd.
 
     Of `preset` it reads seed, precision, accumulation, checkpoint_every, log_every and checkpoints. Writes to `folder`:
     `log.jsonl`; `last.pt`, from which an interrupted run goes on; the best epochs, `epoch-NNN.safetensors`, and their
-    scores, `best.json`. A finished run is read back, not repeated. `progress(total, desc)` makes the bar. Started by
-    torchrun, each process calls it; the first writes. Raises RuntimeError naming the studies of a batch whose loss is not
+    scores, `best.json`. A finished run is read back, not repeated; one that another process is at is waited for. `progress(total,
+    desc)` makes the bar. Started by torchrun, each process calls it; the first writes. Raises RuntimeError naming the studies of a batch whose loss is not
     finite.
     """
-    return _Training(task, preset, Path(folder), device, progress).run()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with resume.alone(folder) if distributed.rank() == 0 else nullcontext():
+        return _Training(task, preset, folder, device, progress).run()
 
 
 class _Training:
@@ -104,14 +108,13 @@ class _Training:
         self.task, self.preset, self.folder = task, preset, folder
         self.accelerator = accelerator(preset.precision, device, task.skips_parameters)
         self.device, self.first = self.accelerator.device, self.accelerator.is_main_process
-        folder.mkdir(parents=True, exist_ok=True)
 
         torch.manual_seed(preset.seed)
         self.model = task.build(self.device)
         if not self.first:
             torch.manual_seed(preset.seed + distributed.rank())  # its own dropout; the weights are those of the first
         distributed.share_batch_statistics(self.model)
-        optimizer = torch.optim.AdamW(task.parameter_groups(self.model))
+        optimizer = torch.optim.AdamW(task.parameter_groups(self.model), fused=True)  # on a CPU a sixth of the time
         self.generator = torch.Generator().manual_seed(preset.seed)
         with warnings.catch_warnings():
             warnings.filterwarnings(

@@ -151,13 +151,13 @@ def aligned_start(preset) -> Path:
     return _made(preset, "medvill_model", ALIGNED_FILE, "pre-training with medvill_alignment_epochs above 0", "10")
 
 
-def start_folder(preset, name: str) -> Path:
-    """Where a start that all variants share lies: with the preset's own run."""
+def shared_folder(preset, name: str) -> Path:
+    """Where weights that all variants share lie: with the preset's own run."""
     return paths.RUNS / preset.name / "checkpoints" / name
 
 
 def _made(preset, folder: str, file: str, what: str, notebook: str) -> Path:
-    path = start_folder(preset, folder) / file
+    path = shared_folder(preset, folder) / file
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: expected the weights that {what} starts from; make them with ./run_all.sh {preset.name} {notebook}"

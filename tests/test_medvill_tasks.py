@@ -61,7 +61,7 @@ def pretrained(data, words, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained") / "medvill_pretrain"
     folder.mkdir()
     words.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    medvill_align.fit(PRESET, data, words, weights.start_folder(PRESET, medvill_align.FOLDER), CPU, Bar())
+    medvill_align.fit(PRESET, data, words, weights.shared_folder(PRESET, medvill_align.FOLDER), CPU, Bar())
     log = medvill_pretrain.fit(PRESET, data, words, folder, CPU, Bar())
     model, _, told = weights.load_medvill(PRESET, folder, data)
     return model, log, folder, told
@@ -85,7 +85,7 @@ def test_weights_of_other_settings_are_refused(pretrained, data):
 
 
 def test_image_tokens_come_near_their_words(pretrained):
-    log = pd.read_json(weights.start_folder(PRESET, medvill_align.FOLDER) / "log.jsonl", lines=True)
+    log = pd.read_json(weights.shared_folder(PRESET, medvill_align.FOLDER) / "log.jsonl", lines=True)
     assert log.total.iloc[-3:].mean() < 0.8 * log.total.iloc[:3].mean()
     assert set(load_file(weights.aligned_start(PRESET))) > {medvill_align.WORDS, "image_proj.weight"}
 
@@ -133,7 +133,7 @@ def test_an_alignment_of_other_settings_or_data_is_refused(pretrained, data, wor
             medvill_pretrain.fit(changed, data, words, tmp_path / "pretrain", CPU, Bar())
     before, file = weights.fingerprint_of(PRESET, data, MedViLL), weights.aligned_start(PRESET)
     monkeypatch.setattr(paths, "RUNS", tmp_path)
-    there = weights.start_folder(PRESET, medvill_align.FOLDER)
+    there = weights.shared_folder(PRESET, medvill_align.FOLDER)
     there.mkdir(parents=True)
     save_file({k: v + 1 for k, v in load_file(file).items()}, there / file.name)
     assert weights.fingerprint_of(PRESET, data, MedViLL) != before

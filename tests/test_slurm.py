@@ -22,7 +22,7 @@ def test_it_names_jobs_that_exist():
     rules = {f"notebook_{name}" for name in graph.NAMES} | {"prepare_main"}
     assert set(TOLD["set-resources"]) <= rules
     starts = {"11_medvill_pretrain", "21_xvl_pretrain"}
-    models = {f"notebook_{row.name}" for row in graph.NOTEBOOKS if row.trains or starts & set(row.needs)}
+    models = {f"notebook_{row.name}" for row in graph.NOTEBOOKS if row.threads or starts & set(row.needs)}
     models -= {"notebook_90_results_vs_paper", "notebook_91_figures"}  # they read rows alone
     with_gpu = {name for name, wanted in TOLD["set-resources"].items() if "gpu" in wanted.get("slurm_extra", "")}
     assert models <= with_gpu, "what runs a model gets a GPU"

@@ -1,5 +1,6 @@
 """Pre-training: the same weights whether or not it was interrupted, checkpoints that say what they are, clear failures."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from train_helpers import TINY, Bar, Fake, fit, result, same
 
-from medxvl import presets, train, weights, xvl_pretrain
+from medxvl import presets, resume, train, weights, xvl_pretrain
 from medxvl.data import Pixels
 from medxvl.xvl import XVL
 
@@ -38,6 +39,22 @@ def test_what_a_run_leaves(whole):
 def test_the_same_run_twice(whole, tmp_path):
     fit(tmp_path)
     same(result(whole[0]), result(tmp_path))
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path):
+    done = []
+
+    def second():
+        with resume.alone(tmp_path):
+            done.append("second")
+
+    other = threading.Thread(target=second)
+    with resume.alone(tmp_path):
+        other.start()
+        other.join(0.3)
+        done.append("first")
+    other.join(10)
+    assert done == ["first", "second"]
 
 
 def test_another_seed_is_another_run(whole, tmp_path):

@@ -73,3 +73,12 @@ def test_one_call_of_snakemake(tmp_path, monkeypatch):
     would = batch.planned([*batch.snakemake(plan, tmp_path / "run", tmp_path / "run.json", []), "--dry-run"])
     made = [f"{at}notebooks/{name}.ipynb" for at in ("", "variants/seed1/") for name in ("21_xvl_pretrain", "23_xvl_unseen_disease")]
     assert set(made) == {file for file in would if "notebooks/" in file}
+
+
+def test_threads_of_a_training_and_of_its_variants(monkeypatch):
+    monkeypatch.setattr(graph, "cores", lambda: 8)
+    demo, paper = presets.load("demo"), presets.load("paper")
+    assert [graph.threads("21_xvl_pretrain", p) for p in (demo, paper)] == [2, 8]
+    assert [graph.threads("21_xvl_pretrain", p, "whole-seed1") for p in (demo, paper)] == [1, 8]
+    assert [graph.threads("11_medvill_pretrain", p, "seq2seq-seed0") for p in (demo, paper)] == [1, 8]
+    assert graph.threads("22_xvl_zero_shot", paper) == 1

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from medvill_tasks_data import Fake
@@ -84,6 +85,16 @@ def test_what_is_to_be_corrected(start):
     assert (table["asked"] != table["wanted"]).equals(wrong)
     assert all(corpus.texts[k] == t for k, t in zip(table["place"], table["wanted"], strict=True))
     assert (table[table["set"] != correct_errors.MIXED].groupby("set").size() <= PRESET.correct_pool).all()
+
+
+def test_what_one_could_write_who_knows_the_findings():
+    known = errors.Reports(["Small left effusion.", "Pleural effusion.", "Pleural effusion.", "Clear lungs."])
+    corpus = type("Corpus", (), {"known": errors.Reports(["Left effusion.", "Effusion.", "Pneumothorax."])})
+    rows = [("mixed", 0, "location", "Right effusion.", "Left effusion."), ("mixed", 1, "mismatch", "Clear lungs.", "Effusion."),
+            ("mixed", 1, "", "Effusion.", "Effusion."), ("mixed", 2, "false_negative", "Clear lungs.", "Pneumothorax.")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["set", "place", "kind", "asked", "wanted"])
+    found = correct_errors.knowing(table, corpus, known)
+    assert found == ["Left effusion.", "Pleural effusion.", "Effusion.", "Clear lungs."]
 
 
 def test_it_learns_to_correct_by_the_picture(start, corrector):

@@ -37,7 +37,7 @@ class Corpus:
     def mixed(self, share: float, rng: np.random.Generator, others: errors.Reports, words: int = 1) -> list:
         """An error, or None, for each report: `share` of them have one of the published types, those that swap words drawn
         `words` times as often as the others."""
-        kinds = errors.PUBLISHED + ("location", "extent") * (words - 1)
+        kinds = errors.PUBLISHED + errors.WORDS * (words - 1)
         return errors.mixed(self.texts, share, rng, kinds, labels=self.labels, patients=self.patients, others=others)
 
     def of_kind(
@@ -172,6 +172,19 @@ def margin(found: list[str], asked: list[str], gains: np.ndarray, kept: float) -
     )
     most = int((1 - kept) * len(found))  # that may still be changed
     return max(0.0, float(changed[len(changed) - most - 1])) if len(changed) > most else 0.0
+
+
+def knowing(table: pd.DataFrame, corpus: Corpus, known: errors.Reports) -> list[str]:
+    """What a corrector could write who knows which words were swapped, and of another study's report what should be found instead, but
+    not in which words: the most common of the `known` reports that find the same, as it stands where there is none."""
+
+    def found(reports: errors.Reports) -> pd.Series:
+        return pd.Series([row.tobytes() for row in reports.said])
+
+    usual = pd.Series(known.texts).groupby(found(known)).agg(lambda texts: texts.mode()[0])
+    guessed = found(corpus.known).iloc[table["place"]].map(usual).reset_index(drop=True)
+    guessed = guessed.where(guessed.notna(), table["asked"])
+    return guessed.mask(table["kind"] == "", table["asked"]).mask(table["kind"].isin(errors.WORDS), table["wanted"]).tolist()
 
 
 def evaluate(found: list[str], table: pd.DataFrame, patients, *, dataset, model, control="", checkpoint="", n_resamples=1000,
