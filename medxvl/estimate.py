@@ -137,8 +137,8 @@ def work(preset, sizes: dict[str, int]) -> list[Work]:
              p.generate_epochs * train * 3 * (tuned(words) + operations.words_head(p, written))),
         Work("20_xvl_vision_pretrain", f"iBOT, {p.ibot_epochs} epochs", p.ibot_epochs * train * operations.ibot_image(p)),
         Work("21_xvl_pretrain", f"pre-training, {p.epochs} epochs", p.epochs * train / n * step),
-        Work("22_xvl_zero_shot", f"supervised upper bound, {p.supervised_epochs} epochs",
-             p.supervised_epochs * train * 3 * operations.image(p)),
+        Work("22_xvl_zero_shot", f"fine-tuning on labels, {p.supervised_epochs} epochs, twice",
+             2 * p.supervised_epochs * train * 3 * operations.image(p)),
     ]  # fmt: skip
 
 

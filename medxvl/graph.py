@@ -97,7 +97,7 @@ NOTEBOOKS = (
         "22_xvl_zero_shot",
         needs=("21_xvl_pretrain",),
         roles=("main", "readers"),
-        groups=("run", "data", "both", "model", "pretrain", "prompts", "evaluate", "gauge"),
+        groups=("run", "data", "both", "model", "pretrain", "prompts", "xvl_tune", "supervised", "evaluate"),
         long=True,
         varies=("seed", "ablation"),
     ),

@@ -128,11 +128,12 @@ def fit(preset, dataset, folder: Path, device, progress) -> tuple[pd.DataFrame, 
 
 
 def encoder(preset, path: Path | None, device="cpu") -> nn.Module:
-    """The vision encoder with the teacher's weights of `path` (None: random ones, a control), in evaluation mode."""
+    """The vision encoder with the weights of `path`, in evaluation mode: those of its teacher, or as `vision_branch` says. None:
+    random ones, a control."""
     torch.manual_seed(preset.seed)
     model = vision.build(preset)
     if path is not None:
-        weights.load_into(model, path)
+        weights.load_into(model, path, branch=weights.branch(preset))
     return model.to(device).eval()
 
 

@@ -88,6 +88,7 @@ _TABLE = (
     ("jitter", "pretrain", 0.2, 0.2, 0.2, "random brightness and contrast, share", "our choice: not in the release"),
     ("checkpoints", "pretrain", 1, 5, 5, "best checkpoints kept and averaged in zero-shot scoring", "paper, zero-shot"),
     ("vision_weights", "pretrain", "", "", "ibot_vitb16.pth", "start of the vision encoder, a file in data/weights or elsewhere; own: that of notebook 20; empty: random weights", "released code: iBOT"),
+    ("vision_branch", "pretrain", "teacher", "teacher", "teacher", "teacher or student: whose weights of an iBOT checkpoint are taken", "released code: an option"),
     ("text_weights", "pretrain", "", "", "cxr-bert", "start of the text encoder, likewise", "released code: CXR-BERT"),
     ("ablation", "pretrain", "", "", "", "one of ABLATIONS, trained as long as notebook 30 says; empty: the whole model", "our choice"),
     ("share", "pretrain", 1.0, 1.0, 1.0, "share of the training patients to learn from, in as many steps as from all", "our choice"),
@@ -96,7 +97,10 @@ _TABLE = (
     ("ablation_start", "ablation", "own", "own", "ibot_vitb16.pth", "vision_weights in notebook 30", "released code: iBOT"),
     ("prompts", "prompts", "", "", "", "CSV file of sentences for zero-shot scoring; empty: those of the release, or made from the labels' names", "our choice"),
     ("bootstrap", "evaluate", 200, 1000, 1000, "resamples of a confidence interval", "released code"),
-    ("supervised_epochs", "gauge", 2, 14, 10, "passes of the supervised upper bound", "our choice: not in the paper"),
+    ("supervised_start", "supervised", "xvl", "xvl", "xvl", "vision encoder that fine-tuning on labels starts from: xvl, that of notebook 21; own, a file or empty as vision_weights", "our choice: the release leaves it open"),
+    ("supervised_epochs", "supervised", 1, 4, 10, "passes of the fine-tuning on labels, the supervised upper bound", "our choice: not stated"),
+    ("supervised_batch", "supervised", 16, 32, 32, "studies a step and process", "our choice: not stated"),
+    ("supervised_rate", "supervised", 1e-3, 1e-3, 1e-4, "peak learning rate", "our choice: as in pre-training"),
     # X-VL's report-error detection; notebook 24. The paper trains nothing for it: fine-tuning is ours
     ("errors_share", "errors", 0.05, 0.05, 0.05, "share of the reports that are corrupted in the published run", "released code"),
     ("errors_epochs", "errors", 1, 3, 5, "passes of the fine-tuning on generated errors", "our choice: not in the paper"),
@@ -258,7 +262,7 @@ _CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp
             "medvill_freeze": ("none", "meant", "released", "aligned"), "medvill_draw": ("sample", "batch"),
             "packed": (0, 1), "fusion": (0, 1), "ablation": ("", *ABLATIONS), "itm_heads": (1, 2), "negatives": ("online", "momentum"),
             "soft_targets": ("vocabulary", "sequence"), "xvl_tune_frozen": (0, 1), "writer_copies": (0, 1),
-            "xvl_vqa_chest": (0, 1)}  # fmt: skip
+            "xvl_vqa_chest": (0, 1), "vision_branch": ("teacher", "student")}  # fmt: skip
 
 Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
 Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."

@@ -81,18 +81,19 @@ def chance(right, candidates: int, ks=KS) -> dict[str, np.ndarray]:
     return {name: np.where(right > 0, value, np.nan) for name, value in out.items()}
 
 
-def estimate(values, groups, n_resamples=1000, seed=0) -> tuple[float, np.ndarray, int]:
-    """Mean over the queries that have a value, its bootstrap samples over `groups` (patients), and how many have one."""
+def estimate(values, groups, n_resamples=1000, seed=0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over the queries that have a value, its bootstrap samples over `groups` (patients), and how many have one: (), (r,) and ()
+    of values (Q,); (V,), (r, V) and (V,) of (V, Q), all with the same resamples."""
     values = np.asarray(values, float)
     there = ~np.isnan(values)
-    if not there.any():
-        return np.nan, np.full(n_resamples, np.nan), 0
-    filled = np.where(there, values, 0)
-    drawn = []
-    for w in metrics.resample_weights(groups, n_resamples, seed):
+    filled, there = np.where(there, values, 0).T, there.T.astype(float)
+
+    def means(w):
         count = w @ there
-        drawn.append(np.divide(w @ filled, count, out=np.full(len(w), np.nan), where=count > 0))
-    return float(values[there].mean()), np.concatenate(drawn), int(there.sum())
+        return np.divide(w @ filled, count, out=np.full(np.shape(count), np.nan), where=count > 0)
+
+    drawn = [means(w) for w in metrics.resample_weights(groups, n_resamples, seed)]
+    return means(np.ones(len(filled))), np.concatenate(drawn), there.sum(axis=0).astype(int)
 
 
 def single(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -105,16 +106,17 @@ def rows(values: dict[str, dict], patients, about: dict, n_resamples=1000, seed=
 
     Without patients the values are exact, such as those of guessing, and have no interval.
     """
-    found = []
-    for subset, metric, value in ((s, m, v) for s, by_metric in values.items() for m, v in by_metric.items()):
-        row = about | {"subset": subset, "metric": metric}
-        if patients is None:
-            found.append(row | {"value": float(np.nanmean(value)) if np.isfinite(value).any() else np.nan})
-            continue
-        point, drawn, count = estimate(value, patients, n_resamples, seed)
-        low, high = metrics.interval(drawn)
-        found.append(row | {"value": point, "ci_low": float(low), "ci_high": float(high), "n": count, "draws": drawn})
-    return found
+    named = {(s, m): value for s, by_metric in values.items() for m, value in by_metric.items()}
+    found = [about | {"subset": subset, "metric": metric} for subset, metric in named]
+    if patients is None:
+        exact = [float(np.nanmean(v)) if np.isfinite(v).any() else np.nan for v in named.values()]
+        return [row | {"value": value} for row, value in zip(found, exact, strict=True)]
+    point, drawn, count = estimate(np.stack(list(named.values())), patients, n_resamples, seed)
+    low, high = metrics.interval(drawn)
+    return [
+        row | {"value": float(point[k]), "ci_low": float(low[k]), "ci_high": float(high[k]), "n": int(count[k]), "draws": drawn[:, k]}
+        for k, row in enumerate(found)
+    ]
 
 
 def precision(scores, relevant, k: int, weights) -> np.ndarray:

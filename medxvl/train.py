@@ -91,13 +91,13 @@ def fit(task: Task, preset, folder: Path, device: torch.device, progress) -> pd.
 
     Of `preset` it reads seed, precision, accumulation, checkpoint_every, log_every and checkpoints. Writes to `folder`:
     `log.jsonl`; `last.pt`, from which an interrupted run goes on; the best epochs, `epoch-NNN.safetensors`, and their
-    scores, `best.json`. A finished run is read back, not repeated; one that another process is at is waited for. `progress(total,
-    desc)` makes the bar. Started by torchrun, each process calls it; the first writes. Raises RuntimeError naming the studies of a batch whose loss is not
-    finite.
+    scores, `best.json`. A finished run is read back, not repeated; one that another process is at is waited for.
+    `progress(total, desc)` makes the bar. Started by torchrun, each process calls it; the first writes. Raises RuntimeError
+    naming the studies of a batch whose loss is not finite.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with resume.alone(folder) if distributed.rank() == 0 else nullcontext():
+    with resume.alone(folder) if distributed.processes() == 1 else nullcontext():
         return _Training(task, preset, folder, device, progress).run()
 
 

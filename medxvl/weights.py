@@ -137,7 +137,13 @@ def start_from(model: nn.Module, preset) -> list[released.Report]:
     named = {part: getattr(preset, f"{prefix}{part}_weights") for part in ("vision", "text")}
     if named["vision"] == OWN and not prefix:
         named["vision"] = own_start(preset)
-    return [load_into(model, path, part) for part, path in named.items() if path]
+    chosen = "" if prefix else branch(preset)
+    return [load_into(model, path, part, branch=chosen * (part == "vision")) for part, path in named.items() if path]
+
+
+def branch(preset) -> str:
+    """What `load` is told of the vision encoder's file: "" is its teacher where it has one, else all there is."""
+    return preset.vision_branch.removeprefix("teacher")
 
 
 def own_start(preset) -> Path:

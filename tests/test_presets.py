@@ -19,7 +19,7 @@ PUBLISHED = {
 
 GROUPS = ("run", "data", "look", "model", "pretrain", "evaluate", "medvill", "ibot", "batch", "both", "tune",
           "classify", "retrieve", "vqa", "generate", "xvl_tune", "writer", "correct", "xvl_generate", "xvl_retrieve", "xvl_vqa",
-          "ablation", "prompts", "explain", "errors", "gauge")
+          "ablation", "prompts", "explain", "errors", "supervised")
 
 
 def test_published_values():

@@ -41,20 +41,17 @@ def test_the_same_run_twice(whole, tmp_path):
     same(result(whole[0]), result(tmp_path))
 
 
-def test_two_processes_do_not_train_into_one_folder(tmp_path):
-    done = []
-
-    def second():
-        with resume.alone(tmp_path):
-            done.append("second")
-
-    other = threading.Thread(target=second)
+def test_who_trains_into_a_folder_has_it_alone(whole, tmp_path):
+    """A second training of the same waits for the first, and reads it back."""
+    log = []
     with resume.alone(tmp_path):
+        other = threading.Thread(target=lambda: log.append(fit(tmp_path)))
         other.start()
-        other.join(0.3)
-        done.append("first")
-    other.join(10)
-    assert done == ["first", "second"]
+        other.join(1)
+        assert not log and not list(tmp_path.glob("*.json*"))
+    other.join(60)
+    assert len(log) == 1
+    same(result(whole[0]), result(tmp_path))
 
 
 def test_another_seed_is_another_run(whole, tmp_path):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medxvl import medvill_batch, medvill_finetune, medvill_heads, metrics
 from medxvl.data import CHEXPERT_14
 from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
+from medxvl.tasks import zero_shot
 
 CLASSES = (*CHEXPERT_14, "Others")  # Others: no finding of CheXpert is positive
 INPUTS = ("image and report", "image only", "report only")
@@ -192,17 +193,23 @@ def text_gauge(train_texts: list[str], train_y: np.ndarray, texts: list[str]) ->
 
 def transfer(tuned: dict, tokenizer, dataset, device, *, model, n_resamples=1000, seed=0) -> list[dict]:
     """Rows of fine-tuned classifiers {inputs: (classifier, checkpoint)} on another dataset, all its studies with a report, and of
-    `text_gauge` trained and tested on its own splits. Without images only the report is scored."""
+    `text_gauge` trained and tested on its own splits; with images, of shuffled ones too. Without, only the report is scored."""
     texts = np.array(medvill_batch.report_texts(dataset, np.arange(len(dataset.index))), dtype=object)
     rows = np.flatnonzero([bool(text) for text in texts])
     y, patients = targets(dataset, rows), dataset.index["patient_id"].iloc[rows].to_numpy()
     common = {"dataset": dataset.label, "n_resamples": n_resamples, "seed": seed}
-    found = chance(y, dataset=dataset.label, split="all")
+    found, partner = chance(y, dataset=dataset.label, split="all"), zero_shot.shuffled(len(rows), seed)
     for given, (classifier, told) in tuned.items():
         if dataset.has_images or given == "report only":
             control = "" if given == INPUTS[0] else given
+            about = {"model": model, "checkpoint": told, "split": "all", **common}
             scores = predict(classifier, tokenizer, dataset, rows, given, device)
-            found += evaluate(y, scores, patients, model=model, control=control, checkpoint=told, split="all", **common)
+            found += evaluate(y, scores, patients, control=control, **about)
+            if given == INPUTS[0]:
+                scores = predict(classifier, tokenizer, dataset, rows, given, device, rows[partner])
+                found += evaluate(y, scores, patients, control="shuffled images", **about)
+            elif given == INPUTS[1]:
+                found += evaluate(y, scores[partner], patients, control=f"{given}, shuffled", **about)
     train, test = (rows[np.isin(rows, dataset.rows(split))] for split in ("train", "test"))
     if len(train) and len(test):
         scores = text_gauge(list(texts[train]), targets(dataset, train), list(texts[test]))

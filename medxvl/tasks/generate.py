@@ -22,6 +22,7 @@ from medxvl import (
     text_metrics,
 )
 from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
+from medxvl.tasks import zero_shot
 
 
 class Writer(Tuned):
@@ -200,8 +201,11 @@ def transfer(tuned: Writer, tokenizer, dataset, device, *, model, checkpoint, n_
     patients = dataset.index["patient_id"].to_numpy()
     if dataset.has_images and len(every):
         texts, losses = (do(tuned, tokenizer, dataset, every, device) for do in (write, likelihood))
-        told = {"model": model, "losses": losses, "checkpoint": checkpoint, "split": "all"}
-        found += evaluate(texts, [everything[k] for k in every], patients[every], **told, **about)
+        told = {"model": model, "checkpoint": checkpoint, "split": "all"} | about
+        wanted = [everything[k] for k in every]
+        found += evaluate(texts, wanted, patients[every], losses=losses, **told)
+        other = [texts[k] for k in zero_shot.shuffled(len(every), seed)]  # what was written of another study's image
+        found += evaluate(other, wanted, patients[every], control="shuffled images", **told)
     train, test = rows["train"], rows["test"]
     if len(train) and len(test):
         known, wanted = [everything[k] for k in train], [everything[k] for k in test]

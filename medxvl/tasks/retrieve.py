@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medxvl import distributed, medvill_batch, medvill_finetune, ranking
 from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
+from medxvl.tasks import zero_shot
 
 DIRECTIONS = {"image to report": False, "report to image": True}  # whether the table of scores is turned round
 PAIRS = 2 * CHUNK  # image-report pairs in one call, at evaluation: few enough for the caches of a CPU
@@ -168,8 +169,9 @@ def mean_token_scores(model, tokenizer, dataset, rows, device) -> np.ndarray:
     return (F.normalize(images, dim=1) @ F.normalize(words, dim=1).t()).float().cpu().numpy()
 
 
-def transfer(tuned: Matcher, tokenizer, dataset, device, *, model, preset, checkpoint) -> list[dict]:
-    """Rows of a fine-tuned matcher on another dataset, a pool of its studies whatever their split; none where it has no images."""
+def transfer(tuned: Matcher, start, tokenizer, dataset, device, *, model, preset, checkpoint) -> list[dict]:
+    """Rows of a fine-tuned matcher on another dataset, a pool of its studies whatever their split, of shuffled images and of the mean
+    tokens of `start` (pre-trained model, what identifies it); none where it has no images."""
     if not dataset.has_images:
         return []
     rows = np.concatenate(
@@ -178,17 +180,16 @@ def transfer(tuned: Matcher, tokenizer, dataset, device, *, model, preset, check
     rows = ranking.sample(rows, preset.retrieve_pool, preset.seed)
     relevant, patients = relevance(dataset, rows), dataset.index["patient_id"].iloc[rows].to_numpy()
     scores = score(tuned, tokenizer, dataset, rows, device)
+    about = {"dataset": dataset.label, "preset": preset, "split": "all"}
+    given = {
+        (model, "", checkpoint): scores,
+        (model, "shuffled images", checkpoint): scores[zero_shot.shuffled(len(rows), preset.seed)],
+        ("mean tokens, cosine", "mean tokens", start[1]): mean_token_scores(start[0], tokenizer, dataset, rows, device),
+    }
     found = chance(relevant, dataset=dataset.label, split="all")
-    return found + evaluate(
-        scores,
-        relevant,
-        patients,
-        dataset=dataset.label,
-        model=model,
-        preset=preset,
-        checkpoint=checkpoint,
-        split="all",
-    )
+    for (name, control, told), values in given.items():
+        found += evaluate(values, relevant, patients, model=name, control=control, checkpoint=told, **about)
+    return found
 
 
 def examples(

@@ -1,8 +1,10 @@
-"""Gauges of difficulty: what the labels themselves teach, on the pixels alone and through the same vision encoder.
+"""Supervised diagnosis: X-VL's vision encoder fine-tuned on the labels (arXiv 2208.05140, section 5), and a gauge of difficulty.
 
-Neither is zero-shot. A linear classifier on 32 x 32 pixels says how far brightness at fixed places goes; the encoder trained
-on the labels says what could be reached.
+Neither is zero-shot. What fine-tuning reaches on the phantom, whose labels are all known, bounds what zero-shot scoring could; a
+linear classifier on 32 x 32 pixels says how far brightness at fixed places goes.
 """
+
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,11 +12,89 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import nn
+from torch import Tensor, nn
 
-from medxvl import vision
+from medxvl import distributed, ibot_pretrain, metrics, weights, xvl_finetune
+from medxvl.tasks import zero_shot
+from medxvl.xvl_finetune import CHUNK, FineTuning, Pictures
 
+PRETRAINED = "xvl"  # value of supervised_start: the encoder that notebook 21 pre-trained
 STUDIES = 2000  # the gauge is defined on this many training studies
+
+
+class Diagnosis(xvl_finetune.Tuned):
+    """A vision encoder and a linear layer on its `[CLS]`: a logit a finding. `forward` gives the loss terms; "total" is minimised."""
+
+    def __init__(self, preset, encoder: nn.Module, findings: int):
+        super().__init__()
+        self.preset, self.head = preset, nn.Linear(encoder.embed_dim, findings)
+        self.hold(encoder.requires_grad_(True), False)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(N, F)"""
+        return self.head(self.image_tokens(images)[:, 0])
+
+    def forward(self, images: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Views (N, C, s, s) and labels (N, F), NaN where a finding is not labelled: that counts for nothing."""
+        known = ~torch.isnan(y)
+        losses = F.binary_cross_entropy_with_logits(self.logits(images), torch.nan_to_num(y), reduction="none")
+        return {"total": (losses * known).sum() / known.sum().clamp(min=1)}
+
+
+class Diagnosing(FineTuning):
+    """Fine-tuning on the split `train`; the epoch with the best mean AUROC on `valid` is kept."""
+
+    score_label = "validation mean AUROC"
+
+    def __init__(self, preset, dataset, start: nn.Module, findings, device):
+        self.dataset, self.findings, self.rows = dataset, tuple(findings), dataset.rows("train")
+        self.y = torch.from_numpy(zero_shot.labels_of(dataset, self.rows, findings)).float()
+        self.valid = dataset.rows("valid")
+        pictures, data = Pictures(dataset, self.rows, preset, device), f"{dataset.fingerprint} {self.findings}"
+        super().__init__("supervised", preset, start, pictures, len(self.rows), data, device, ("tasks/supervised", "tasks/zero_shot"))
+
+    def module(self) -> Diagnosis:
+        torch.manual_seed(self.preset.seed)
+        return Diagnosis(self.preset, xvl_finetune.copied(self.start), len(self.findings))
+
+    def ids(self, picked) -> list[str]:
+        return self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
+
+    def inputs(self, picked, rng, generator) -> tuple:
+        return self.images(picked, generator), self.y[picked[distributed.own(len(picked))]]
+
+    def score(self, epoch: int) -> float:
+        labels = zero_shot.labels_of(self.dataset, self.valid, self.findings)
+        values = metrics.auroc(labels, predict(self.tuned, self.dataset, self.valid, self.device))
+        return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def start(preset, model: nn.Module) -> nn.Module:
+    """The vision encoder that fine-tuning starts from, by the setting supervised_start: that of the pre-trained `model`, or of a
+    file (`vision_branch` of it; own: notebook 20's), or random weights. Raises as `weights.load_into` does."""
+    if preset.supervised_start == PRETRAINED:
+        return model.online.vision
+    named = preset.supervised_start
+    return ibot_pretrain.encoder(preset, weights.own_start(preset) if named == weights.OWN else named or None)
+
+
+def fit(preset, dataset, start: nn.Module, findings, folder: Path, device, progress) -> tuple[Diagnosis, str]:
+    """Fine-tune the encoder `start` on the labels of `findings`; the module, and what identifies it."""
+    return xvl_finetune.fit(Diagnosing(preset, dataset, start, findings, device), preset, folder, device, progress)
+
+
+@torch.no_grad()
+def predict(tuned: Diagnosis, dataset, rows, device) -> np.ndarray:
+    """Logits (n, F) of the plain views of these rows; those of other studies' images are the same in another order."""
+    tuned.eval()
+    pictures = Pictures(dataset, rows, tuned.preset, device)
+    parts = torch.arange(len(pictures)).split(CHUNK)
+    return torch.cat([tuned.logits(pictures.plain(part).to(device)).float().cpu() for part in parts]).numpy()
+
+
+def evaluate(labels, scores, patients, findings, *, dataset, **about) -> list[dict]:
+    """Rows of one model, as `zero_shot.evaluate` gives them, of the task supervised_diagnosis."""
+    return zero_shot.evaluate(labels, scores, patients, findings, task="supervised_diagnosis", dataset=dataset, **about)
 
 
 def linear_gauge(train_images, train_labels, images) -> np.ndarray:
@@ -35,44 +115,3 @@ def linear_gauge(train_images, train_labels, images) -> np.ndarray:
 def _small(images) -> np.ndarray:
     x = torch.as_tensor(images)[:, None].float()
     return F.interpolate(x, size=(32, 32), mode="area").flatten(1).numpy()
-
-
-def upper_bound(preset, train_images, train_labels, images, device, progress) -> np.ndarray:
-    """The vision encoder of `preset` from random weights, trained on the labels; scores (n, F) of `images`.
-
-    Images (., S, S) uint8, labels (m, F) with NaN left out of the loss. `preset.supervised_epochs` passes, the last weights
-    are used: nothing is chosen on the test split.
-    """
-    torch.manual_seed(preset.seed)
-    generator = torch.Generator().manual_seed(preset.seed)
-    encoder = vision.build(preset).to(device)
-    head = nn.Linear(preset.vision_width, train_labels.shape[1]).to(device)
-    parameters = [*encoder.parameters(), *head.parameters()]
-    batch = min(preset.contrast_batch, len(train_images))
-    steps = preset.supervised_epochs * (len(train_images) // batch)
-    optimizer = torch.optim.AdamW(parameters, lr=preset.contrast_rate, weight_decay=preset.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, preset.contrast_rate, total_steps=max(2, steps))
-    pixels, targets = torch.as_tensor(train_images), torch.as_tensor(train_labels, dtype=torch.float32)
-    bar = progress(steps, "supervised upper bound")
-    for _ in range(preset.supervised_epochs):
-        encoder.train()
-        order = torch.randperm(len(pixels), generator=generator)
-        for picked in order[: len(order) // batch * batch].split(batch):
-            logits = head(
-                encoder.forward_features(vision.augmented_view(pixels[picked], preset, generator).to(device))[:, 0]
-            )
-            y = targets[picked].to(device)
-            known = ~torch.isnan(y)
-            loss = F.binary_cross_entropy_with_logits(logits[known], y[known])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            bar.update(1)
-    bar.close()
-    encoder.eval()
-    with torch.no_grad():
-        parts = torch.as_tensor(images).split(256)
-        return torch.cat(
-            [head(encoder.forward_features(vision.plain_view(p, preset).to(device))[:, 0]).cpu() for p in parts]
-        ).numpy()

@@ -120,6 +120,7 @@ def evaluate(labels, scores, patients, findings, *, task, dataset, model, contro
 
 
 def chance(labels, findings, *, task, dataset, means=(), split="test") -> list[dict]:
-    """The AUROC of guessing, as rows beside the others."""
-    return [{"paper": "xvl", "task": task, "dataset": dataset, "split": split, "subset": subset, "model": "chance", "metric": "auroc",
-             "value": 0.5, "n": len(labels), "control": "chance"} for subset in (*findings, *(name for name, _ in means))]  # fmt: skip
+    """AUROC and MCC of guessing, as rows beside the others."""
+    return [{"paper": "xvl", "task": task, "dataset": dataset, "split": split, "subset": subset, "model": "chance", "metric": metric,
+             "value": value, "n": len(labels), "control": "chance"}
+            for subset in (*findings, *(name for name, _ in means)) for metric, value in (("auroc", 0.5), ("mcc", 0.0))]  # fmt: skip
