@@ -249,6 +249,29 @@ def test_data_of_another_place(pretrained, data, words, tmp_path):
     assert {row["split"] for row in rows if row["control"] == "report only"} == {"all"}
 
 
+def value_of(rows, control, metric, subset=""):
+    (found,) = [r["value"] for r in rows if (r["control"], r["metric"], r["subset"]) == (control, metric, subset)]
+    return found
+
+
+def test_another_place_has_its_shuffled_images(pretrained, data, words, tmp_path):
+    """On data with images every task says what is left when they are another study's."""
+    elsewhere, (model, about) = Fake(60, seed=5), (pretrained[0], {"model": "m", "n_resamples": 20})
+    given = classify.INPUTS[1]
+    tuned = {given: classify.fit(PRESET, data, model, words, tmp_path / "classify", CPU, Bar(), given)}
+    rows = classify.transfer(tuned, words, elsewhere, CPU, **about)
+    right, other = (value_of(rows, f"{given}{suffix}", "auroc_macro_defined") for suffix in ("", ", shuffled"))
+    assert right > 0.9 > 0.75 > other
+    matcher, told = retrieve.fit(PRESET, data, model, words, tmp_path / "retrieve", CPU, Bar())
+    rows = retrieve.transfer(matcher, (model, "start"), words, elsewhere, CPU, model="m", preset=PRESET, checkpoint=told)
+    assert {(r["control"], r.get("checkpoint")) for r in rows} == {
+        ("", told), ("shuffled images", told), ("mean tokens", "start"), ("chance", None)}  # fmt: skip
+    assert value_of(rows, "", "mrr", subset="image to report") > value_of(rows, "shuffled images", "mrr", subset="image to report")
+    writer, told = generate.fit(PRESET, data, model, words, tmp_path / "generate", CPU, Bar())
+    rows = generate.transfer(writer, words, elsewhere, CPU, checkpoint=told, **about)
+    assert value_of(rows, "", "label_f1") > 0.9 > 0.75 > value_of(rows, "shuffled images", "label_f1")
+
+
 # --- retrieval --------------------------------------------------------------------------------------------------------
 def test_retrieval(pretrained, data, words, tmp_path):
     tuned, told = retrieve.fit(PRESET, data, pretrained[0], words, tmp_path, CPU, Bar())
