@@ -22,8 +22,8 @@ class Notebook:
     results; files: of the project that it reads; prepared: whether the roles' data must be ready before it starts;
     threads: of a long training, which starts early, the setting that says how many CPU threads it has; long: whether it starts
     before others of its kind, so that nothing waits for it at the end; varies: which of seed, medvill_mask and ablation it is
-    repeated for (medxvl.variants); compares: whether it reads the ablations of what it needs; start: the notebook whose weights
-    it starts from where vision_weights=own; default: whether it runs without being asked for.
+    repeated for (medxvl.variants); compares: whether it reads the ablations of what it needs; start: the setting that asks
+    for the weights of START, by the value `own`; default: whether it runs without being asked for.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Notebook:
     default: bool = True
 
 
+START = "20_xvl_vision_pretrain"  # one start for all, like a published one
 _MEDVILL = ("medvill_mask", "seed")
 _TASKS = (
     "12_medvill_classify", "13_medvill_retrieve", "14_medvill_vqa", "15_medvill_generate", "22_xvl_zero_shot",
@@ -91,13 +92,14 @@ NOTEBOOKS = (
         threads="pretrain_threads",
         long=True,
         varies=("seed", "ablation"),
-        start="20_xvl_vision_pretrain",
+        start="vision_weights",
     ),
     Notebook(
         "22_xvl_zero_shot",
         needs=("21_xvl_pretrain",),
         roles=("main", "readers"),
         groups=("run", "data", "both", "model", "pretrain", "prompts", "xvl_tune", "supervised", "evaluate"),
+        start="supervised_start",
         long=True,
         varies=("seed", "ablation"),
     ),
@@ -186,7 +188,7 @@ def cores() -> int:
 
 def threads(name: str, preset, variant: str = "") -> int:
     """CPU threads of a notebook: what the setting of a training says (0: all cores), else 1, as two may run side by side; so do
-    variants.
+    variants, but where the setting is 0.
 
     Not a matter of --cores: sums are added up in another order with another number of threads.
     """

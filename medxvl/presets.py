@@ -54,7 +54,7 @@ _TABLE = (
     ("max_words", "model", 120, 120, 120, "words of a report that are read", "released code"),
     ("max_tokens", "model", 24, 40, 512, "tokens of a report that are read", "BERT's position table"),
     ("projection", "model", 32, 64, 256, "width of the joint space", "released code"),
-    ("pretrain_threads", "pretrain", 1, 2, 0, "CPU threads of notebook 21, which all of X-VL waits for, 0: all; variants have one", "our choice"),
+    ("pretrain_threads", "pretrain", 1, 2, 0, "CPU threads of notebook 21, which all of X-VL waits for; of a variant one. 0: all", "our choice"),
     ("epochs", "pretrain", 1, 10, 5, "passes over the training studies, published objective", "released code"),
     ("contrast_epochs", "pretrain", 1, 18, 0, "first epochs: plain in-batch contrast, in place of pre-trained encoders", "our choice"),
     ("contrast_batch", "pretrain", 16, 64, 10, "studies a step of those epochs", "our choice"),
@@ -98,7 +98,7 @@ _TABLE = (
     ("prompts", "prompts", "", "", "", "CSV file of sentences for zero-shot scoring; empty: those of the release, or made from the labels' names", "our choice"),
     ("bootstrap", "evaluate", 200, 1000, 1000, "resamples of a confidence interval", "released code"),
     ("supervised_start", "supervised", "xvl", "xvl", "xvl", "vision encoder that fine-tuning on labels starts from: xvl, that of notebook 21; own, a file or empty as vision_weights", "our choice: the release leaves it open"),
-    ("supervised_epochs", "supervised", 1, 4, 10, "passes of the fine-tuning on labels, the supervised upper bound", "our choice: not stated"),
+    ("supervised_epochs", "supervised", 1, 6, 10, "passes of the fine-tuning on labels", "our choice: not stated"),
     ("supervised_batch", "supervised", 16, 32, 32, "studies a step and process", "our choice: not stated"),
     ("supervised_rate", "supervised", 1e-3, 1e-3, 1e-4, "peak learning rate", "our choice: as in pre-training"),
     # X-VL's report-error detection; notebook 24. The paper trains nothing for it: fine-tuning is ours

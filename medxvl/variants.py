@@ -99,8 +99,8 @@ def needs(step: Step, preset) -> list[Step]:
             found.append(Step(need, _name(varies, (mask, *kind, seed), preset)))
         else:
             found += steps([need], preset)
-    if book.start and own.vision_weights == "own":  # one start for all, like a published one
-        found.append(Step(book.start))
+    if book.start and getattr(own, book.start) == "own":
+        found.append(Step(graph.START))
     return found
 
 

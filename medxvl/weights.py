@@ -39,9 +39,12 @@ _NOT_KEPT = ("twin.", "image_queue", "text_queue", "queue_at")
 
 
 def fingerprint_of(preset, dataset, model: type = XVL) -> str:
-    """12 hex digits over all that shapes a pre-training: model and training settings, seed, threads, data and code."""
+    """12 hex digits over all that shapes a pre-training: model and training settings (with the threads that they ask for), seed, data
+    and code."""
     groups, names = (("model", "pretrain"), _SHAPES_WEIGHTS) if model is XVL else (("medvill",), _SHAPES_MEDVILL)
     values = presets.group(preset, "both", *groups) | {name: getattr(preset, name) for name in HOW}
+    if model is XVL:
+        del values["threads"]  # it has pretrain_threads
     if model is XVL and preset.vision_weights == OWN:
         values["start"] = fingerprint(own_start(preset))
     if model is MedViLL and preset.medvill_alignment_epochs:

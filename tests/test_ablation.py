@@ -161,6 +161,8 @@ def test_what_a_variant_needs():
     assert variants.needs(Step("22_xvl_zero_shot", "no_fusion-seed1"), preset) == [Step("21_xvl_pretrain", "no_fusion-seed1")]
     assert variants.needs(Step("21_xvl_pretrain", "whole-seed1"), preset) == [Step("20_xvl_vision_pretrain")]
     assert variants.needs(Step("21_xvl_pretrain", "no_start-seed1"), preset) == [] == variants.needs(Step("21_xvl_pretrain"), preset)
+    fine_tuned = presets.load("demo", "supervised_start=own")
+    assert variants.needs(Step("22_xvl_zero_shot"), fine_tuned) == [Step("21_xvl_pretrain"), Step("20_xvl_vision_pretrain")]
     read = variants.needs(Step("30_xvl_ablation"), preset)
     assert len(read) == 18 and {step.name for step in read} == {"22_xvl_zero_shot"} and all(step.variant for step in read)
     asked = variants.needs(Step("30_xvl_ablation"), presets.load("demo", "ablations=whole,no_start seeds=4"))

@@ -45,6 +45,12 @@ def test_it_learns_by_the_picture(model, tmp_path):
     assert np.isnan(found[""]["Pneumonia", "auroc"])
 
 
+def test_without_anything_to_choose_by_the_last_epoch_is_kept(model):
+    task = supervised.Diagnosing(PRESET, Fake(), supervised.start(PRESET, model), FINDINGS[2:], CPU)  # nobody has it
+    task.build(CPU)
+    assert [task.score(epoch) for epoch in (0, 5)] == [0, 5]
+
+
 def test_what_is_not_labelled_counts_for_nothing(model):
     module = supervised.Diagnosis(PRESET, supervised.start(replace(PRESET, supervised_start=""), model), 2).eval()
     images = torch.rand(4, 1, PRESET.image_size, PRESET.image_size)
@@ -72,5 +78,7 @@ def test_the_start_and_the_branch_of_its_file_can_be_chosen(model, tmp_path):
     torch.testing.assert_close(found["student"], found["teacher"] + 0.5, atol=0.2, rtol=0)
     assert not torch.equal(found["student"], found["teacher"])
     assert supervised.start(PRESET, model) is model.online.vision
+    assert [supervised.named(replace(PRESET, supervised_start=s)) for s in ("xvl", "/some/ibot.pth")] == [
+        "X-VL fine-tuned on labels", "ibot.pth fine-tuned on labels"]  # fmt: skip
     with pytest.raises(FileNotFoundError, match="nowhere"):
         supervised.start(replace(PRESET, supervised_start="nowhere.pth"), model)

@@ -283,7 +283,7 @@ def test_weights_that_are_missing_foreign_or_do_not_fit(tmp_path):
         weights.load_model(TINY, 60, tmp_path / "foreign.safetensors")
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"threads": 2}, {"momentum": 0.5}, {"text_width": 18}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"pretrain_threads": 2}, {"momentum": 0.5}, {"text_width": 18}])
 def test_the_fingerprint_follows_what_shapes_a_training(change):
     assert weights.fingerprint_of(TINY, Fake()) != weights.fingerprint_of(replace(TINY, **change), Fake())
     assert weights.fingerprint_of(TINY, Fake()) == weights.fingerprint_of(replace(TINY, bootstrap=5), Fake())

@@ -1,7 +1,7 @@
 """Supervised diagnosis: X-VL's vision encoder fine-tuned on the labels (arXiv 2208.05140, section 5), and a gauge of difficulty.
 
-Neither is zero-shot. What fine-tuning reaches on the phantom, whose labels are all known, bounds what zero-shot scoring could; a
-linear classifier on 32 x 32 pixels says how far brightness at fixed places goes.
+Neither is zero-shot. On the phantom, whose labels are right, fine-tuning says how much a picture tells at least; a linear
+classifier on 32 x 32 pixels how far brightness at fixed places goes.
 """
 
 from pathlib import Path
@@ -19,6 +19,7 @@ from medxvl.tasks import zero_shot
 from medxvl.xvl_finetune import CHUNK, FineTuning, Pictures
 
 PRETRAINED = "xvl"  # value of supervised_start: the encoder that notebook 21 pre-trained
+NAMES = {PRETRAINED: "X-VL fine-tuned on labels", weights.OWN: "iBOT fine-tuned on labels", "": "random start, trained on labels"}
 STUDIES = 2000  # the gauge is defined on this many training studies
 
 
@@ -66,7 +67,7 @@ class Diagnosing(FineTuning):
     def score(self, epoch: int) -> float:
         labels = zero_shot.labels_of(self.dataset, self.valid, self.findings)
         values = metrics.auroc(labels, predict(self.tuned, self.dataset, self.valid, self.device))
-        return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        return float(np.nanmean(values)) if np.isfinite(values).any() else float(epoch)  # nothing to choose by: the last one
 
 
 def start(preset, model: nn.Module) -> nn.Module:
@@ -76,6 +77,11 @@ def start(preset, model: nn.Module) -> nn.Module:
         return model.online.vision
     named = preset.supervised_start
     return ibot_pretrain.encoder(preset, weights.own_start(preset) if named == weights.OWN else named or None)
+
+
+def named(preset) -> str:
+    """What rows call the model."""
+    return NAMES.get(preset.supervised_start, f"{Path(preset.supervised_start).name} fine-tuned on labels")
 
 
 def fit(preset, dataset, start: nn.Module, findings, folder: Path, device, progress) -> tuple[Diagnosis, str]:

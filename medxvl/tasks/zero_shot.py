@@ -119,8 +119,11 @@ def evaluate(labels, scores, patients, findings, *, task, dataset, model, contro
     return rows
 
 
-def chance(labels, findings, *, task, dataset, means=(), split="test") -> list[dict]:
-    """AUROC and MCC of guessing, as rows beside the others."""
+GUESSED = {"auroc": 0.5, "mcc": 0.0}
+
+
+def chance(labels, findings, *, task, dataset, means=(), split="test", wanted=("auroc",)) -> list[dict]:
+    """What guessing gives, as rows beside the others."""
     return [{"paper": "xvl", "task": task, "dataset": dataset, "split": split, "subset": subset, "model": "chance", "metric": metric,
-             "value": value, "n": len(labels), "control": "chance"}
-            for subset in (*findings, *(name for name, _ in means)) for metric, value in (("auroc", 0.5), ("mcc", 0.0))]  # fmt: skip
+             "value": GUESSED[metric], "n": len(labels), "control": "chance"}
+            for subset in (*findings, *(name for name, _ in means)) for metric in wanted]  # fmt: skip
