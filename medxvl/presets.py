@@ -182,7 +182,7 @@ _TABLE = (
     ("vqa_epochs", "vqa", 1, 5, 50, "passes over the training questions", "our choice: not stated"),
     ("vqa_batch", "vqa", 16, 32, 32, "questions a step and process", "our choice: not stated"),
     ("vqa_rate", "vqa", 5e-4, 1e-3, 3e-5, "peak learning rate", "released code"),
-    ("generate_epochs", "generate", 1, 3, 50, "passes over the training studies", "our choice: not stated"),
+    ("generate_epochs", "generate", 1, 4, 50, "passes over the training studies", "our choice: not stated"),
     ("generate_batch", "generate", 16, 16, 32, "studies a step and process", "our choice: not stated"),
     ("generate_rate", "generate", 1e-3, 2e-3, 3e-5, "peak learning rate", "our choice: as for answers"),
     ("generate_objective", "generate", "every", "every", "masked", "masked: 15 % of the words are hidden; every: each word from those before it", "paper"),
