@@ -188,13 +188,13 @@ def cores() -> int:
 
 def threads(name: str, preset, variant: str = "") -> int:
     """CPU threads of a notebook: what the setting of a training says (0: all cores), else 1, as two may run side by side; so do
-    variants, but where the setting is 0.
+    variants, but where the setting is 0. Never more than there are cores: threads without one of their own wait for each other.
 
     Not a matter of --cores: sums are added up in another order with another number of threads.
     """
     setting = notebook(name).threads
     given = getattr(preset, setting) if setting else 1
-    return 1 if given and variant else given or cores()
+    return 1 if given and variant else min(given or cores(), cores())
 
 
 def code_cells(path: Path) -> list[str]:

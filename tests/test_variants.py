@@ -82,3 +82,5 @@ def test_threads_of_a_training_and_of_its_variants(monkeypatch):
     assert [graph.threads("21_xvl_pretrain", p, "whole-seed1") for p in (demo, paper)] == [1, 8]
     assert [graph.threads("11_medvill_pretrain", p, "seq2seq-seed0") for p in (demo, paper)] == [1, 8]
     assert graph.threads("22_xvl_zero_shot", paper) == 1
+    monkeypatch.setattr(graph, "cores", lambda: 1)
+    assert graph.threads("21_xvl_pretrain", demo) == 1
