@@ -6,6 +6,8 @@ the loss of the whole batch, from gathered tensors, the same in each process; or
 processes is the mean over the batch. In one process every function here gives its input back, and nothing is computed.
 """
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -13,6 +15,11 @@ from torch import Tensor, nn
 
 def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def alone() -> bool:
+    """Whether this process trains alone, known before the others are met: torchrun sets WORLD_SIZE."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
 def rank() -> int:

@@ -78,7 +78,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     words = list(options.words)
     if late := {"lab", "test", "verify"} & set(words):
         raise ValueError(f"{late.pop()!r} comes first and alone, see the usage")
-    preset = words.pop(0) if words and words[0] in presets.NAMES else "demo"
+    preset = next((word for word in words if word in presets.NAMES), "demo")
+    words = [word for word in words if word != preset]
     for word in words:
         if not any(name.startswith(word) for name in graph.NAMES):
             near = difflib.get_close_matches(word, (*presets.NAMES, *graph.NAMES, "lab", "test", "verify"), n=1)

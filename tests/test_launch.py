@@ -42,6 +42,7 @@ def test_options_are_understood(tmp_path):
     ]
     plan = launch.parse(given)
     assert (plan.preset, plan.overrides, plan.data) == ("smoke", "seed=1 epochs=2", f"main=openi:{tmp_path}")
+    assert (launch.parse(["22", "smoke"]).preset, launch.parse(["22", "smoke"]).notebooks) == ("smoke", ["22_xvl_zero_shot"])
     assert [name[:2] for name in plan.notebooks] == ["20", "21", "22", "23", "24", "25", "26", "27", "28", "29", "90"]
     assert (plan.cores, plan.force, plan.dry_run, plan.snakemake) == (3, True, False, ["-n"])
     assert launch.parse([]).preset == "demo" and launch.parse(["23"]).notebooks == ["23_xvl_unseen_disease"]

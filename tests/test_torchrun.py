@@ -45,7 +45,7 @@ def train(module, data, runs, processes):
     assert done.returncode == 0, done.stderr[-3000:]
     left = runs / "smoke" / "checkpoints" / folder
     logs = [left / "log.jsonl", *left.parent.glob("medvill_model/log.jsonl")]
-    return [json.loads(line) for log in logs for line in log.read_text().splitlines()], sorted(p.name for p in left.iterdir())
+    return [json.loads(line) for log in logs for line in log.read_text().splitlines()], sorted(p.name for p in left.glob("[!.]*"))
 
 
 @pytest.mark.parametrize("module", TRAININGS)
