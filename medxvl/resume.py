@@ -14,7 +14,7 @@ LAST, LOG = "last.pt", "log.jsonl"
 
 
 @contextmanager
-def alone(folder: Path):
+def locked(folder: Path):
     """Wait for another process that trains into `folder`, if there is one, then have it alone."""
     with open(folder / ".lock", "w", encoding="utf-8") as lock:
         try:

@@ -97,7 +97,7 @@ def fit(task: Task, preset, folder: Path, device: torch.device, progress) -> pd.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with resume.alone(folder) if distributed.alone() else nullcontext():
+    with resume.locked(folder) if distributed.alone() else nullcontext():
         return _Training(task, preset, folder, device, progress).run()
 
 

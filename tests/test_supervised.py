@@ -45,6 +45,12 @@ def test_it_learns_by_the_picture(model, tmp_path):
     assert np.isnan(found[""]["Pneumonia", "auroc"])
 
 
+def test_another_augmentation_is_another_training(model):
+    start = supervised.start(replace(PRESET, supervised_start=""), model)
+    found = {supervised.Diagnosing(replace(PRESET, jitter=j), Fake(), start, FINDINGS, CPU).settings for j in (0.0, 0.2, 0.2)}
+    assert len(found) == 2
+
+
 def test_without_anything_to_choose_by_the_last_epoch_is_kept(model):
     task = supervised.Diagnosing(PRESET, Fake(), supervised.start(PRESET, model), FINDINGS[2:], CPU)  # nobody has it
     task.build(CPU)

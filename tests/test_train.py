@@ -44,7 +44,7 @@ def test_the_same_run_twice(whole, tmp_path):
 def test_who_trains_into_a_folder_has_it_alone(whole, tmp_path):
     """A second training of the same waits for the first, and reads it back."""
     log = []
-    with resume.alone(tmp_path):
+    with resume.locked(tmp_path):
         other = threading.Thread(target=lambda: log.append(fit(tmp_path)))
         other.start()
         other.join(1)

@@ -46,6 +46,7 @@ class Diagnosing(FineTuning):
     """Fine-tuning on the split `train`; the epoch with the best mean AUROC on `valid` is kept."""
 
     score_label = "validation mean AUROC"
+    groups = (*FineTuning.groups, "pretrain")  # its augmentation, of which a random start says nothing
 
     def __init__(self, preset, dataset, start: nn.Module, findings, device):
         self.dataset, self.findings, self.rows = dataset, tuple(findings), dataset.rows("train")
