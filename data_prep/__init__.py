@@ -6,27 +6,32 @@ Kept light on purpose: worker processes import this package anew.
 import importlib
 from pathlib import Path
 
-# Each name is a module of this package with
-#   NEEDS     what --raw must point to, one line
-#   MARKS     alternatives: patterns of files that tell the dataset apart
-#   SETTINGS  name -> default
-#   TABLES    patterns of files to watch for changes, besides the tables in the raw folder itself
-#   read(raw, settings, limit) -> raw.Table
-# and, where it applies,
-#   HELP      setting -> what it does, one line
-#   PATHS     settings that are paths of files or folders to watch too (default: reports)
-#   CODE      files besides the module that its bytes depend on, e.g. "../medxvl/label*.py" where it calls label_reports
-#   EXPECTED  {"source": ..., "counts": {what: number}}: published counts, shown beside those found; `what` is studies,
-#             images, train, valid, test (studies of a split), or a name that read() counts in Table.found
+# Each name is a module of this package with NEEDS     what --raw must point to, one line MARKS
+# alternatives: patterns of files that tell the dataset apart SETTINGS  name -> default TABLES
+# patterns of files to watch for changes, besides the tables in the raw folder itself read(raw,
+# settings, limit) -> raw.Table and, where it applies, HELP      setting -> what it does, one line
+# PATHS     settings that are paths of files or folders to watch too (default: reports) CODE
+# files besides the module that its bytes depend on, e.g. "../medxvl/label*.py" where it calls
+# label_reports EXPECTED  {"source": ..., "counts": {what: number}}: published counts, shown beside
+# those found; `what` is studies, images, train, valid, test (studies of a split), or a name that
+# read() counts in Table.found
 DATASETS = (
     "mimic_cxr", "openi", "covid_cxr", "chexpert_test", "nih", "vqa_rad", "covidx",
     "table", "medvill_jsonl", "cxr_h5",
 )  # fmt: skip
-MAY_BE_A_FILE = ("openi", "vqa_rad", "table", "medvill_jsonl", "cxr_h5")  # the others need the folder around it
+MAY_BE_A_FILE = (
+    "openi",
+    "vqa_rad",
+    "table",
+    "medvill_jsonl",
+    "cxr_h5",
+)  # the others need the folder around it
 
 
 class DataError(ValueError):
-    """A fault of a whole dataset: its message says what was expected, what was found and what to do."""
+    """A fault of a whole dataset: its message says what was expected, what was found and what to
+    do.
+    """
 
 
 def fault(expected: str, found: str, do: str) -> DataError:
@@ -35,9 +40,15 @@ def fault(expected: str, found: str, do: str) -> DataError:
 
 
 def dataset(name: str):
-    """The module that reads dataset `name`; raises DataError, listing the valid names, for an unknown one."""
+    """The module that reads dataset `name`; raises DataError, listing the valid names, for an
+    unknown one.
+    """
     if name not in DATASETS:
-        raise fault(f"the name of a dataset: {', '.join(DATASETS)}", f"{name!r}", "see `python -m data_prep list`")
+        raise fault(
+            f"the name of a dataset: {', '.join(DATASETS)}",
+            f"{name!r}",
+            "see `python -m data_prep list`",
+        )
     return importlib.import_module(f"data_prep.{name}")
 
 
@@ -52,9 +63,18 @@ def prepare(
     settings: dict | None = None,
     progress: bool = True,
 ) -> Path:
-    """Bring the raw folder `raw` of dataset `name` into the prepared form in folder `out`; see `prepared.prepare`."""
+    """Bring the raw folder `raw` of dataset `name` into the prepared form in folder `out`; see
+    `prepared.prepare`.
+    """
     from . import prepared
 
     return prepared.prepare(
-        name, raw, out, size=size, workers=workers, limit=limit, settings=settings, progress=progress
+        name,
+        raw,
+        out,
+        size=size,
+        workers=workers,
+        limit=limit,
+        settings=settings,
+        progress=progress,
     )

@@ -8,15 +8,21 @@ from pathlib import Path
 
 from . import DATASETS, DataError, dataset, fault, prepare
 
-PHANTOM = "none: it is generated (--studies, --seed), written as raw trees and prepared like real data"
+PHANTOM = (
+    "none: it is generated (--studies, --seed), written as raw trees and prepared like real data"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 after an error, which is one line on stderr."""
+    """Run one command; returns the exit code: 0, or 2 after an error, which is one line on
+    stderr.
+    """
     try:
         args = _parse(arguments)
         if args.folder and args.name not in ("check", "export_jsonl"):
-            raise fault("options that begin with --", args.folder, "see `python -m data_prep --help`")
+            raise fault(
+                "options that begin with --", args.folder, "see `python -m data_prep --help`"
+            )
         if args.name == "list":
             _list()
         elif args.name == "check":
@@ -46,32 +52,52 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m data_prep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Bring a raw dataset into the prepared form: index.csv, images.h5, card.json, rejects.csv.",
+        description="Bring a raw dataset into the prepared form: index.csv, images.h5, "
+        "card.json, rejects.csv.",
         epilog="datasets, and what --raw points to (`list` shows their settings):\n"
         + "\n".join(lines)
         + "\n\nexamples:\n"
         "  python -m data_prep mimic_cxr --raw ~/mimic-cxr-jpg --out data/mimic --workers 8\n"
-        "  python -m data_prep mimic_cxr --raw ~/mimic-cxr-jpg --out data/trial --limit 500 --set views=AP,PA\n"
-        "  python -m data_prep mimic_cxr --raw ~/mimic-cxr --out data/dicom --set split=patient --set labels=reports\n"
-        "  python -m data_prep openi --raw ~/openi --out data/openi --set images=all --set views=FRONTAL,LATERAL\n"
+        "  python -m data_prep mimic_cxr --raw ~/mimic-cxr-jpg --out data/trial --limit 500 "
+        "--set views=AP,PA\n"
+        "  python -m data_prep mimic_cxr --raw ~/mimic-cxr --out data/dicom --set "
+        "split=patient --set labels=reports\n"
+        "  python -m data_prep openi --raw ~/openi --out data/openi --set images=all --set "
+        "views=FRONTAL,LATERAL\n"
         "  python -m data_prep phantom --out data/phantom --studies 200 --seed 7 --size 64\n"
-        "  python -m data_prep table --raw own.csv --out data/own --set image_column=file --set text_column=report\n"
+        "  python -m data_prep table --raw own.csv --out data/own --set image_column=file "
+        "--set text_column=report\n"
         "  python -m data_prep check data/mimic\n"
         "  python -m data_prep export_jsonl data/mimic --out mimic-jsonl",
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    names = f"{', '.join(DATASETS)}; phantom; or list, which shows them, check, which checks a prepared folder, export_jsonl"
+    names = (
+        f"{', '.join(DATASETS)}; phantom; or list, which shows them, check, which checks "
+        "a prepared folder, export_jsonl"
+    )
     parser.add_argument("name", metavar="NAME", help=names)
-    parser.add_argument("folder", metavar="DIR", nargs="?", help="check, export_jsonl: the prepared folder")
     parser.add_argument(
-        "--raw", metavar="R", help="folder with the raw data (never changed); phantom: where to write it"
+        "folder", metavar="DIR", nargs="?", help="check, export_jsonl: the prepared folder"
     )
-    parser.add_argument("--out", metavar="O", help="folder to make; a killed run goes on when started again")
     parser.add_argument(
-        "--size", type=int, help="longer side of the stored squares in px (default 512; cxr_h5: as it is)"
+        "--raw",
+        metavar="R",
+        help="folder with the raw data (never changed); phantom: where to write it",
     )
-    parser.add_argument("--workers", type=int, default=cores, help=f"processes (default: all {cores} cores)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N records by study_id")
+    parser.add_argument(
+        "--out", metavar="O", help="folder to make; a killed run goes on when started again"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        help="longer side of the stored squares in px (default 512; cxr_h5: as it is)",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=cores, help=f"processes (default: all {cores} cores)"
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N records by study_id"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -81,9 +107,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="setting of the dataset, may be repeated; `list` shows them",
     )
     parser.add_argument(
-        "--studies", type=int, default=2000, metavar="N", help="phantom: number of studies (default 2000)"
+        "--studies",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="phantom: number of studies (default 2000)",
     )
-    parser.add_argument("--seed", type=int, default=7, metavar="S", help="phantom: seed (default 7)")
+    parser.add_argument(
+        "--seed", type=int, default=7, metavar="S", help="phantom: seed (default 7)"
+    )
     parser.add_argument(
         "--layout",
         default="mimic_cxr",
@@ -105,7 +137,9 @@ def _list() -> None:
     for name, needs in _needs().items():
         print(f"{name}\n  raw: {needs}")
         if name == "phantom":
-            print("  --layout L, the raw tree to prepare, with the settings of the dataset beside it:")
+            print(
+                "  --layout L, the raw tree to prepare, with the settings of the dataset beside it:"
+            )
             for layout, (reader, _, _) in LAYOUTS.items():
                 print(f"    {layout:14} {reader}" + " (the default)" * (layout == "mimic_cxr"))
             continue
@@ -113,7 +147,11 @@ def _list() -> None:
         told = getattr(module, "HELP", {}) | HELP
         print("  settings, as --set NAME=VALUE:")
         for setting, default in (module.SETTINGS | SETTINGS).items():
-            shown = {True: "yes", False: "no"}.get(default, default) if isinstance(default, bool) else default
+            shown = (
+                {True: "yes", False: "no"}.get(default, default)
+                if isinstance(default, bool)
+                else default
+            )
             print(f"    {setting}={shown}".ljust(30) + f" {told.get(setting, '')}".rstrip())
 
 
@@ -129,7 +167,12 @@ def _check(folder: str | None) -> int:
         print(f"{mark}  {what}" + f": {told.removeprefix('note: ')}" * bool(told))
     wrong = sum(bool(told) and not told.startswith("note: ") for _, told in results)
     print(
-        f"{folder}: " + (f"{wrong} of {len(results)} checks failed" if wrong else f"all {len(results)} checks passed")
+        f"{folder}: "
+        + (
+            f"{wrong} of {len(results)} checks failed"
+            if wrong
+            else f"all {len(results)} checks passed"
+        )
     )
     return 2 if wrong else 0
 
@@ -139,7 +182,11 @@ def _export(folder: str | None, out: str | None) -> None:
     from .medvill_jsonl import export
 
     if not folder or not out:
-        raise fault("a prepared folder and --out", "not both", "python -m data_prep export_jsonl DIR --out FOLDER")
+        raise fault(
+            "a prepared folder and --out",
+            "not both",
+            "python -m data_prep export_jsonl DIR --out FOLDER",
+        )
     print(f"written: {export(folder, out)}")
 
 
@@ -149,7 +196,9 @@ def _phantom(args: argparse.Namespace) -> None:
     from .phantom import LAYOUTS, write_raw
 
     if args.layout not in LAYOUTS:
-        raise fault(f"a layout of the phantom: {', '.join(LAYOUTS)}", repr(args.layout), "correct --layout")
+        raise fault(
+            f"a layout of the phantom: {', '.join(LAYOUTS)}", repr(args.layout), "correct --layout"
+        )
     reader, tree, settings = LAYOUTS[args.layout]
     args.settings = [f"{name}={value}" for name, value in settings.items()] + args.settings
     raw = Path(args.raw) if args.raw else Path(args.out) / "raw"
@@ -175,7 +224,9 @@ def _prepare(name: str, raw, out, args: argparse.Namespace) -> None:
         settings[key] = value
     own_size = getattr(dataset(name), "own_size", lambda raw: 512)
     size = own_size(Path(raw).expanduser()) if args.size is None else args.size
-    folder = prepare(name, raw, out, size=size, workers=args.workers, limit=args.limit, settings=settings)
+    folder = prepare(
+        name, raw, out, size=size, workers=args.workers, limit=args.limit, settings=settings
+    )
     _show(folder)
 
 
@@ -194,19 +245,31 @@ def _show(folder: Path) -> None:
         for row in card["expected"]:
             found = "not counted" if row["found"] is None else f"{row['found']:,}"
             print(f"    {row['what']:10}  published {row['expected']:>9,}  found {found:>9}")
-    print("  in more than one split: " + ", ".join(f"{n:,} {k.replace('_', ' ')}" for k, n in card["overlap"].items()))
+    print(
+        "  in more than one split: "
+        + ", ".join(f"{n:,} {k.replace('_', ' ')}" for k, n in card["overlap"].items())
+    )
     for note in card["notes"]:
         print(f"  note: {note}")
     for name in ("index.csv", "images.h5", *card.get("extra", {}), "card.json", "rejects.csv"):
         if (folder / name).is_file():
-            print(f"  {folder / name}" + f" ({card['rejects']:,} records not used)" * (name == "rejects.csv"))
+            print(
+                f"  {folder / name}"
+                + f" ({card['rejects']:,} records not used)" * (name == "rejects.csv")
+            )
 
 
 def _aside(card: dict) -> str:
     """Why these data need not have the published counts."""
-    why = ["synthetic phantom"] * card["synthetic"] + [f"limited to {card['limit']}"] * (card["limit"] is not None)
+    why = ["synthetic phantom"] * card["synthetic"] + [f"limited to {card['limit']}"] * (
+        card["limit"] is not None
+    )
     own = dataset(card["name"]).SETTINGS
-    changed = [f"{key}={value}" for key, value in card["settings"].items() if key in own and value != own[key]]
+    changed = [
+        f"{key}={value}"
+        for key, value in card["settings"].items()
+        if key in own and value != own[key]
+    ]
     why += ["settings " + " ".join(changed)] if changed else []
     return f"; here: {', '.join(why)}" if why else ""
 

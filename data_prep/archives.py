@@ -1,4 +1,6 @@
-"""Decode images that are still packed: a tar archive has no index, so it is read once from its start to its end."""
+"""Decode images that are still packed: a tar archive has no index, so it is read once from its
+start to its end.
+"""
 
 import lzma
 import tarfile
@@ -18,19 +20,28 @@ PART = 1 << 20  # bytes read at once on the way to the end
 
 
 class Header(tarfile.TarInfo):
-    """tarfile takes a damaged header for the end of the archive, and says nothing: here only zero blocks are the end."""
+    """tarfile takes a damaged header for the end of the archive, and says nothing: here only zero
+    blocks are the end.
+    """
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
         try:
             return super().fromtarfile(archive)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError) as problem:
-            raise tarfile.ReadError(f"damaged or cut off at byte {archive.offset:,}: {problem}") from None
+        except (
+            tarfile.InvalidHeaderError,
+            tarfile.TruncatedHeaderError,
+            tarfile.EmptyHeaderError,
+        ) as problem:
+            raise tarfile.ReadError(
+                f"damaged or cut off at byte {archive.offset:,}: {problem}"
+            ) from None
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[tarfile.TarFile]:
-    """A tar archive, whose members are to be gone through; then the rest is read, for the checksum stands at the end.
+    """A tar archive, whose members are to be gone through; then the rest is read, for the checksum
+    stands at the end.
 
     Raises DataError when the archive is damaged.
     """
@@ -45,18 +56,25 @@ def opened(path: Path) -> Iterator[tarfile.TarFile]:
 
 def _broken(path: Path, problem: Exception) -> Exception:
     lines = f"{problem}".split("\n")  # one for each way of packing that was tried, when none fits
-    what = f"{type(problem).__name__}: {problem}" if len(lines) == 1 else "none: not a tar archive, packed or not"
+    what = (
+        f"{type(problem).__name__}: {problem}"
+        if len(lines) == 1
+        else "none: not a tar archive, packed or not"
+    )
     return fault(f"a whole archive at {path}", what, "download it again")
 
 
 def members(path: Path, suffix: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """(names of the usable files with `suffix` in a tar archive, (name, why not) of the others); nothing is unpacked.
+    """(names of the usable files with `suffix` in a tar archive, (name, why not) of the others);
+    nothing is unpacked.
 
     Raises DataError when the archive is damaged.
     """
     good, bad = [], []
     with opened(path) as archive:
-        for member in progress_bar(archive, desc=path.name, unit="member", leave=False, disable=None):
+        for member in progress_bar(
+            archive, desc=path.name, unit="member", leave=False, disable=None
+        ):
             reason = unusable(member, suffix)
             if reason:
                 bad.append((member.name, reason))
@@ -66,7 +84,9 @@ def members(path: Path, suffix: str) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def unusable(member: tarfile.TarInfo, suffix: str) -> str:
-    """Why this member of an archive is not read, "" for a plain file with `suffix` and for a folder."""
+    """Why this member of an archive is not read, "" for a plain file with `suffix` and for a
+    folder.
+    """
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
         return "archive member climbs out of its folder"
@@ -79,8 +99,11 @@ def unusable(member: tarfile.TarInfo, suffix: str) -> str:
     return ""
 
 
-def decoded_from_tar(path: Path, images: list[str], rows: np.ndarray, size: int, workers: int) -> Iterator[tuple]:
-    """Like decoding.decoded for member names images[row] of a tar archive: decoders release Python's lock, so threads do.
+def decoded_from_tar(
+    path: Path, images: list[str], rows: np.ndarray, size: int, workers: int
+) -> Iterator[tuple]:
+    """Like decoding.decoded for member names images[row] of a tar archive: decoders release
+    Python's lock, so threads do.
 
     At most three files a worker are in memory. Raises DataError when the archive is damaged.
     """

@@ -1,4 +1,5 @@
-"""Images that are in HDF5 already: dataset `cxr`, N x S x S, and a CSV with one row an image, in the same order.
+"""Images that are in HDF5 already: dataset `cxr`, N x S x S, and a CSV with one row an image, in
+the same order.
 
 The form that CheXzero and X-VL users have. Pixels that can be used as they are stay in that file.
 """
@@ -17,7 +18,10 @@ from .images import shrink_and_pad
 from .raw import CHEXPERT_14, Table, plain, short_hash, short_list
 from .table import add_split, add_texts, label_texts, read_labels
 
-NEEDS = "a folder with one *.h5 (dataset cxr, N x S x S) and a CSV of N rows in the same order; or the *.h5 file itself"
+NEEDS = (
+    "a folder with one *.h5 (dataset cxr, N x S x S) and a CSV of N rows in the same "
+    "order; or the *.h5 file itself"
+)
 MARKS = (("*.h5",), ("*.hdf5",))
 SETTINGS = {"csv": "", "dataset": "cxr", "labels": "auto", "copy": False}
 HELP = {
@@ -28,7 +32,8 @@ HELP = {
 }
 TABLES = ()
 CODE = ("table.py", "anytable.py", "linked.py", "../medxvl/label*.py")
-# Our column -> names it has in the tables of CheXzero, X-VL, CheXpert and MIMIC-CXR, in small letters.
+# Our column -> names it has in the tables of CheXzero, X-VL, CheXpert and MIMIC-CXR, in small
+# letters.
 NAMES = {
     "path": ("path", "filename", "file_name", "image", "image_path", "study"),
     "text": ("report", "text"),
@@ -41,14 +46,17 @@ NAMES = {
 }
 PATHS_WITH_IDS = (
     r"p(?P<patient>\d{8})/s(?P<study>\d{8})/(?P<image>[^/]+?)(?:\.\w{3,4})?$",  # MIMIC-CXR
-    r"(?P<study>(?P<patient>patient\d+)/study\d+)(?P<image>(?:/[^/]+?)?)(?:\.\w{3,4})?$",  # CheXpert
+    # CheXpert
+    r"(?P<study>(?P<patient>patient\d+)/study\d+)(?P<image>(?:/[^/]+?)?)(?:\.\w{3,4})?$",
 )
 DAMAGE = (OSError, KeyError, RuntimeError, ValueError)  # what h5py raises for a damaged file
 SAMPLE = 64  # images looked at to tell the range of values
 
 
 def own_size(raw: Path) -> int:
-    """Side of the stored images in px: the size at which they need no copy; 512 where `read` will refuse the file."""
+    """Side of the stored images in px: the size at which they need no copy; 512 where `read` will
+    refuse the file.
+    """
     try:
         with h5py.File(_files(Path(raw), {"csv": ""}, need_csv=False)[0], "r") as file:
             return int(max(file["cxr"].shape[1:3])) if file["cxr"].ndim == 3 else 512
@@ -59,30 +67,50 @@ def own_size(raw: Path) -> int:
 def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     """One row a row of the CSV; h5_row is its row in the HDF5 file, counted from 0.
 
-    Ids come from columns of that name, else from MIMIC-CXR's or CheXpert's paths, else they are the path or the row's
-    number. uint8 squares of the wanted size, all used, are linked, and the index keeps their order; others are sorted and
-    copied: values 0..1 or 0..255 (by a look at
-    64 images) become 0..255, anything else is scaled from minimum to maximum, image by image.
+    Ids come from columns of that name, else from MIMIC-CXR's or CheXpert's paths, else they are the
+    path or the row's number. uint8 squares of the wanted size, all used, are linked, and the index
+    keeps their order; others are sorted and copied: values 0..1 or 0..255 (by a look at 64 images)
+    become 0..255, anything else is scaled from minimum to maximum, image by image.
     """
     pixels, path = _files(raw, settings)
     scale, shape, straight = _look(pixels, settings["dataset"])
     cells, rejects = load(path, keep_empty=True)
     if len(cells) + len(rejects) != shape[0]:
-        found = f"{len(cells) + len(rejects):,} rows in {path.name}, {shape[0]:,} images in {pixels.name}"
-        raise fault("one row for each image", found, "give the CSV that was written with this file: --set csv=NAME")
+        found = (
+            f"{len(cells) + len(rejects):,} rows in {path.name}, {shape[0]:,} images in "
+            f"{pixels.name}"
+        )
+        raise fault(
+            "one row for each image",
+            found,
+            "give the CSV that was written with this file: --set csv=NAME",
+        )
     columns = _columns(cells)
-    table = Table(_ids(cells, columns), raw_version=f"{path.name} {short_hash(path)}", rejects=rejects)
+    table = Table(
+        _ids(cells, columns), raw_version=f"{path.name} {short_hash(path)}", rejects=rejects
+    )
     table.faults = [reason for _, reason in rejects]
     table.attrition = [
         {"step": f"images in {pixels.name}", "rows": shape[0], "dropped": 0, "why": ""},
-        {"step": f"row of {path.name} fits its header", "rows": len(cells), "dropped": len(rejects), "why": ""},
+        {
+            "step": f"row of {path.name} fits its header",
+            "rows": len(cells),
+            "dropped": len(rejects),
+            "why": "",
+        },
     ]
-    table.notes.append(f"columns used: {', '.join(f'{name} ({role})' for role, name in columns.items()) or 'none'}")
+    table.notes.append(
+        f"columns used: {', '.join(f'{name} ({role})' for role, name in columns.items()) or 'none'}"
+    )
     table.drop_repeated("image_id")
     add_texts(
         table,
         cells,
-        {f"{role}_column": columns[role] for role in ("text", "findings", "impression") if role in columns},
+        {
+            f"{role}_column": columns[role]
+            for role in ("text", "findings", "impression")
+            if role in columns
+        },
     )
     _add_labels(table, cells, settings["labels"])
     add_split(table, cells, columns.get("split"))
@@ -100,7 +128,11 @@ def _files(raw: Path, settings: dict, need_csv: bool = True) -> tuple[Path, Path
     home = raw if raw.is_dir() else raw.parent
     pixels = [raw] if raw.is_file() else sorted([*home.glob("*.h5"), *home.glob("*.hdf5")])
     if len(pixels) != 1:
-        raise fault(f"one *.h5 in {home}", short_list(p.name for p in pixels) or "none", "give the file: --raw FILE.h5")
+        raise fault(
+            f"one *.h5 in {home}",
+            short_list(p.name for p in pixels) or "none",
+            "give the file: --raw FILE.h5",
+        )
     if not need_csv:
         return pixels[0], None
     tables = sorted([*home.glob("*.csv"), *home.glob("*.csv.gz")])
@@ -108,29 +140,45 @@ def _files(raw: Path, settings: dict, need_csv: bool = True) -> tuple[Path, Path
     chosen = [p for p in tables if p.name == settings["csv"]] if settings["csv"] else same or tables
     if len(chosen) != 1:
         found = short_list(p.name for p in tables) or "none"
-        raise fault(f"the CSV of {pixels[0].name}", found, "name the one in the same folder: --set csv=NAME")
+        raise fault(
+            f"the CSV of {pixels[0].name}", found, "name the one in the same folder: --set csv=NAME"
+        )
     return pixels[0], chosen[0]
 
 
 def _look(path: Path, name: str) -> tuple[float, tuple, bool]:
-    """(factor to 0..255, 0 for minimum to maximum; shape; whether the pixels can be used as they are)."""
+    """(factor to 0..255, 0 for minimum to maximum; shape; whether the pixels can be used as they
+    are).
+    """
     try:
         with h5py.File(path, "r") as file:
             found = []
-            file.visititems(lambda key, item: found.append(key) if isinstance(item, h5py.Dataset) else None)
+            file.visititems(
+                lambda key, item: found.append(key) if isinstance(item, h5py.Dataset) else None
+            )
             data = file.get(name)
             if not isinstance(data, h5py.Dataset):
-                raise fault(f"a dataset {name} in {path}", short_list(found) or "none", "name it: --set dataset=NAME")
+                raise fault(
+                    f"a dataset {name} in {path}",
+                    short_list(found) or "none",
+                    "name it: --set dataset=NAME",
+                )
             if data.ndim != 3 or 0 in data.shape or data.dtype.kind not in "uifb":
                 what = f"{' x '.join(map(str, data.shape))} of {data.dtype}"
-                raise fault(f"numbers N x S x S in {name} of {path}", what, "write the images in grey, one a row")
+                raise fault(
+                    f"numbers N x S x S in {name} of {path}",
+                    what,
+                    "write the images in grey, one a row",
+                )
             if data.dtype == np.uint8:
                 return 1.0, data.shape, data.shape[1] == data.shape[2]
             rows = np.unique(np.linspace(0, len(data) - 1, SAMPLE).astype(int))
             some = [np.asarray(data[int(row)], dtype=np.float64) for row in rows]
             some = [image[np.isfinite(image)] for image in some]
             ends = [(i.min(), i.max()) for i in some if i.size] or [(0, 0)]
-            low, high = np.median(ends, axis=0)  # of most images: a single odd one is rejected later
+            low, high = np.median(
+                ends, axis=0
+            )  # of most images: a single odd one is rejected later
             unit = high <= 1 and data.dtype.kind in "fb"
             return (0.0 if low < 0 or high > 255 else 255.0 if unit else 1.0), data.shape, False
     except DataError:
@@ -151,7 +199,9 @@ def _in_words(scale: float) -> str:
 def _columns(cells: pd.DataFrame) -> dict[str, str]:
     """Our name -> column of the table."""
     small = {name.lower(): name for name in reversed(cells.columns)}
-    found = {role: next((small[n] for n in names if n in small), None) for role, names in NAMES.items()}
+    found = {
+        role: next((small[n] for n in names if n in small), None) for role, names in NAMES.items()
+    }
     if found["findings"] or found["impression"]:
         found["text"] = None  # the sections themselves are there
     return {role: name for role, name in found.items() if name}
@@ -160,7 +210,11 @@ def _columns(cells: pd.DataFrame) -> dict[str, str]:
 def _ids(cells: pd.DataFrame, columns: dict) -> pd.DataFrame:
     width = len(str(len(cells)))
     number = pd.Series([f"row {k:0{width}d}" for k in cells.index], index=cells.index, dtype=object)
-    path = plain(cells[columns["path"]]) if "path" in columns else pd.Series("", index=cells.index, dtype=object)
+    path = (
+        plain(cells[columns["path"]])
+        if "path" in columns
+        else pd.Series("", index=cells.index, dtype=object)
+    )
     image = path.where(path != "", number)
     study, patient = image.copy(), image.copy()
     for pattern in PATHS_WITH_IDS:
@@ -170,19 +224,25 @@ def _ids(cells: pd.DataFrame, columns: dict) -> pd.DataFrame:
         patient = patient.where(~is_so, parts["patient"])
         named = is_so & (parts["image"].fillna("") != "")
         image = image.where(~named | parts["image"].fillna("").str.startswith("/"), parts["image"])
-    rows = pd.DataFrame({"_record": number, "image_id": image, "study_id": study, "patient_id": patient, "view": ""})
+    rows = pd.DataFrame(
+        {"_record": number, "image_id": image, "study_id": study, "patient_id": patient, "view": ""}
+    )
     for role in ("study_id", "patient_id", "view"):
         if role in columns:
             given = plain(cells[columns[role]])
             rows[role] = given.where((given != "") | (role == "view"), rows[role])
     if "path" in columns:
         rows["_record"] = number + " " + path
-    return rows.assign(h5_row=[k - 1 for k in cells.index], _image=[str(k - 1) for k in cells.index])
+    return rows.assign(
+        h5_row=[k - 1 for k in cells.index], _image=[str(k - 1) for k in cells.index]
+    )
 
 
 def _add_labels(table: Table, cells: pd.DataFrame, how: str) -> None:
     standard = {name.lower(): name for name in CHEXPERT_14}
-    alike = {name: standard[key] for name in cells if (key := name.replace("_", " ").lower()) in standard}
+    alike = {
+        name: standard[key] for name in cells if (key := name.replace("_", " ").lower()) in standard
+    }
     has_text = bool((table.rows["findings"] + table.rows["impression"] != "").any())
     if how not in ("auto", "text", "none"):
         raise fault("labels of auto, text or none", repr(how), "correct --set labels=VALUE")
@@ -195,7 +255,9 @@ def _add_labels(table: Table, cells: pd.DataFrame, how: str) -> None:
         table.notes.append("labels: none")
 
 
-def _decoded(root: Path, images: list[str], todo, size: int, workers: int, name: str, scale: float) -> Iterator[tuple]:
+def _decoded(
+    root: Path, images: list[str], todo, size: int, workers: int, name: str, scale: float
+) -> Iterator[tuple]:
     """As decoding.decoded; by one process, for the disk is what takes time."""
     with h5py.File(root, "r") as file:
         data = file[name]
@@ -210,7 +272,9 @@ def _decoded(root: Path, images: list[str], todo, size: int, workers: int, name:
 
 
 def to_grey(image: np.ndarray, scale: float) -> np.ndarray:
-    """(H, W) of any numbers -> uint8; scale: factor to 0..255, 0 for minimum to maximum. ValueError says what is wrong."""
+    """(H, W) of any numbers -> uint8; scale: factor to 0..255, 0 for minimum to maximum. ValueError
+    says what is wrong.
+    """
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise ValueError("values that are no finite numbers")
     low, high = float(image.min()), float(image.max())

@@ -19,18 +19,28 @@ from .images import load
 BATCH = 8  # images a task: small arrays travel cheaper together
 SECONDS = 120  # for one image; then its process is ended
 DIED = f"cannot be decoded: the decoder crashed or took more than {SECONDS} s"
-GUARD = "in a script of your own, call prepare() below `if __name__ == '__main__':`, or use workers=1"
+GUARD = (
+    "in a script of your own, call prepare() below `if __name__ == '__main__':`, or use workers=1"
+)
 PLAIN = (".jpg", ".jpeg", ".png")  # decoders that never brought a process down: safe in this one
 
 
-def decoded(raw: Path, images: list[str], rows: np.ndarray, size: int, workers: int, **how: bool) -> Iterator:
-    """(row, uint8 array or None, reason) for each of `rows`, in no fixed order; images[row] is a path below `raw`.
+def decoded(
+    raw: Path, images: list[str], rows: np.ndarray, size: int, workers: int, **how: bool
+) -> Iterator:
+    """(row, uint8 array or None, reason) for each of `rows`, in no fixed order; images[row] is a
+    path below `raw`.
 
-    `how`: see images.load. At most three tasks a worker are under way, so memory does not grow with the dataset. A
-    file on which a worker dies, or goes on for too long, comes back with DIED as its reason.
+    `how`: see images.load. At most three tasks a worker are under way, so memory does not grow with
+    the dataset. A file on which a worker dies, or goes on for too long, comes back with DIED as its
+    reason.
     """
-    tasks = [[(int(row), images[row]) for row in rows[k : k + BATCH]] for k in range(0, len(rows), BATCH)]
-    workers = min(workers, len(tasks) // 4 + 1)  # starting a process costs as much as decoding some dozens of images
+    tasks = [
+        [(int(row), images[row]) for row in rows[k : k + BATCH]] for k in range(0, len(rows), BATCH)
+    ]
+    workers = min(
+        workers, len(tasks) // 4 + 1
+    )  # starting a process costs as much as decoding some dozens of images
     read = partial(load, raw, size=size, **how)
     if workers == 1 and all(images[row].lower().endswith(PLAIN) for row in rows):
         for task in tasks:
@@ -38,7 +48,9 @@ def decoded(raw: Path, images: list[str], rows: np.ndarray, size: int, workers: 
         return
     left = iter(tasks)
     while lost := (yield from _in_pool(read, left, workers)):
-        alone = iter([[one] for task in lost for one in task])  # one at a time, to find the one that did it
+        alone = iter(
+            [[one] for task in lost for one in task]
+        )  # one at a time, to find the one that did it
         while culprit := (yield from _in_pool(read, alone, 1, ahead=1)):
             yield culprit[0][0][0], None, DIED
 
@@ -91,7 +103,9 @@ def _load_all(read, task: list[tuple[int, str]]) -> list[tuple]:
 
 
 def _load_timed(read, task: list[tuple[int, str]]) -> list[tuple]:
-    """In a worker, whose main thread this is: an alarm that nobody handles ends the process, even in a decoder's loop."""
+    """In a worker, whose main thread this is: an alarm that nobody handles ends the process, even
+    in a decoder's loop.
+    """
     results = []
     for one in task:
         signal.alarm(SECONDS)
@@ -102,7 +116,9 @@ def _load_timed(read, task: list[tuple[int, str]]) -> list[tuple]:
 
 def _start_worker() -> None:
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the parent, which then ends its workers
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C stops the parent, which then ends its workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

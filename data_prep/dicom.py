@@ -1,7 +1,8 @@
 """Pixels of one DICOM file as an 8-bit grey picture, bone bright.
 
-Decoders: Pillow, and pylibjpeg with its openjpeg (JPEG 2000, HTJ2K) and libjpeg plug-ins (12-bit and lossless JPEG,
-JPEG-LS). GDCM decodes nearly as much, but 8 of 1,100 damaged files made it abort the whole process, these none.
+Decoders: Pillow, and pylibjpeg with its openjpeg (JPEG 2000, HTJ2K) and libjpeg plug-ins (12-bit
+and lossless JPEG, JPEG-LS). GDCM decodes nearly as much, but 8 of 1,100 damaged files made it abort
+the whole process, these none.
 """
 
 import io
@@ -21,15 +22,18 @@ MAX_BYTES = 300_000_000  # of the inflated file
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # what matters is raised; one line a file would flood the log
+logging.getLogger("pydicom").setLevel(
+    logging.CRITICAL
+)  # what matters is raised; one line a file would flood the log
 
 
 def decode(data: bytes, equalise: bool = False) -> np.ndarray:
     """Bytes of a DICOM file with one frame to a uint8 array (height, width).
 
-    Grey: modality LUT or rescale, then the first VOI LUT or window, else minimum to maximum; padding becomes black and
-    MONOCHROME1 is inverted. Colour becomes luma. `equalise` takes minimum to maximum always and equalises the
-    histogram, as MIMIC-CXR-JPG and the X-VL release did. Raises ValueError, with the reason, for anything else.
+    Grey: modality LUT or rescale, then the first VOI LUT or window, else minimum to maximum;
+    padding becomes black and MONOCHROME1 is inverted. Colour becomes luma. `equalise` takes minimum
+    to maximum always and equalises the histogram, as MIMIC-CXR-JPG and the X-VL release did. Raises
+    ValueError, with the reason, for anything else.
     """
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -37,7 +41,9 @@ def decode(data: bytes, equalise: bool = False) -> np.ndarray:
             return _decode(data, equalise)
     except ValueError as problem:
         raise ValueError(_one_line(problem)) from None
-    except Exception as problem:  # pydicom and decoders raise many kinds; each is a fault of this one record
+    except (
+        Exception
+    ) as problem:  # pydicom and decoders raise many kinds; each is a fault of this one record
         raise ValueError(f"DICOM cannot be decoded: {_one_line(problem)}") from None
 
 
@@ -66,9 +72,13 @@ def _decode(data: bytes, equalise: bool) -> np.ndarray:
 def _check_inflated(data: bytes) -> None:
     """A deflated data set of some kilobytes may inflate to gigabytes, and pydicom would let it."""
     start = 132
-    while data[128:132] == b"DICM" and data[start : start + 2] == b"\x02\0":  # the elements of the file meta group
+    while (
+        data[128:132] == b"DICM" and data[start : start + 2] == b"\x02\0"
+    ):  # the elements of the file meta group
         is_long = data[start + 4 : start + 6] in (b"OB", b"OW", b"UN", b"SQ", b"UT")
-        head, length = (12, data[start + 8 : start + 12]) if is_long else (8, data[start + 6 : start + 8])
+        head, length = (
+            (12, data[start + 8 : start + 12]) if is_long else (8, data[start + 6 : start + 8])
+        )
         start += head + int.from_bytes(length, "little")
     if DeflatedExplicitVRLittleEndian.encode() not in data[132:start]:
         return
@@ -82,7 +92,11 @@ def _check_header(dataset: pydicom.Dataset) -> None:
     """Raise ValueError unless there is one picture of a sensible size."""
     if not len(dataset):
         raise ValueError("truncated DICOM, or none at all (no element can be read)")
-    kind = getattr(dataset.get("SOPClassUID"), "name", "") or str(dataset.get("Modality", "")) or "kind not given"
+    kind = (
+        getattr(dataset.get("SOPClassUID"), "name", "")
+        or str(dataset.get("Modality", ""))
+        or "kind not given"
+    )
     if not any(name in dataset for name in PIXELS):
         raise ValueError(f"DICOM without pixels ({kind})")
     frames = _number(dataset, "NumberOfFrames", 1)
@@ -97,7 +111,9 @@ def _check_header(dataset: pydicom.Dataset) -> None:
         raise ValueError(f"DICOM with {dataset.SamplesPerPixel} samples a pixel")
     dataset.SamplesPerPixel = _number(dataset, "SamplesPerPixel", 1)
     if not dataset.get("PhotometricInterpretation"):
-        raise ValueError("DICOM that does not say whether white is bright (PhotometricInterpretation)")
+        raise ValueError(
+            "DICOM that does not say whether white is bright (PhotometricInterpretation)"
+        )
 
 
 def _number(dataset: pydicom.Dataset, name: str, default: int = 0) -> int:
@@ -109,7 +125,9 @@ def _number(dataset: pydicom.Dataset, name: str, default: int = 0) -> int:
 
 
 def _add_transfer_syntax(dataset: pydicom.Dataset) -> None:
-    """Files without their meta information: the encoding they could be read with is theirs, unless compressed."""
+    """Files without their meta information: the encoding they could be read with is theirs, unless
+    compressed.
+    """
     meta = dataset.file_meta if hasattr(dataset, "file_meta") else pydicom.dataset.FileMetaDataset()
     if meta.get("TransferSyntaxUID"):
         return
@@ -117,7 +135,9 @@ def _add_transfer_syntax(dataset: pydicom.Dataset) -> None:
     if dataset[name].is_undefined_length:
         raise ValueError("compressed DICOM that does not say how (no transfer syntax)")
     is_implicit, is_little = dataset.original_encoding
-    meta.TransferSyntaxUID = ImplicitVR if is_implicit else ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+    meta.TransferSyntaxUID = (
+        ImplicitVR if is_implicit else ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+    )
     dataset.file_meta = meta
 
 
@@ -130,11 +150,16 @@ def _check_codestream(dataset: pydicom.Dataset) -> None:
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     width, height = coded_size(frame)
     if width * height > MAX_PIXELS or max(width, height) > 4 * max(dataset.Rows, dataset.Columns):
-        raise ValueError(f"compressed picture of {width} x {height} px, header says {dataset.Columns} x {dataset.Rows}")
+        raise ValueError(
+            f"compressed picture of {width} x {height} px, header says {dataset.Columns} x "
+            f"{dataset.Rows}"
+        )
 
 
 def coded_size(frame: bytes) -> tuple[int, int]:
-    """(width, height) told by a JPEG, JPEG-LS or JPEG 2000 codestream; (0, 0) when none is found."""
+    """(width, height) told by a JPEG, JPEG-LS or JPEG 2000 codestream; (0, 0) when none is
+    found.
+    """
     start = frame.find(b"\xff\x4f\xff\x51")  # start of codestream and size marker of JPEG 2000
     if 0 <= start < 1000:
         sides = [int.from_bytes(frame[k : k + 4], "big") for k in range(start + 8, start + 24, 4)]
@@ -142,7 +167,9 @@ def coded_size(frame: bytes) -> tuple[int, int]:
     place = 2
     while frame[:2] == b"\xff\xd8" and place + 9 <= len(frame) and frame[place] == 0xFF:
         marker = frame[place + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) or marker == 0xF7:  # start of frame
+        if (
+            0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) or marker == 0xF7
+        ):  # start of frame
             sides = frame[place + 7 : place + 9], frame[place + 5 : place + 7]
             return int.from_bytes(sides[0], "big"), int.from_bytes(sides[1], "big")
         place += 1 if marker == 0xFF else 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
@@ -150,7 +177,9 @@ def coded_size(frame: bytes) -> tuple[int, int]:
 
 
 def _luma(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, 3) of any depth to uint8; 8 bits are kept as they are, deeper ones go from minimum to maximum."""
+    """(h, w, 3) of any depth to uint8; 8 bits are kept as they are, deeper ones go from minimum to
+    maximum.
+    """
     if pixels.dtype == np.uint8:
         return (pixels @ LUMA + 0.5).astype(np.uint8)
     return _to_uint8(_stretch(pixels @ LUMA, None))
@@ -163,7 +192,9 @@ def _grey(pixels: np.ndarray, dataset: pydicom.Dataset, equalise: bool) -> np.nd
     if outside is not None and outside.all():
         raise ValueError("constant image (nothing but padding)")
     shown = None if equalise else _windowed(values, dataset)
-    if shown is None or np.ptp(shown if outside is None else shown[~outside]) == 0:  # no window, or one beside the data
+    if (
+        shown is None or np.ptp(shown if outside is None else shown[~outside]) == 0
+    ):  # no window, or one beside the data
         shown = _stretch(values, outside)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         shown = 1 - shown
@@ -174,7 +205,9 @@ def _grey(pixels: np.ndarray, dataset: pydicom.Dataset, equalise: bool) -> np.nd
 
 
 def _padding(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
-    """True where a pixel is only padding (PixelPaddingValue, to PixelPaddingRangeLimit); None when nothing is."""
+    """True where a pixel is only padding (PixelPaddingValue, to PixelPaddingRangeLimit); None when
+    nothing is.
+    """
     low = dataset.get("PixelPaddingValue")
     high = dataset.get("PixelPaddingRangeLimit", low)
     if not isinstance(low, int) or not isinstance(high, int) or pixels.dtype.kind not in "iu":
@@ -186,13 +219,20 @@ def _padding(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
 def _stored_bits(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     """Without the bits above BitsStored, which in older uncompressed files hold overlays."""
     spare = pixels.dtype.itemsize * 8 - _number(dataset, "BitsStored", pixels.dtype.itemsize * 8)
-    if pixels.dtype.kind not in "iu" or not 0 < spare < pixels.dtype.itemsize * 8 or not _has_overlay_bits(dataset):
+    if (
+        pixels.dtype.kind not in "iu"
+        or not 0 < spare < pixels.dtype.itemsize * 8
+        or not _has_overlay_bits(dataset)
+    ):
         return pixels
     return (pixels << spare) >> spare  # a signed one keeps its sign
 
 
 def _has_overlay_bits(dataset: pydicom.Dataset) -> bool:
-    return any((group, 0x0100) in dataset and (group, 0x3000) not in dataset for group in range(0x6000, 0x6020, 2))
+    return any(
+        (group, 0x0100) in dataset and (group, 0x3000) not in dataset
+        for group in range(0x6000, 0x6020, 2)
+    )
 
 
 def _rescale(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
@@ -208,7 +248,9 @@ def _rescale(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def _windowed(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
-    """0 to 1 by the first VOI LUT or window (DICOM PS3.3 C.11.2); None when there is none that makes sense."""
+    """0 to 1 by the first VOI LUT or window (DICOM PS3.3 C.11.2); None when there is none that
+    makes sense.
+    """
     if dataset.get("VOILUTSequence"):
         table = dataset.VOILUTSequence[0].LUTDescriptor
         whole = np.rint(values).astype(np.int64)

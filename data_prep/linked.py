@@ -1,4 +1,6 @@
-"""Pixels that stay in the user's own HDF5 file: images.h5 points to them instead of holding a copy of many GB."""
+"""Pixels that stay in the user's own HDF5 file: images.h5 points to them instead of holding a copy
+of many GB.
+"""
 
 import hashlib
 import os
@@ -14,9 +16,11 @@ BLOCK = 64  # images read at once
 
 
 def digest_linked(table: Table, size: int, progress: bool) -> dict | None:
-    """What writing._write_images returns, for the rows of `table.linked`; None when they cannot be used as they are.
+    """What writing._write_images returns, for the rows of `table.linked`; None when they cannot be
+    used as they are.
 
-    That is: another size, or an image that is constant and has to be left out. The rows are then sorted, as usual.
+    That is: another size, or an image that is constant and has to be left out. The rows are then
+    sorted, as usual.
     """
     path, name = table.linked
     every, digests = hashlib.sha256(), []
@@ -24,10 +28,15 @@ def digest_linked(table: Table, size: int, progress: bool) -> dict | None:
         data = file[name]
         if data.shape[1] != size:
             table.keep_first(None)
-            table.notes.append(f"{data.shape[1]} px images resized to {size} px (--size {data.shape[1]} needs no copy)")
+            table.notes.append(
+                f"{data.shape[1]} px images resized to {size} px (--size {data.shape[1]} "
+                "needs no copy)"
+            )
             return None
         hashes = np.zeros((len(data), 4), np.uint64)
-        with progress_bar(total=len(data), desc="check pixels", unit="image", disable=not progress) as bar:
+        with progress_bar(
+            total=len(data), desc="check pixels", unit="image", disable=not progress
+        ) as bar:
             for first in range(0, len(data), BLOCK):
                 try:
                     block = data[first : first + BLOCK]
@@ -46,9 +55,13 @@ def digest_linked(table: Table, size: int, progress: bool) -> dict | None:
 
 
 def link_images(table: Table, partial: Path) -> None:
-    """images.h5 whose `cxr` points to the user's file, relative to the prepared folder; reading fails when that is gone."""
+    """images.h5 whose `cxr` points to the user's file, relative to the prepared folder; reading
+    fails when that is gone.
+    """
     path, name = table.linked
     target = os.path.relpath(path.resolve(), partial.parent.resolve() / partial.stem)
     with h5py.File(partial / "images.h5", "w") as file:
         file["cxr"] = h5py.ExternalLink(target, name)
-    table.notes.append(f"images.h5 is a link to {target}: keep that file as it is (--set copy=yes copies it)")
+    table.notes.append(
+        f"images.h5 is a link to {target}: keep that file as it is (--set copy=yes copies it)"
+    )

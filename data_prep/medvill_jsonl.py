@@ -1,4 +1,6 @@
-"""The MedViLL release's records: one JSON object a line, {"id", "label": "'A', 'B'", "text", "img"}; read and written."""
+"""The MedViLL release's records: one JSON object a line, {"id", "label": "'A', 'B'", "text",
+"img"}; read and written.
+"""
 
 import json
 import os
@@ -14,7 +16,10 @@ from medxvl.reports import clean
 from . import fault
 from .raw import CHEXPERT_14, Table, one_line, short_hash, split_by_hash
 
-NEEDS = 'MedViLL records: Train.jsonl, Valid.jsonl, Test.jsonl (or one file) of {"id", "label", "text", "img"} lines'
+NEEDS = (
+    'MedViLL records: Train.jsonl, Valid.jsonl, Test.jsonl (or one file) of {"id", '
+    '"label", "text", "img"} lines'
+)
 MARKS = (("*.jsonl",),)
 SETTINGS = {"images": True}
 HELP = {"images": "no: texts and labels only, even where lines name images"}
@@ -27,11 +32,12 @@ _PARTS = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^,'\"]+)")
 
 
 def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
-    """One row a line; the split is told by the file's name (Train, Valid, Test), else by the hash of the id (70/10/20).
+    """One row a line; the split is told by the file's name (Train, Valid, Test), else by the hash
+    of the id (70/10/20).
 
-    `text` is the impression (the release does not tell sections apart). Findings named are 1, the others empty: the
-    release lists positives only. `img` begins in the folder of its file; text only when no line has one. A line that
-    repeats an image (or an id, without images) is rejected.
+    `text` is the impression (the release does not tell sections apart). Findings named are 1, the
+    others empty: the release lists positives only. `img` begins in the folder of its file; text
+    only when no line has one. A line that repeats an image (or an id, without images) is rejected.
     """
     paths = [raw] if raw.is_file() else sorted(p for p in raw.glob("*.jsonl") if p.is_file())
     records, rejects = [], []
@@ -40,7 +46,11 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
             (rejects if isinstance(record, str) else records).append((name, record))
     if not records:
         found = rejects[0][1] if rejects else "empty files"
-        raise fault(f"lines of JSON with id, label, text in {raw}", f"no such line ({found})", "check the path")
+        raise fault(
+            f"lines of JSON with id, label, text in {raw}",
+            f"no such line ({found})",
+            "check the path",
+        )
     rows = pd.DataFrame([r | {"_record": name} for name, r in records], dtype=object)
     version = ", ".join(f"{p.name} {short_hash(p)}" for p in paths)
     table = Table(rows, raw_version=version, rejects=rejects)
@@ -54,17 +64,24 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     has_images = settings["images"] and (table.rows["_image"] != "").any()
     table.drop_repeated("image_id")
     if has_images:
-        table.drop(table.rows["_image"] == "", "record names an image", "no img, other lines have one")
+        table.drop(
+            table.rows["_image"] == "", "record names an image", "no img, other lines have one"
+        )
     else:
         table.rows = table.rows.drop(columns="_image")
-        table.notes.append("text only: no line has an img" if settings["images"] else "text only: --set images=no")
+        table.notes.append(
+            "text only: no line has an img" if settings["images"] else "text only: --set images=no"
+        )
     table.drop(table.rows["impression"] == "", "record has a text", "no text")
     _add_labels(table)
     unknown = table.rows["split"] == ""
     if unknown.any():
-        table.rows["split"] = table.rows["split"].where(~unknown, split_by_hash(table.rows["study_id"]))
+        table.rows["split"] = table.rows["split"].where(
+            ~unknown, split_by_hash(table.rows["study_id"])
+        )
         table.notes.append(
-            f"{unknown.sum():,} lines of files not named Train, Valid or Test: split by the hash of the id"
+            f"{unknown.sum():,} lines of files not named Train, Valid or Test: split by the "
+            "hash of the id"
         )
     table.notes.append("no patients in these records: each id counts as one")
     table.keep_first(limit)
@@ -130,7 +147,10 @@ def parse_label(text: str) -> list[str]:
 
     Raises ValueError, with the name, for one that is not among the 14.
     """
-    found = [next(part for part in match if part or match == ("", "", "")) for match in _PARTS.findall(text)]
+    found = [
+        next(part for part in match if part or match == ("", "", ""))
+        for match in _PARTS.findall(text)
+    ]
     names = [" ".join(part.split()) for part in found]
     names = [name for name in names if name.lower() not in NO_NAME]
     strange = [name for name in names if name.lower() not in NAMES]
@@ -140,7 +160,9 @@ def parse_label(text: str) -> list[str]:
 
 
 def write_label(positive: list[str]) -> str:
-    """["Edema", "Pneumonia"] -> "'Edema', 'Pneumonia'"; "'Others'" for none. Source: MedViLL release."""
+    """["Edema", "Pneumonia"] -> "'Edema', 'Pneumonia'"; "'Others'" for none. Source: MedViLL
+    release.
+    """
     return ", ".join(f"'{name}'" for name in positive) or "'Others'"
 
 
@@ -153,23 +175,29 @@ def _add_labels(table: Table) -> None:
         except ValueError as problem:
             lists.append(set())
             reasons.append(str(problem))
-    has = {n: pd.array([1 if n in names else pd.NA for names in lists], dtype="Int64") for n in CHEXPERT_14}
+    has = {
+        n: pd.array([1 if n in names else pd.NA for names in lists], dtype="Int64")
+        for n in CHEXPERT_14
+    }
     table.rows = table.rows.drop(columns="_label").assign(**has)
     reason = pd.Series(reasons, index=table.rows.index, dtype=object)
     table.drop(reason != "", "labels are known", reason)
 
 
 def export(prepared, out) -> Path:
-    """Write the prepared dataset `prepared` as Train.jsonl, Valid.jsonl, Test.jsonl and images/*.png in a new folder `out`.
+    """Write the prepared dataset `prepared` as Train.jsonl, Valid.jsonl, Test.jsonl and
+    images/*.png in a new folder `out`.
 
-    text = findings and impression, label = the positive findings, id = study_id. Reading `out` gives the same texts and
-    positive findings; negatives, uncertain ones and other columns have no place in this form. Raises DataError when
-    `prepared` is none or `out` is there.
+    text = findings and impression, label = the positive findings, id = study_id. Reading `out`
+    gives the same texts and positive findings; negatives, uncertain ones and other columns have no
+    place in this form. Raises DataError when `prepared` is none or `out` is there.
     """
     prepared, out = Path(prepared).expanduser(), Path(out).expanduser()
     if not (prepared / "card.json").is_file() or not (prepared / "index.csv").is_file():
         raise fault(
-            "a prepared dataset (card.json, index.csv)", f"none in {prepared}", "prepare it first, or correct --raw"
+            "a prepared dataset (card.json, index.csv)",
+            f"none in {prepared}",
+            "prepare it first, or correct --raw",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise fault(f"a new folder at {out}", "something there", "choose another name")
@@ -193,10 +221,13 @@ def _export(prepared: Path, out: Path) -> None:
     if has_images:
         (out / "images").mkdir()
     files = {
-        s: open(out / f"{s.title()}.jsonl", "w", encoding="utf-8", newline="\n") for s in ("train", "valid", "test")
+        s: open(out / f"{s.title()}.jsonl", "w", encoding="utf-8", newline="\n")
+        for s in ("train", "valid", "test")
     }
     row = 0
-    for part in pd.read_csv(prepared / "index.csv", dtype=str, keep_default_na=False, chunksize=2000):
+    for part in pd.read_csv(
+        prepared / "index.csv", dtype=str, keep_default_na=False, chunksize=2000
+    ):
         for record in part.to_dict("records"):
             positive = [name for name in CHEXPERT_14 if record[name] in ("1", "1.0")]
             text = clean(f"{record['findings']} {record['impression']}")

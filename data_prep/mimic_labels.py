@@ -12,7 +12,9 @@ WORDS = {"positive": "1", "negative": "0", "uncertain": "-1", "not mentioned": "
 
 
 def add_labels(table: Table, raw: Path, which: str, of_test: str) -> None:
-    """The 14 columns from the table `which` (table = CheXpert's, else NegBio's, else the reports), then the radiologist's."""
+    """The 14 columns from the table `which` (table = CheXpert's, else NegBio's, else the reports),
+    then the radiologist's.
+    """
     kinds = {"table": ("chexpert", "negbio"), "reports": ()}.get(which, (which,))
     path = find_table(raw, *kinds, needed=which in ("chexpert", "negbio")) if kinds else None
     if path is None:
@@ -20,7 +22,8 @@ def add_labels(table: Table, raw: Path, which: str, of_test: str) -> None:
     else:
         if "negbio" in path.name:
             table.notes.append(
-                f"labels are NegBio's ({path.name})" + ": there is no table of CheXpert labels" * (which == "table")
+                f"labels are NegBio's ({path.name})"
+                + ": there is no table of CheXpert labels" * (which == "table")
             )
         _from_table(table, path)
     _add_radiologist(table, raw, of_test)
@@ -31,7 +34,9 @@ def _from_table(table: Table, path: Path) -> None:
     labels = labels.reindex(table.rows["study_id"].astype(str))
     without = labels[CHEXPERT_14[0]].isna()
     if without.any():
-        table.notes.append(f"{without.sum()} studies are not in {path.name}: their labels stay empty")
+        table.notes.append(
+            f"{without.sum()} studies are not in {path.name}: their labels stay empty"
+        )
     values, wrong = parse_labels(labels.fillna("").reset_index(drop=True))
     table.rows = pd.concat([table.rows, values.set_axis(table.rows.index)], axis=1)
     wrong = wrong.set_axis(table.rows.index)
@@ -43,15 +48,18 @@ def note_repeats(table: Table, other: pd.DataFrame, key: str, name: str) -> pd.D
     repeated = other[key].duplicated()
     if repeated.any():
         table.notes.append(
-            f"{name} names {repeated.sum()} {key} more than once: first row used, e.g. {other[key][repeated].iloc[0]}"
+            f"{name} names {repeated.sum()} {key} more than once: first row used, e.g. "
+            f"{other[key][repeated].iloc[0]}"
         )
     return other[~repeated].set_index(key)
 
 
 def _add_radiologist(table: Table, raw: Path, use: str) -> None:
-    """Labels that a radiologist gave 687 studies of the test split (release 2.1.0), as columns or as labels of that split.
+    """Labels that a radiologist gave 687 studies of the test split (release 2.1.0), as columns or
+    as labels of that split.
 
-    A study in the table whose label is empty has that finding not mentioned. Source: MIMIC-CXR-JPG 2.1.0.
+    A study in the table whose label is empty has that finding not mentioned. Source: MIMIC-CXR-JPG
+    2.1.0.
     """
     path = find_table(raw, "test-set-labeled", needed=False)
     if path is None or use == "ignore":
@@ -60,7 +68,9 @@ def _add_radiologist(table: Table, raw: Path, use: str) -> None:
         return
     read = read_csv(path, ["study_id"], [*CHEXPERT_14, *SPELLINGS])
     labels = note_repeats(table, read.rename(columns=SPELLINGS), "study_id", path.name)
-    labels = labels[[c for c in CHEXPERT_14 if c in labels]].apply(lambda c: c.str.lower().replace(WORDS))
+    labels = labels[[c for c in CHEXPERT_14 if c in labels]].apply(
+        lambda c: c.str.lower().replace(WORDS)
+    )
     values, wrong = parse_labels(labels)
     for study, reason in wrong[wrong != ""].items():
         table.reject(f"{path.name} {study}", f"{reason}: this value is left empty")
@@ -76,4 +86,6 @@ def _add_radiologist(table: Table, raw: Path, use: str) -> None:
         return
     test = here & (table.rows["split"] == "test")
     table.rows = table.rows.assign(**{c: table.rows[c].mask(test, found[c]) for c in values})
-    table.notes.append(f"{told}: they replace the labels of {int(test.sum()):,} studies of the test split")
+    table.notes.append(
+        f"{told}: they replace the labels of {int(test.sum()):,} studies of the test split"
+    )

@@ -1,4 +1,6 @@
-"""Where the files of MIMIC-CXR lie: official folders, JPG or DICOM, and the layout that MedViLL draws."""
+"""Where the files of MIMIC-CXR lie: official folders, JPG or DICOM, and the layout that MedViLL
+draws.
+"""
 
 import os
 import re
@@ -39,18 +41,30 @@ def official(subject: pd.Series, study: pd.Series) -> pd.Series:
 
 
 def find_layout(raw: Path) -> Layout:
-    """The layout of the first image below `raw` (.jpg before .dcm in one folder); the official one when there is none."""
+    """The layout of the first image below `raw` (.jpg before .dcm in one folder); the official one
+    when there is none.
+    """
     usual = Layout(suffix=".dcm" if any(raw.glob("cxr-record-list.csv*")) else ".jpg")
     for top in TOPS:
         if not (raw / top).is_dir():
             continue
         for count, (place, folders, names) in enumerate(os.walk(raw / top)):
-            folders[:] = sorted(f for f in folders if re.fullmatch(r"[ps]?\d+", f))  # nothing else is a subject
-            suffix = next((s for s in (".jpg", ".dcm") if any(n.lower().endswith(s) for n in names)), "")
+            folders[:] = sorted(
+                f for f in folders if re.fullmatch(r"[ps]?\d+", f)
+            )  # nothing else is a subject
+            suffix = next(
+                (s for s in (".jpg", ".dcm") if any(n.lower().endswith(s) for n in names)), ""
+            )
             parts = Path(place).relative_to(raw / top).parts
             if suffix and len(parts) >= 2:
                 subject, study = parts[-2:]
-                return Layout(top, len(parts) > 2, "p" * subject.startswith("p"), "s" * study.startswith("s"), suffix)
+                return Layout(
+                    top,
+                    len(parts) > 2,
+                    "p" * subject.startswith("p"),
+                    "s" * study.startswith("s"),
+                    suffix,
+                )
             if count > MOST_FOLDERS:
                 break
     return usual
@@ -77,10 +91,16 @@ def find_table(raw: Path, *kinds: str, needed: bool = True) -> Path | None:
 
 
 def header_views(raw: Path, images: list[str]) -> list[tuple[str, str]]:
-    """(ViewPosition, "") of the header of each DICOM file, or ("", why it cannot be read); pixels are not touched."""
+    """(ViewPosition, "") of the header of each DICOM file, or ("", why it cannot be read); pixels
+    are not touched.
+    """
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda image: _header_view(raw, image), images, chunksize=64)
-        return list(progress_bar(found, total=len(images), desc="views", unit="header", leave=False, disable=None))
+        return list(
+            progress_bar(
+                found, total=len(images), desc="views", unit="header", leave=False, disable=None
+            )
+        )
 
 
 def _header_view(raw: Path, image: str) -> tuple[str, str]:
@@ -88,11 +108,15 @@ def _header_view(raw: Path, image: str) -> tuple[str, str]:
     from pydicom.errors import InvalidDicomError
 
     try:
-        header = dcmread(path_inside(raw, image), stop_before_pixels=True, specific_tags=["ViewPosition"])
+        header = dcmread(
+            path_inside(raw, image), stop_before_pixels=True, specific_tags=["ViewPosition"]
+        )
         return str(header.get("ViewPosition") or "").strip().upper(), ""
     except FileNotFoundError:
         return "", ABSENT
     except InvalidDicomError:
         return "", "view cannot be read: not a DICOM file"
-    except Exception as problem:  # damaged headers raise many kinds; each is a fault of this one record
+    except (
+        Exception
+    ) as problem:  # damaged headers raise many kinds; each is a fault of this one record
         return "", f"view cannot be read: {problem or type(problem).__name__}"

@@ -17,7 +17,12 @@ from .raw import Table, progress_bar, short_list
 ARCHIVE = "mimic-cxr-reports.zip"
 MAX_REPORT_BYTES = 1_000_000
 NONE = "no report file"
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, lzma.LZMAError)  # what reading a damaged member may raise
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    lzma.LZMAError,
+)  # what reading a damaged member may raise
 PLACES = 4  # names that one report may have
 
 
@@ -28,7 +33,9 @@ def add_reports(table: Table, raw: Path, where: str, layout: Layout) -> None:
     """
     read_report = reader(raw, where)
     patient, study = table.rows["patient_id"].astype(str), table.rows["study_id"].astype(str)
-    places = [official(patient, study) + ".txt"]  # the release's own names, then those beside the images
+    places = [
+        official(patient, study) + ".txt"
+    ]  # the release's own names, then those beside the images
     folder = layout.folder(patient, study)
     places += [folder + ".txt", folder + "/s" + study + ".txt", folder + "/" + study + ".txt"]
     found, reasons, foreign = [], [], []
@@ -42,7 +49,11 @@ def add_reports(table: Table, raw: Path, where: str, layout: Layout) -> None:
                 raise ValueError(f"more than {MAX_REPORT_BYTES:,} bytes")
             text, is_utf8 = decode(data)
             parts = sections(text)
-            reason = "" if any(parts.values()) else ("no findings or impression" if text.strip() else "empty report")
+            reason = (
+                ""
+                if any(parts.values())
+                else ("no findings or impression" if text.strip() else "empty report")
+            )
             foreign += [paths[0]] * (not is_utf8)
         except FileNotFoundError:
             reason = NONE
@@ -58,32 +69,51 @@ def add_reports(table: Table, raw: Path, where: str, layout: Layout) -> None:
         )
     if foreign:
         table.notes.append(
-            f"{len(foreign)} reports are not UTF-8 and were read as Windows-1252 or Latin-1: {short_list(foreign)}"
+            f"{len(foreign)} reports are not UTF-8 and were read as Windows-1252 or Latin-1: "
+            f"{short_list(foreign)}"
         )
-    table.rows = table.rows.assign(findings=[p["findings"] for p in found], impression=[p["impression"] for p in found])
+    table.rows = table.rows.assign(
+        findings=[p["findings"] for p in found], impression=[p["impression"] for p in found]
+    )
     reason = pd.Series(reasons, index=table.rows.index, dtype=object)
     table.drop(reason != "", "report has findings or impression", reason)
 
 
 def reader(raw: Path, where: str) -> Callable[[tuple[str, ...]], bytes]:
-    """A function from possible names, best first, to bytes, that looks through every place where reports usually lie.
+    """A function from possible names, best first, to bytes, that looks through every place where
+    reports usually lie.
 
-    Raises FileNotFoundError when there is none. Names come from ids that are numbers, so none can climb out; members
-    of the archive are looked up by these names and never unpacked.
+    Raises FileNotFoundError when there is none. Names come from ids that are numbers, so none can
+    climb out; members of the archive are looked up by these names and never unpacked.
     """
     given = Path(where).expanduser()
     if where and not given.exists():
-        raise fault("the folder or zip of the reports", f"nothing at {given}", "correct --set reports=PATH")
-    homes = [given, given.parent] if where else [raw, raw / "mimic-cxr-reports", raw.parent / "mimic-cxr-reports"]
-    archives = [given] if where and given.is_file() else [p / ARCHIVE for p in (raw, raw.parent) if not where]
+        raise fault(
+            "the folder or zip of the reports", f"nothing at {given}", "correct --set reports=PATH"
+        )
+    homes = (
+        [given, given.parent]
+        if where
+        else [raw, raw / "mimic-cxr-reports", raw.parent / "mimic-cxr-reports"]
+    )
+    archives = (
+        [given]
+        if where and given.is_file()
+        else [p / ARCHIVE for p in (raw, raw.parent) if not where]
+    )
     opened = [_open(path) for path in archives if path.is_file()]
 
-    # Where the last one was, the next one is most often: on a network disk every look at another place costs time.
+    # Where the last one was, the next one is most often: on a network disk every look at another
+    # place costs time.
     places = [(home, kind) for home in [*homes, *opened] for kind in range(PLACES)]
 
     def read_report(names: tuple[str, ...]) -> bytes:
         for home, kind in places:
-            data = _from_zip(*home, names[kind]) if isinstance(home, tuple) else _from_folder(home, names[kind])
+            data = (
+                _from_zip(*home, names[kind])
+                if isinstance(home, tuple)
+                else _from_folder(home, names[kind])
+            )
             if data is not None:
                 places.remove((home, kind))
                 places.insert(0, (home, kind))

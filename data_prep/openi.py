@@ -1,4 +1,6 @@
-"""Open-I (Indiana University chest radiographs): reports as XML or CSV, images unpacked or in their archive."""
+"""Open-I (Indiana University chest radiographs): reports as XML or CSV, images unpacked or in their
+archive.
+"""
 
 import json
 import os
@@ -13,7 +15,8 @@ from .raw import Table, choice, label_from_text, read_csv, short_list, split_by_
 
 PROJECTIONS = "indiana_projections.csv"
 NEEDS = (
-    "Open-I: NLMCXR_reports.tgz, NLMCXR_png.tgz as downloaded or unpacked; or indiana_reports.csv and PNG images; "
+    "Open-I: NLMCXR_reports.tgz, NLMCXR_png.tgz as downloaded or unpacked; or "
+    "indiana_reports.csv and PNG images; "
     "indiana_projections.csv tells the views; images are optional"
 )
 MARKS = (*((pattern,) for pattern in ARCHIVES), ("ecgen-radiology",), ("*.xml",), (REPORTS_CSV,))
@@ -22,32 +25,44 @@ SETTINGS = {"views": "FRONTAL", "images": "one", "split": "drawn"}
 HELP = {
     "views": f"FRONTAL, LATERAL or both; applies where {PROJECTIONS} is there",
     "images": "one image a report, as the papers use, or all; applies where views are known",
-    "split": "drawn: by report, 70/10/20 %; or a folder with train, valid and test lists of ids (*.txt, or MedViLL's *.jsonl)",
+    "split": "drawn: by report, 70/10/20 %; or a folder with train, valid and test lists of "
+    "ids (*.txt, or MedViLL's *.jsonl)",
 }
 PATHS = ("split",)
 CODE = ("openi_reports.py", "../medxvl/label*.py")
 EXPECTED = {
-    "source": "MedViLL, section 4.1 and release: AP or PA view, one image a report, a random split of its own",
+    "source": "MedViLL, section 4.1 and release: AP or PA view, one image a report, a random "
+    "split of its own",
     "counts": {"studies": 3_547, "train": 2_483, "valid": 710, "test": 354},
 }
 SUFFIXES = (".png", ".dcm", ".jpg")
-SPLIT_NAMES = {"train": "train", "valid": "valid", "validate": "valid", "val": "valid", "dev": "valid", "test": "test"}
+SPLIT_NAMES = {
+    "train": "train",
+    "valid": "valid",
+    "validate": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
 
 
 def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     """One row an image; one row a report, text only, when there is no image at all.
 
-    A report stands for a patient (the collection names none). Labels are from the reports, by rules. The split is drawn
-    from the report's id alone: none is prescribed, and MedViLL's is a random one that no rule on the ids gives back (of
-    its training reports, 1,735 ids are public: 64 % of the reports with findings, evenly in every range of ids); with
-    its lists, or others, the setting `split` uses them.
+    A report stands for a patient (the collection names none). Labels are from the reports, by
+    rules. The split is drawn from the report's id alone: none is prescribed, and MedViLL's is a
+    random one that no rule on the ids gives back (of its training reports, 1,735 ids are public: 64
+    % of the reports with findings, evenly in every range of ids); with its lists, or others, the
+    setting `split` uses them.
     """
     choice(settings, "images", ("one", "all"))
     table = _reports(raw)
     table.drop_repeated("study_id")
     empty = (table.rows["findings"] == "") & (table.rows["impression"] == "")
     # Published without text on purpose: a property of the collection, not a fault of the files.
-    table.drop(empty, "report has findings or impression", "no findings or impression", is_fault=False)
+    table.drop(
+        empty, "report has findings or impression", "no findings or impression", is_fault=False
+    )
     table.rows = table.rows.assign(patient_id=table.rows["study_id"])
     views = _views(raw)
     _add_images(table, raw, views)
@@ -69,7 +84,11 @@ def _reports(raw: Path) -> Table:
             records.append(report | {"_record": name})
             foreign += [name] * (not as_declared)
     if not count:
-        raise fault(f"reports as *.xml files or {REPORTS_CSV}", f"none in {raw}", "download NLMCXR_reports.tgz again")
+        raise fault(
+            f"reports as *.xml files or {REPORTS_CSV}",
+            f"none in {raw}",
+            "download NLMCXR_reports.tgz again",
+        )
     columns = ["study_id", "findings", "impression", "mesh", "_images", "_record"]
     rows = pd.DataFrame(sorted(records, key=lambda r: r["_record"]), columns=columns)
     table = Table(rows, raw_version=f"{count:,} reports", absent_is_fault=False)
@@ -87,18 +106,24 @@ def _reports(raw: Path) -> Table:
 
 
 def _views(raw: Path) -> pd.DataFrame | None:
-    """image id -> study_id, view, of the Indiana table of projections; None when it is not there."""
+    """image id -> study_id, view, of the Indiana table of projections; None when it is not
+    there.
+    """
     path = raw / PROJECTIONS
     if raw.is_file() or not path.is_file():
         return None
     rows = read_csv(path, ["uid", "filename", "projection"])
     rows["image_id"] = rows["filename"].map(image)
     rows = rows.drop_duplicates("image_id").set_index("image_id")
-    return pd.DataFrame({"study_id": rows["uid"].map(study), "view": rows["projection"].str.upper()})
+    return pd.DataFrame(
+        {"study_id": rows["uid"].map(study), "view": rows["projection"].str.upper()}
+    )
 
 
 def _add_images(table: Table, raw: Path, views: pd.DataFrame | None) -> None:
-    """Turn report rows into image rows when there is any image; absent files are rejected when they are decoded."""
+    """Turn report rows into image rows when there is any image; absent files are rejected when they
+    are decoded.
+    """
     files = _image_files(table, raw)
     if not files:
         table.notes.append("text only: no image file is there")
@@ -109,44 +134,72 @@ def _add_images(table: Table, raw: Path, views: pd.DataFrame | None) -> None:
         named = views.reset_index().groupby("study_id")["image_id"].agg(list)
         of_table = rows["study_id"].map(named)
         rows = rows.assign(_images=rows["_images"].where(rows["_images"].notna(), of_table))
-    rows = rows.assign(_images=[images if isinstance(images, list) else [] for images in rows["_images"]])
-    if views is None and not rows["_images"].str.len().any():  # reports by CSV without projections: by the file's name
+    rows = rows.assign(
+        _images=[images if isinstance(images, list) else [] for images in rows["_images"]]
+    )
+    if (
+        views is None and not rows["_images"].str.len().any()
+    ):  # reports by CSV without projections: by the file's name
         named = pd.Series(list(files)).groupby([name.split("_")[0] for name in files]).agg(list)
         found = rows["study_id"].map(named)
         rows = rows.assign(_images=[images if isinstance(images, list) else [] for images in found])
-        table.notes.append(f"no {PROJECTIONS}: images belong to the report whose number begins their name")
+        table.notes.append(
+            f"no {PROJECTIONS}: images belong to the report whose number begins their name"
+        )
     table.rows = rows
-    table.drop(rows["_images"].str.len() == 0, "report names an image", "report names no image", is_fault=False)
+    table.drop(
+        rows["_images"].str.len() == 0,
+        "report names an image",
+        "report names no image",
+        is_fault=False,
+    )
     rows = table.rows.explode("_images", ignore_index=True).rename(columns={"_images": "image_id"})
     strange = sorted(set(files) - set(rows["image_id"]))
     table.rejects += [(files[i], "image of no report that is used") for i in strange]
-    why = f"{len(strange):,} image files belong to no report that is used, never counted as rows" if strange else ""
+    why = (
+        f"{len(strange):,} image files belong to no report that is used, never counted as rows"
+        if strange
+        else ""
+    )
     rows["_image"] = [files.get(i, f"{i}.png") for i in rows["image_id"]]
     rows["_record"] = rows["_record"] + " " + rows["image_id"]
     rows["view"] = rows["image_id"].map(views["view"]).fillna("") if views is not None else ""
     table.expand(rows, "images of these reports", why)
     table.drop_repeated("image_id")
     if views is None:
-        table.notes.append(f"views are not known, every image is used: {PROJECTIONS} beside the reports tells them")
+        table.notes.append(
+            f"views are not known, every image is used: {PROJECTIONS} beside the reports tells them"
+        )
 
 
 def _image_files(table: Table, raw: Path) -> dict[str, str]:
-    """image id -> file below `raw`; without any, -> member of the archive of images, which the table then decodes from."""
+    """image id -> file below `raw`; without any, -> member of the archive of images, which the
+    table then decodes from.
+    """
     if raw.is_file():
         return {}
     found = []
     for place, folders, names in os.walk(raw):
         folders.sort()
-        found += [(Path(place) / n).relative_to(raw).as_posix() for n in names if n.lower().endswith(SUFFIXES)]
+        found += [
+            (Path(place) / n).relative_to(raw).as_posix()
+            for n in names
+            if n.lower().endswith(SUFFIXES)
+        ]
     if not found:
-        archives = sorted([*raw.glob("*png*.tgz"), *raw.glob("*png*.tar.gz"), *raw.glob("*png*.tar")])
+        archives = sorted(
+            [*raw.glob("*png*.tgz"), *raw.glob("*png*.tar.gz"), *raw.glob("*png*.tar")]
+        )
         if not archives:
             return {}
         found, refused = members(archives[0], ".png")
         for name, reason in refused:
             table.reject(name, reason)
         table.root, table.decode = archives[0], decoded_from_tar
-        table.notes.append(f"images are read from {archives[0].name}; every start reads it whole, unpacked is faster")
+        table.notes.append(
+            f"images are read from {archives[0].name}; every start reads it whole, unpacked "
+            "is faster"
+        )
     files = {}
     for name in sorted(found, key=lambda n: (SUFFIXES.index(n[-4:].lower()), n)):  # PNG first
         if image(name) in files:
@@ -161,7 +214,9 @@ def _select(table: Table, views: list[str], images: str) -> None:
     why = "not selected: view " + seen
     table.drop(~table.rows["view"].isin(views), f"view is {', '.join(views)}", why, is_fault=False)
     if images == "one":
-        order = table.rows.assign(_view=table.rows["view"].map(views.index)).sort_values(["_view", "image_id"])
+        order = table.rows.assign(_view=table.rows["view"].map(views.index)).sort_values(
+            ["_view", "image_id"]
+        )
         first = order.drop_duplicates("study_id").index
         why = "not selected: another image of this report is used"
         table.drop(~table.rows.index.isin(first), "one image a report", why, is_fault=False)
@@ -171,33 +226,52 @@ def _add_split(table: Table, how: str) -> None:
     if how == "drawn":
         table.rows = table.rows.assign(split=split_by_hash(table.rows["study_id"]))
         table.notes.append(
-            "the split is drawn by report, 70 % train, 10 % valid, 20 % test; MedViLL's is not derivable"
+            "the split is drawn by report, 70 % train, 10 % valid, 20 % test; MedViLL's is "
+            "not derivable"
         )
         return
     folder, split = Path(how).expanduser(), {}
     if not folder.is_dir():
         raise fault("drawn, or a folder with lists of ids", f"{how!r}", "correct --set split=PATH")
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".txt", ".jsonl")):
-        name = next((SPLIT_NAMES[w] for w in path.stem.lower().replace("-", "_").split("_") if w in SPLIT_NAMES), "")
+        name = next(
+            (
+                SPLIT_NAMES[w]
+                for w in path.stem.lower().replace("-", "_").split("_")
+                if w in SPLIT_NAMES
+            ),
+            "",
+        )
         if name:
             for uid in _ids(path):
                 if split.setdefault(study(uid), name) != name:
                     raise fault(
-                        f"{uid} in one split", f"it in {split[study(uid)]} and {path.name}", "correct the lists"
+                        f"{uid} in one split",
+                        f"it in {split[study(uid)]} and {path.name}",
+                        "correct the lists",
                     )
     if not split:
         raise fault(
-            "train, valid and test lists of ids (*.txt, *.jsonl)", f"none in {folder}", "correct --set split=PATH"
+            "train, valid and test lists of ids (*.txt, *.jsonl)",
+            f"none in {folder}",
+            "correct --set split=PATH",
         )
     table.rows = table.rows.assign(split=table.rows["study_id"].map(split))
     table.drop(
-        table.rows["split"].isna(), "report is in a split list", "not selected: in no split list", is_fault=False
+        table.rows["split"].isna(),
+        "report is in a split list",
+        "not selected: in no split list",
+        is_fault=False,
     )
 
 
 def _ids(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [
+            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
         return [str(json.loads(line)["id"]) if path.suffix == ".jsonl" else line for line in lines]
     except (ValueError, KeyError, TypeError) as problem:
-        raise fault(f"one id a line in {path}", f"{type(problem).__name__}: {problem}", "correct the list") from None
+        raise fault(
+            f"one id a line in {path}", f"{type(problem).__name__}: {problem}", "correct the list"
+        ) from None

@@ -19,10 +19,12 @@ MAX_XML_BYTES = 5_000_000
 
 
 def read_reports(raw: Path) -> Iterator[tuple[str, dict | None, str, bool]]:
-    """(name, report, why it is refused, whether its encoding was as declared) of every report there is.
+    """(name, report, why it is refused, whether its encoding was as declared) of every report there
+    is.
 
-    A report has study_id, findings, impression, mesh and `_images` (ids; None where the table of reports names none).
-    XML files come before their archive, both before the table; nothing of an archive is ever written to disk.
+    A report has study_id, findings, impression, mesh and `_images` (ids; None where the table of
+    reports names none). XML files come before their archive, both before the table; nothing of an
+    archive is ever written to disk.
     """
     files = _files(raw)
     if files is None:
@@ -39,9 +41,11 @@ def read_reports(raw: Path) -> Iterator[tuple[str, dict | None, str, bool]]:
 
 
 def parse(data: bytes) -> tuple[dict, bool]:
-    """(study_id, findings, impression, mesh, _images of one XML report; whether its encoding was as declared).
+    """(study_id, findings, impression, mesh, _images of one XML report; whether its encoding was as
+    declared).
 
-    Raises ValueError, with the reason, for what is no such report; entities and document types are refused.
+    Raises ValueError, with the reason, for what is no such report; entities and document types are
+    refused.
     """
     as_declared = True
     try:
@@ -56,7 +60,10 @@ def parse(data: bytes) -> tuple[dict, bool]:
         raise ValueError("XML with a document type or entities is not read") from None
     except xml.etree.ElementTree.ParseError as problem:
         raise ValueError(f"not well-formed XML: {problem}") from None
-    except (LookupError, ValueError) as problem:  # an encoding that does not exist, or that the bytes are not in
+    except (
+        LookupError,
+        ValueError,
+    ) as problem:  # an encoding that does not exist, or that the bytes are not in
         raise ValueError(f"not well-formed XML: {problem}") from None
     uid = tree.find("uId")
     if uid is None or not (uid.get("id") or "").strip():
@@ -82,7 +89,9 @@ def study(uid: str) -> str:
 
 
 def image(name: str) -> str:
-    """One id for one image, however its file is called: CXR1_1_IM-0001-4001, 1_IM-0001-4001.dcm.png."""
+    """One id for one image, however its file is called: CXR1_1_IM-0001-4001,
+    1_IM-0001-4001.dcm.png.
+    """
     name = re.sub(r"(\.(dcm|png|jpe?g))+$", "", name.rpartition("/")[2], flags=re.I)
     name = re.sub(r"^CXR\d+_(\d+_IM-)", r"\1", name)
     return f"CXR{name}" if name[:1].isdigit() else name
@@ -112,7 +121,9 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[str, dict | None, str, bool]]:
 
 
 def _files(raw: Path) -> Iterator[tuple[str, bytes | str]] | None:
-    """(name, bytes) of every XML report, or (name, why it is refused); None when there is neither file nor archive."""
+    """(name, bytes) of every XML report, or (name, why it is refused); None when there is neither
+    file nor archive.
+    """
     if raw.is_file():
         return None if raw.name == REPORTS_CSV else _packed(raw)
     folder = raw / "ecgen-radiology" if (raw / "ecgen-radiology").is_dir() else raw

@@ -1,7 +1,7 @@
 """Draw one synthetic abdominal radiograph: skeleton, organs and bowel gas, with planted findings.
 
-Body coordinates as in `phantom_image`: x from -1 (image left, the patient's right) to 1, y from -1 (diaphragm) to 1 (hips).
-Shapes and contrasts were chosen by eye; nothing is measured on patients.
+Body coordinates as in `phantom_image`: x from -1 (image left, the patient's right) to 1, y from -1
+(diaphragm) to 1 (hips). Shapes and contrasts were chosen by eye; nothing is measured on patients.
 """
 
 import cv2
@@ -9,17 +9,35 @@ import numpy as np
 
 from .phantom_image import SIDES, Canvas, Finding, expose, sample_pose, smooth, step, texture
 
-# Course of the colon: caecum, ascending, hepatic flexure, transverse, splenic flexure, descending, sigmoid, rectum.
-COLON = np.array([
-    [-0.56, 0.42], [-0.60, 0.18], [-0.60, -0.08], [-0.54, -0.28], [-0.32, -0.22], [-0.05, -0.14], [0.24, -0.24],
-    [0.52, -0.46], [0.62, -0.20], [0.63, 0.10], [0.58, 0.34], [0.38, 0.48], [0.16, 0.50], [0.04, 0.66], [0.0, 0.84],
-])  # fmt: skip
+# Course of the colon: caecum, ascending, hepatic flexure, transverse, splenic flexure, descending,
+# sigmoid, rectum.
+COLON = np.array(
+    [
+        [-0.56, 0.42],
+        [-0.60, 0.18],
+        [-0.60, -0.08],
+        [-0.54, -0.28],
+        [-0.32, -0.22],
+        [-0.05, -0.14],
+        [0.24, -0.24],
+        [0.52, -0.46],
+        [0.62, -0.20],
+        [0.63, 0.10],
+        [0.58, 0.34],
+        [0.38, 0.48],
+        [0.16, 0.50],
+        [0.04, 0.66],
+        [0.0, 0.84],
+    ]
+)
 LEVELS = np.arange(-0.30, 0.55, 0.165)  # of fluid in small bowel
 RIGHT_COLON, LEFT_COLON = (0.0, 0.38), (0.52, 0.88)  # shares of its length
 
 
 def sample_abdomen(rng: np.random.Generator) -> dict:
-    """Shape of one patient's abdomen, in body coordinates; `erect` films show fluid levels and air under the diaphragm."""
+    """Shape of one patient's abdomen, in body coordinates; `erect` films show fluid levels and air
+    under the diaphragm.
+    """
     return {
         "flank": rng.uniform(0.80, 1.02),
         "dome": rng.uniform(-0.86, -0.72),
@@ -44,7 +62,9 @@ def sample_abdomen(rng: np.random.Generator) -> dict:
 class Abdomen:
     """One patient's abdomen, ready to take findings."""
 
-    def __init__(self, canvas: Canvas, anatomy: dict, findings: list[Finding], rng: np.random.Generator):
+    def __init__(
+        self, canvas: Canvas, anatomy: dict, findings: list[Finding], rng: np.random.Generator
+    ):
         self.canvas, self.anatomy, self.rng = canvas, anatomy, rng
         self.by_name = {f.name: f for f in findings}
         a, c = anatomy, canvas
@@ -55,7 +75,9 @@ class Abdomen:
         big = self.by_name.get("Hepatomegaly")
         self.liver_edge = a["liver"] + (0.24 + 0.12 * big.extent if big else 0.0)
         wander = rng.normal(0, 0.035, COLON.shape)
-        self.colon = self.smooth_path(COLON * [a["flank"] / 0.92, 1.0] + wander + [a["centre"], 0], 120)
+        self.colon = self.smooth_path(
+            COLON * [a["flank"] / 0.92, 1.0] + wander + [a["centre"], 0], 120
+        )
 
     @staticmethod
     def smooth_path(points: np.ndarray, count: int) -> np.ndarray:
@@ -85,7 +107,9 @@ class Abdomen:
         for s in (-1, 1):
             x, y = self.kidney_at(s)
             out = out + self.canvas.blob(x, y, 0.115, a["kidney"], -0.22 * s, power=8)
-            out = out - 0.55 * self.canvas.blob(x, y, 0.15, a["kidney"] + 0.035, -0.22 * s, power=9)  # fat around it
+            out = out - 0.55 * self.canvas.blob(
+                x, y, 0.15, a["kidney"] + 0.035, -0.22 * s, power=9
+            )  # fat around it
         return out
 
     def kidney_at(self, side: int) -> tuple[float, float]:
@@ -93,12 +117,16 @@ class Abdomen:
         return a["centre"] + side * 0.31, -0.16 + (0.06 if side == -1 else 0.0)
 
     def psoas(self) -> np.ndarray:
-        """Two muscles from the lumbar spine outward and down, with a dark stripe of fat beside them."""
+        """Two muscles from the lumbar spine outward and down, with a dark stripe of fat beside
+        them.
+        """
         y = self.canvas.y
         edge = 0.10 + 0.17 * np.clip((y + 0.25) / 0.7, 0, 1.2)
         away = np.abs(self.off)
         band = step(y + 0.30, 0.06) * step(0.62 - y, 0.08)
-        return (step(edge - away, 0.012) - 0.5 * np.exp(-(((away - edge - 0.025) / 0.022) ** 2))) * band
+        return (
+            step(edge - away, 0.012) - 0.5 * np.exp(-(((away - edge - 0.025) / 0.022) ** 2))
+        ) * band
 
     def skeleton(self) -> np.ndarray:
         """Vertebrae with pedicles and processes, sacrum, pelvis, hips and the last ribs."""
@@ -120,17 +148,23 @@ class Abdomen:
                 break
             for s in (-1, 1):
                 pedicles.append((x + s * 0.058, y - 0.03))
-                curves.append(np.array([[x + s * 0.09, y - 0.01], [x + s * 0.19, y - 0.02 - 0.015 * s]]))
+                curves.append(
+                    np.array([[x + s * 0.09, y - 0.01], [x + s * 0.19, y - 0.02 - 0.015 * s]])
+                )
             curves.append(np.array([[x, y], [x + 0.004, y + 0.075]]))
         for s in (-1, 1):
             for k, reach in enumerate((0.80, 0.76, 0.52)):
                 t = np.linspace(0.13, reach, 16)
-                ribs.append(np.column_stack([a["centre"] + s * t, -1.0 + 0.17 * k + 0.42 * t**1.4 - 0.06]))
+                ribs.append(
+                    np.column_stack([a["centre"] + s * t, -1.0 + 0.17 * k + 0.42 * t**1.4 - 0.06])
+                )
         out += 0.45 * c.lines(curves, 0.030, blur=0.010)
         out += 0.36 * c.lines(ribs, 0.036, blur=0.010)
         out += 0.40 * self.tube(np.array(pedicles), 0.027)
         pelvis = c.window(-1.2, a["pelvis"] - 0.15, 1.2, 1.6)
-        out[pelvis] += self.pelvis(c.x[pelvis] - a["centre"], c.y[pelvis] - a["pelvis"], self.grain[pelvis])
+        out[pelvis] += self.pelvis(
+            c.x[pelvis] - a["centre"], c.y[pelvis] - a["pelvis"], self.grain[pelvis]
+        )
         rims = []
         for s in (-1, 1):
             t = np.linspace(0, 1, 20)
@@ -140,7 +174,9 @@ class Abdomen:
                 np.column_stack([s * (0.22 + 0.26 * np.sin(np.pi * t * 0.62)), 0.22 + 0.46 * t]),
                 np.column_stack([s * (0.04 + 0.36 * t), 0.72 - 0.13 * np.sin(np.pi * t * 0.5)]),
             ]
-            out += 0.55 * c.blob(a["centre"] + s * a["hip"] * 0.86, a["pelvis"] + 0.56, 0.115, 0.115, power=8)
+            out += 0.55 * c.blob(
+                a["centre"] + s * a["hip"] * 0.86, a["pelvis"] + 0.56, 0.115, 0.115, power=8
+            )
             x = a["centre"] + s * (a["hip"] * 0.86 + 0.14)
             out += 0.40 * c.blob(x, a["pelvis"] + 0.67, 0.11, 0.19, 0.5 * s, power=6)
         rims = [rim + [a["centre"], a["pelvis"]] for rim in rims]
@@ -149,12 +185,21 @@ class Abdomen:
     @staticmethod
     def pelvis(x: np.ndarray, y: np.ndarray, grain: np.ndarray) -> np.ndarray:
         """Sacrum and iliac wings; x from the midline, y from the crests."""
-        sacrum = step(0.20 - 0.26 * (y - 0.05) - np.abs(x), 0.015) * step(y - 0.10, 0.03) * step(0.52 - y, 0.04)
+        sacrum = (
+            step(0.20 - 0.26 * (y - 0.05) - np.abs(x), 0.015)
+            * step(y - 0.10, 0.03)
+            * step(0.52 - y, 0.04)
+        )
         x, out = np.abs(x), sacrum * (0.55 + 0.12 * np.sin(y * 36))
         crest = 1.6 * np.clip(np.abs(x - 0.46) - 0.10, 0, None) ** 2
         inner = 0.22 + 0.75 * np.clip(y - 0.20, 0, None) ** 1.5
         outer = 0.74 - 0.55 * np.clip(y - 0.15, 0, None)
-        wing = step(y - crest, 0.012) * step(x - inner, 0.012) * step(outer - x, 0.012) * step(0.46 - y, 0.03)
+        wing = (
+            step(y - crest, 0.012)
+            * step(x - inner, 0.012)
+            * step(outer - x, 0.012)
+            * step(0.46 - y, 0.03)
+        )
         return out + wing * (0.44 + 0.05 * grain)
 
     def tube(self, path: np.ndarray, radius) -> np.ndarray:
@@ -167,7 +212,9 @@ class Abdomen:
         return smooth(drawn.astype(np.float32) / 255, 0.014 * c.pixel)
 
     def bowel(self) -> np.ndarray:
-        """Normal gas: some of the colon with its haustra, the stomach's bubble, little in the small bowel."""
+        """Normal gas: some of the colon with its haustra, the stomach's bubble, little in the small
+        bowel.
+        """
         c, a, rng = self.canvas, self.anatomy, self.rng
         dilated = self.by_name.get("Bowel Obstruction")
         amount = a["gas"] * (0.35 if dilated and dilated.variant == "small" else 1.0)
@@ -179,7 +226,10 @@ class Abdomen:
             np.maximum(out, rng.uniform(0.45, 1.0) * self.tube(part, radius), out=out)
         drawn = np.zeros(c.shape, np.uint8)
         for _ in range(int(rng.integers(3, 9))):
-            spot = c.pose[:, :2] @ [rng.normal(a["centre"], 0.20), rng.uniform(-0.05, 0.50)] + c.pose[:, 2]
+            spot = (
+                c.pose[:, :2] @ [rng.normal(a["centre"], 0.20), rng.uniform(-0.05, 0.50)]
+                + c.pose[:, 2]
+            )
             r = rng.uniform(0.025, 0.05) * c.pixel
             axes = (int(8 * 1.6 * r), int(8 * r))
             at, turn, grey = [int(8 * v) for v in spot], rng.uniform(-45, 45), rng.uniform(75, 230)
@@ -195,9 +245,18 @@ class Abdomen:
         depth = np.sqrt(np.maximum(1.05 - (self.off / 1.12) ** 2, 0.05))
         out = self.body * (0.42 + 0.60 * depth + 0.35 * a["fat"])
         for s in (-1, 1):
-            out -= 0.62 * step(self.dome(s) - c.y, 0.012) * step(s * (c.x - a["centre"]) - 0.10, 0.04) * self.body
+            out -= (
+                0.62
+                * step(self.dome(s) - c.y, 0.012)
+                * step(s * (c.x - a["centre"]) - 0.10, 0.04)
+                * self.body
+            )
         waist = np.abs(c.x - 0.5 * a["centre"])
-        stripe = np.exp(-(((waist - 0.88 * a["flank"]) / 0.020) ** 2)) * step(c.y + 0.30, 0.08) * step(0.45 - c.y, 0.08)
+        stripe = (
+            np.exp(-(((waist - 0.88 * a["flank"]) / 0.020) ** 2))
+            * step(c.y + 0.30, 0.08)
+            * step(0.45 - c.y, 0.08)
+        )
         out -= (0.06 + 0.2 * a["fat"]) * stripe
         out += 0.14 * self.liver()
         spleen = c.blob(a["centre"] + 0.62, a["dome"] + 0.30, 0.15, a["spleen"] + 0.06, -0.35, 6)
@@ -213,7 +272,9 @@ class Abdomen:
 
 
 def obstruction(abdomen: Abdomen, f: Finding) -> np.ndarray:
-    """Dilated gas-filled loops: stacked central ones with folds right across (small bowel), or the frame (large bowel)."""
+    """Dilated gas-filled loops: stacked central ones with folds right across (small bowel), or the
+    frame (large bowel).
+    """
     c, a, rng = abdomen.canvas, abdomen.anatomy, abdomen.rng
     gas, folds, walls = np.zeros(c.shape, np.float32), [], np.zeros(c.shape, np.float32)
     if f.variant == "large":
@@ -226,7 +287,11 @@ def obstruction(abdomen: Abdomen, f: Finding) -> np.ndarray:
     else:
         for k in range(3 + f.extent):
             y = -0.22 + 0.165 * k + rng.uniform(-0.02, 0.02)
-            half, lean, arch = rng.uniform(0.24, 0.38), rng.uniform(-0.12, 0.12), rng.uniform(-0.10, 0.06)
+            half, lean, arch = (
+                rng.uniform(0.24, 0.38),
+                rng.uniform(-0.12, 0.12),
+                rng.uniform(-0.10, 0.06),
+            )
             t = np.linspace(-1, 1, 14)
             x = a["centre"] + rng.uniform(-0.12, 0.12) + half * t
             path = np.column_stack([x, y + lean * half * t + arch * (1 - t**2)])
@@ -237,15 +302,21 @@ def obstruction(abdomen: Abdomen, f: Finding) -> np.ndarray:
     inside = np.clip(gas, 0, 1)
     change = -0.30 * inside + 0.10 * c.lines(folds, 0.016, blur=0.005) * inside + 0.10 * walls
     if a["erect"]:
-        change = change + 0.34 * _levels(abdomen, inside, np.array([-0.12, 0.22]) if f.variant == "large" else LEVELS)
+        change = change + 0.34 * _levels(
+            abdomen, inside, np.array([-0.12, 0.22]) if f.variant == "large" else LEVELS
+        )
     return change * abdomen.body
 
 
 def _across(path: np.ndarray, k: int, reach: float, shift: float) -> np.ndarray:
-    """A line across a loop at point k; `shift` moves it to one side so that it stops in the middle."""
+    """A line across a loop at point k; `shift` moves it to one side so that it stops in the
+    middle.
+    """
     along = path[min(k + 1, len(path) - 1)] - path[k - 1]
     across = np.array([-along[1], along[0]]) / (np.hypot(*along) + 1e-9)
-    return np.array([path[k] + (shift - 1) * reach * across, path[k] + (shift + 1) * reach * across])
+    return np.array(
+        [path[k] + (shift - 1) * reach * across, path[k] + (shift + 1) * reach * across]
+    )
 
 
 def _levels(abdomen: Abdomen, gas: np.ndarray, heights: np.ndarray) -> np.ndarray:
@@ -277,15 +348,23 @@ def kidney_stone(abdomen: Abdomen, f: Finding) -> np.ndarray:
     x, y = abdomen.kidney_at(s)
     if f.variant == "ureteral":
         return 0.60 * c.blob(
-            abdomen.anatomy["centre"] + s * rng.uniform(0.19, 0.24), rng.uniform(0.12, 0.34), 0.026, 0.036, 0, 6
+            abdomen.anatomy["centre"] + s * rng.uniform(0.19, 0.24),
+            rng.uniform(0.12, 0.34),
+            0.026,
+            0.036,
+            0,
+            6,
         )
     if f.variant == "staghorn":
         arms = [
-            np.array([[x - s * 0.05, y], [x + s * dx, y + dy]]) for dx, dy in ((0.05, -0.11), (0.07, 0.0), (0.04, 0.11))
+            np.array([[x - s * 0.05, y], [x + s * dx, y + dy]])
+            for dx, dy in ((0.05, -0.11), (0.07, 0.0), (0.04, 0.11))
         ]
         return 0.55 * c.lines(arms, 0.050, blur=0.008)
     radius = (0.028, 0.038, 0.050)[f.extent]
-    rows = np.linspace(-0.10, 0.10, 2 + f.extent)[:-1] + rng.uniform(0.0, 0.03)  # apart, so that they can be counted
+    rows = np.linspace(-0.10, 0.10, 2 + f.extent)[:-1] + rng.uniform(
+        0.0, 0.03
+    )  # apart, so that they can be counted
     spots = [(rng.uniform(-0.04, 0.05), float(dy)) for dy in rows]
     return sum(0.60 * c.blob(x + dx, y + dy, radius, radius * 0.85, 0, 6) for dx, dy in spots)
 
@@ -300,12 +379,16 @@ def constipation(abdomen: Abdomen, f: Finding) -> np.ndarray:
 
 
 def ascites(abdomen: Abdomen, f: Finding) -> np.ndarray:
-    """Even grey haze denser in the flanks and pelvis (its loss of the psoas and kidney outlines is in the anatomy)."""
+    """Even grey haze denser in the flanks and pelvis (its loss of the psoas and kidney outlines is
+    in the anatomy).
+    """
     c = abdomen.canvas
     away = np.abs(abdomen.off)
     flanks = step(away - 0.46, 0.05) * step(c.y + 0.45, 0.10)
     return (
-        0.05 + 0.03 * f.extent + (0.20 + 0.07 * f.extent) * flanks * (0.3 + 0.7 * step(0.40 - c.y, 0.1))
+        0.05
+        + 0.03 * f.extent
+        + (0.20 + 0.07 * f.extent) * flanks * (0.3 + 0.7 * step(0.40 - c.y, 0.1))
     ) * abdomen.body
 
 
@@ -317,17 +400,26 @@ def hepatomegaly(abdomen: Abdomen, f: Finding) -> np.ndarray:
 def gallstones(abdomen: Abdomen, f: Finding) -> np.ndarray:
     """A cluster of faceted rings under the liver."""
     c, rng = abdomen.canvas, abdomen.rng
-    x, y = abdomen.anatomy["centre"] - 0.40 + rng.normal(0, 0.03), abdomen.anatomy["liver"] - 0.06 + rng.normal(0, 0.03)
+    x, y = (
+        abdomen.anatomy["centre"] - 0.40 + rng.normal(0, 0.03),
+        abdomen.anatomy["liver"] - 0.06 + rng.normal(0, 0.03),
+    )
     out = 0
     for k in range(3 + 2 * f.extent):
         angle, away = 2.4 * k, 0.034 * np.sqrt(k)
         spot = (x + float(away * np.cos(angle)), y + float(away * np.sin(angle)))
-        out = out + 0.46 * c.blob(*spot, 0.028, 0.026, 0, 8) - 0.24 * c.blob(*spot, 0.014, 0.013, 0, 6)
+        out = (
+            out
+            + 0.46 * c.blob(*spot, 0.028, 0.026, 0, 8)
+            - 0.24 * c.blob(*spot, 0.014, 0.013, 0, 6)
+        )
     return out
 
 
 def tube(abdomen: Abdomen, f: Finding) -> np.ndarray:
-    """Nasogastric tube, ureteral stent with its two curls, or feeding tube through the abdominal wall."""
+    """Nasogastric tube, ureteral stent with its two curls, or feeding tube through the abdominal
+    wall.
+    """
     c, m = abdomen.canvas, abdomen.anatomy["centre"]
     t = np.linspace(0, 1, 24)
     if f.variant == "nasogastric":
@@ -345,7 +437,12 @@ def tube(abdomen: Abdomen, f: Finding) -> np.ndarray:
     s = SIDES[f.side]
     if f.variant == "stent":
         x, y = abdomen.kidney_at(s)
-        curl = lambda x, y, turn: np.column_stack([x + 0.05 * np.cos(turn * 6 * t), y + 0.05 * np.sin(turn * 6 * t)])  # noqa: E731
+
+        def curl(x, y, turn):
+            return np.column_stack(
+                [x + 0.05 * np.cos(turn * 6 * t), y + 0.05 * np.sin(turn * 6 * t)]
+            )
+
         course = np.array(
             [
                 [x - s * 0.04, y],
@@ -355,21 +452,33 @@ def tube(abdomen: Abdomen, f: Finding) -> np.ndarray:
                 [m + s * 0.05, 0.70],
             ]
         )
-        return 0.50 * c.lines([curl(x, y - 0.02, s), course, curl(m + s * 0.03, 0.74, -s)], 0.020, blur=0.003)
+        return 0.50 * c.lines(
+            [curl(x, y - 0.02, s), course, curl(m + s * 0.03, 0.74, -s)], 0.020, blur=0.003
+        )
     ring = np.column_stack([m + 0.32 + 0.06 * np.cos(6.4 * t), -0.34 + 0.06 * np.sin(6.4 * t)])
     tail = np.array([[m + 0.32, -0.34], [m + 0.48, -0.20], [m + 0.72, -0.12], [m + 0.95, -0.16]])
     return 0.46 * c.lines([ring, tail], 0.026, blur=0.004)
 
 
 DRAW = {
-    "Bowel Obstruction": obstruction, "Free Air": free_air, "Kidney Stone": kidney_stone, "Constipation": constipation,
-    "Ascites": ascites, "Hepatomegaly": hepatomegaly, "Gallstones": gallstones, "Tube": tube,
-}  # fmt: skip
+    "Bowel Obstruction": obstruction,
+    "Free Air": free_air,
+    "Kidney Stone": kidney_stone,
+    "Constipation": constipation,
+    "Ascites": ascites,
+    "Hepatomegaly": hepatomegaly,
+    "Gallstones": gallstones,
+    "Tube": tube,
+}
 
 
 def draw_abdomen(findings: list[Finding], rng: np.random.Generator, height: int, width: int):
-    """Draw an abdominal film. Returns the image (height, width) uint8, {finding name: boolean mask} and the anatomy."""
-    abdomen = Abdomen(Canvas(height, width, sample_pose(rng, height, width)), sample_abdomen(rng), findings, rng)
+    """Draw an abdominal film. Returns the image (height, width) uint8, {finding name: boolean mask}
+    and the anatomy.
+    """
+    abdomen = Abdomen(
+        Canvas(height, width, sample_pose(rng, height, width)), sample_abdomen(rng), findings, rng
+    )
     if "Free Air" in abdomen.by_name:
         abdomen.anatomy["erect"] = True  # it rises under the diaphragm only then
     attenuation, masks = abdomen.attenuation(), {}

@@ -1,4 +1,6 @@
-"""Write chest studies in the layout of MIMIC-CXR in DICOM: both photometrics, several encodings, 8 to 16 bits."""
+"""Write chest studies in the layout of MIMIC-CXR in DICOM: both photometrics, several encodings, 8
+to 16 bits.
+"""
 
 import struct
 import zipfile
@@ -10,13 +12,19 @@ from .phantom_study import draw_views, plan_studies
 
 # Photometric interpretation, encoding, bits stored, whether a display window is given.
 KINDS = (
-    ("MONOCHROME2", "ExplicitVRLittleEndian", 12, True), ("MONOCHROME1", "ImplicitVRLittleEndian", 12, False),
-    ("MONOCHROME2", "JPEGLosslessSV1", 12, True), ("MONOCHROME1", "JPEGLosslessSV1", 16, False),
-    ("MONOCHROME2", "RLELossless", 16, False), ("MONOCHROME1", "RLELossless", 12, True),
-    ("MONOCHROME2", "JPEG2000Lossless", 12, False), ("MONOCHROME1", "JPEG2000Lossless", 16, True),
-    ("MONOCHROME2", "JPEGBaseline8Bit", 8, False), ("MONOCHROME1", "DeflatedExplicitVRLittleEndian", 16, True),
-)  # fmt: skip
-FIRST = 8_000_000  # subjects and studies of this tree are counted on from here: none is in the JPG tree too
+    ("MONOCHROME2", "ExplicitVRLittleEndian", 12, True),
+    ("MONOCHROME1", "ImplicitVRLittleEndian", 12, False),
+    ("MONOCHROME2", "JPEGLosslessSV1", 12, True),
+    ("MONOCHROME1", "JPEGLosslessSV1", 16, False),
+    ("MONOCHROME2", "RLELossless", 16, False),
+    ("MONOCHROME1", "RLELossless", 12, True),
+    ("MONOCHROME2", "JPEG2000Lossless", 12, False),
+    ("MONOCHROME1", "JPEG2000Lossless", 16, True),
+    ("MONOCHROME2", "JPEGBaseline8Bit", 8, False),
+    ("MONOCHROME1", "DeflatedExplicitVRLittleEndian", 16, True),
+)
+# subjects and studies of this tree are counted on from here: none is in the JPG tree too
+FIRST = 8_000_000
 
 
 def plan_dicom(studies: int, seed: int) -> list[dict]:
@@ -32,7 +40,9 @@ def plan_dicom(studies: int, seed: int) -> list[dict]:
 def draw_dicom(study: dict, raw: Path, seed: int) -> dict:
     """Draw and write the DICOM files of one study; its report goes into the archive later."""
     photometric, encoding, bits, window = KINDS[study["kind"]]
-    done = draw_views(study, np.random.default_rng([seed, 4, study["study_id"]]), seed, "dcm", 2**bits - 1)
+    done = draw_views(
+        study, np.random.default_rng([seed, 4, study["study_id"]]), seed, "dcm", 2**bits - 1
+    )
     for row, grey in zip(done["images"], done["pixels"], strict=True):
         path = raw / "mimic_dicom" / row["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,23 +51,41 @@ def draw_dicom(study: dict, raw: Path, seed: int) -> dict:
 
 
 def write_dicom(
-    path: Path, grey: np.ndarray, photometric: str, encoding: str, bits: int, window: bool, row: dict
+    path: Path,
+    grey: np.ndarray,
+    photometric: str,
+    encoding: str,
+    bits: int,
+    window: bool,
+    row: dict,
 ) -> None:
     """One file. grey: (rows, columns), bright is high; MONOCHROME1 stores it turned over."""
     from pydicom import Dataset, FileMetaDataset, dcmwrite, uid
 
-    unique = lambda what: uid.generate_uid(entropy_srcs=["phantom", row["dicom_id"], what])  # noqa: E731
+    def unique(what: str):
+        return uid.generate_uid(entropy_srcs=["phantom", row["dicom_id"], what])
+
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = getattr(uid, encoding)
-    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"  # digital X-ray
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = (
+        "1.2.840.10008.5.1.4.1.1.1.1"  # digital X-ray
+    )
     data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = unique("image")
     data.StudyInstanceUID, data.SeriesInstanceUID = unique("study"), unique("series")
     data.Modality, data.BodyPartExamined, data.ViewPosition = "DX", "CHEST", row["ViewPosition"]
-    data.PatientID, data.PatientName, data.StudyID = str(row["subject_id"]), "", str(row["study_id"])
+    data.PatientID, data.PatientName, data.StudyID = (
+        str(row["subject_id"]),
+        "",
+        str(row["study_id"]),
+    )
     data.Manufacturer, data.ImageComments = "phantom", "synthetic"
     data.Rows, data.Columns = grey.shape
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, photometric, 0
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = (
+        1,
+        photometric,
+        0,
+    )
     data.BitsAllocated, data.BitsStored, data.HighBit = (8 if bits == 8 else 16), bits, bits - 1
     stored = grey if photometric == "MONOCHROME2" else (2**bits - 1 - grey).astype(grey.dtype)
     if window:
@@ -87,12 +115,16 @@ def _add_pixels(data, stored: np.ndarray, encoding: str, bits: int) -> None:
 
 
 def lossless_jpeg(pixels: np.ndarray, bits: int) -> bytes:
-    """Grey image (rows, columns) to lossless JPEG (process 14, first-order prediction). Source: ITU-T T.81, annex H."""
+    """Grey image (rows, columns) to lossless JPEG (process 14, first-order prediction). Source:
+    ITU-T T.81, annex H.
+    """
     known = np.zeros(pixels.shape, np.int64)
     known[0, 0], known[1:, 0], known[:, 1:] = 2 ** (bits - 1), pixels[:-1, 0], pixels[:, :-1]
     change = (pixels.astype(np.int64) - known).ravel()
     change = (change + 32768) % 65536 - 32768
-    category = np.ceil(np.log2(np.abs(change) + 1)).astype(np.int64)  # how many bits the difference needs
+    category = np.ceil(np.log2(np.abs(change) + 1)).astype(
+        np.int64
+    )  # how many bits the difference needs
     extra = np.where(category == 16, 0, category)
     tail = np.where(change < 0, change - 1, change) & ((1 << extra) - 1)
     # A fixed Huffman code: 4 bits for categories 0 to 11, 5 bits for 12 to 16.
@@ -116,7 +148,9 @@ def _segment(marker: int, body: bytes) -> bytes:
 
 
 def finish_dicom(raw: Path, plan: list[dict], done: list[dict], seed: int) -> None:
-    """The lists of this release, the tables of the JPG release beside, the reports as one archive."""
+    """The lists of this release, the tables of the JPG release beside, the reports as one
+    archive.
+    """
     import pandas as pd
 
     from .phantom_tables import write_mimic_tables, write_table
@@ -124,8 +158,13 @@ def finish_dicom(raw: Path, plan: list[dict], done: list[dict], seed: int) -> No
     root = raw / "mimic_dicom"
     write_mimic_tables(root, done)
     images = pd.DataFrame([row for d in done for row in d["images"]])
-    write_table(root / "cxr-record-list.csv.gz", images[["subject_id", "study_id", "dicom_id", "path"]])
-    studies = [{k: d["labels"][k] for k in ("subject_id", "study_id")} | {"path": d["folder"] + ".txt"} for d in done]
+    write_table(
+        root / "cxr-record-list.csv.gz", images[["subject_id", "study_id", "dicom_id", "path"]]
+    )
+    studies = [
+        {k: d["labels"][k] for k in ("subject_id", "study_id")} | {"path": d["folder"] + ".txt"}
+        for d in done
+    ]
     write_table(root / "cxr-study-list.csv.gz", pd.DataFrame(studies))
     with zipfile.ZipFile(root / "mimic-cxr-reports.zip", "w") as archive:
         for d in done:

@@ -1,8 +1,9 @@
 """Draw one synthetic chest radiograph from sampled anatomy, pose, exposure and planted findings.
 
-Body coordinates: x from -1 (image left, the patient's right) to 1, y from -1 (neck) to 1 (abdomen). Every structure adds to or
-takes from an attenuation map; exposure then turns attenuation into grey levels, bone and fluid bright, air dark.
-Nothing here is measured on patients: shapes and contrasts were chosen by eye so that each finding is visible at 64 px.
+Body coordinates: x from -1 (image left, the patient's right) to 1, y from -1 (neck) to 1 (abdomen).
+Every structure adds to or takes from an attenuation map; exposure then turns attenuation into grey
+levels, bone and fluid bright, air dark. Nothing here is measured on patients: shapes and contrasts
+were chosen by eye so that each finding is visible at 64 px.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ def pick(rng: np.random.Generator, items):
 
 @dataclass(frozen=True)
 class Finding:
-    """One planted finding. `side` right, left or both; `zone` upper, mid or lower; `extent` 0 small to 2 large."""
+    """One planted finding. `side` right, left or both; `zone` upper, mid or lower; `extent` 0 small
+    to 2 large.
+    """
 
     name: str
     side: str = "both"
@@ -31,7 +34,9 @@ class Finding:
 
 
 def sample_anatomy(rng: np.random.Generator, view: str) -> dict:
-    """Shape of one patient's chest, in body coordinates. AP films enlarge the heart and catch less inspiration."""
+    """Shape of one patient's chest, in body coordinates. AP films enlarge the heart and catch less
+    inspiration.
+    """
     ap = view == "AP"
     return {
         "shoulder": rng.uniform(0.86, 1.08),
@@ -55,7 +60,9 @@ def sample_anatomy(rng: np.random.Generator, view: str) -> dict:
 
 
 def sample_pose(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """2 x 3 matrix from body coordinates to pixels: rotation, zoom, shift and stretch of one exposure."""
+    """2 x 3 matrix from body coordinates to pixels: rotation, zoom, shift and stretch of one
+    exposure.
+    """
     angle, zoom = np.deg2rad(rng.normal(0, 3.5)), rng.uniform(0.84, 1.12)
     stretch = rng.uniform(0.92, 1.08)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -81,7 +88,9 @@ class Canvas:
     def lines(self, curves, thickness, blur: float = 0.0) -> np.ndarray:
         """Poly-lines (each (n, 2) in body coordinates) of `thickness` body units, 0..1."""
         drawn = np.zeros(self.shape, np.uint8)
-        points = np.int32(np.round(8 * (np.concatenate(curves) @ self.pose[:, :2].T + self.pose[:, 2])))
+        points = np.int32(
+            np.round(8 * (np.concatenate(curves) @ self.pose[:, :2].T + self.pose[:, 2]))
+        )
         ends = np.cumsum([len(c) for c in curves])[:-1]
         width = max(1, round(thickness * self.pixel))
         cv2.polylines(drawn, np.split(points, ends), False, 255, width, cv2.LINE_AA, 3)
@@ -95,16 +104,23 @@ class Canvas:
 
     def window(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
         """The part of the grid that holds a rectangle of body coordinates."""
-        pixels = np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]]) @ self.pose[:, :2].T + self.pose[:, 2]
+        pixels = (
+            np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]]) @ self.pose[:, :2].T
+            + self.pose[:, 2]
+        )
         return self._part(pixels.min(0), pixels.max(0))
 
     def _part(self, low, high) -> tuple[slice, slice]:
-        """The part of the grid between two corners (u, v in pixels): only this much needs computing."""
+        """The part of the grid between two corners (u, v in pixels): only this much needs
+        computing.
+        """
         u0, v0 = (max(0, int(p)) for p in low)
         u1, v1 = (max(0, int(p) + 2) for p in high)
         return slice(v0, v1), slice(u0, u1)
 
-    def blob(self, x: float, y: float, rx: float, ry: float, angle: float = 0.0, power: float = 2.0) -> np.ndarray:
+    def blob(
+        self, x: float, y: float, rx: float, ry: float, angle: float = 0.0, power: float = 2.0
+    ) -> np.ndarray:
         """Soft ellipse; `power` above 2 makes it flatter inside and steeper at its rim."""
         reach = 43 ** (1 / power) * max(rx, ry)  # further out it is below 1e-13
         part = self.window(x - reach, y - reach, x + reach, y + reach)
@@ -141,14 +157,18 @@ def step(distance: np.ndarray, width: float = 0.015) -> np.ndarray:
 def texture(rng: np.random.Generator, shape, grain: float) -> np.ndarray:
     """Smooth noise, mean 0, standard deviation 1, `grain` pixels coarse."""
     small = (max(4, int(shape[0] / grain)), max(4, int(shape[1] / grain)))
-    noise = cv2.resize(rng.standard_normal(small).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    noise = cv2.resize(
+        rng.standard_normal(small).astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC
+    )
     return (noise - noise.mean()) / (noise.std() + 1e-6)
 
 
 class Chest:
     """The frontal chest: lungs, heart and bones of one patient, ready to take findings."""
 
-    def __init__(self, canvas: Canvas, anatomy: dict, findings: list[Finding], rng: np.random.Generator):
+    def __init__(
+        self, canvas: Canvas, anatomy: dict, findings: list[Finding], rng: np.random.Generator
+    ):
         self.canvas, self.anatomy, self.rng = canvas, anatomy, rng
         self.by_name = {f.name: f for f in findings}
         a = anatomy
@@ -185,7 +205,10 @@ class Chest:
 
     def _diaphragm(self, side: int) -> np.ndarray:
         a = self.anatomy
-        return self.dome[side] + np.float32(0.9) * ((self.out(side) - 0.46 * a["chest"]) / 1.15) ** 2 / a["chest"]
+        return (
+            self.dome[side]
+            + np.float32(0.9) * ((self.out(side) - 0.46 * a["chest"]) / 1.15) ** 2 / a["chest"]
+        )
 
     def _lung(self, side: int) -> np.ndarray:
         c, a, out = self.canvas, self.anatomy, self.out(side)
@@ -213,9 +236,14 @@ class Chest:
     def ribs(self) -> np.ndarray:
         """Posterior ribs as curves from the spine outward."""
         a, t, k = self.anatomy, np.linspace(0.05, 1, 24), np.arange(9)[:, None]
-        rise, fall = 0.16 * np.sin(np.pi * np.minimum(t * 0.9, 0.5)), 0.30 * np.clip(t - 0.45, 0, 1) ** 2
+        rise, fall = (
+            0.16 * np.sin(np.pi * np.minimum(t * 0.9, 0.5)),
+            0.30 * np.clip(t - 0.45, 0, 1) ** 2,
+        )
         height = a["apex"] + 0.06 + k * a["rib_gap"]
-        reach = np.array([float(self.wall(np.float32(y + 0.12))) * 1.01 for y in height[:, 0].tolist()])[:, None]
+        reach = np.array(
+            [float(self.wall(np.float32(y + 0.12))) * 1.01 for y in height[:, 0].tolist()]
+        )[:, None]
         y = height - rise + fall * (1 + k / 9) + 0.08
         curves = [np.stack([self.centre + side * t * reach, y], axis=-1) for side in (-1, 1)]
         return self.canvas.lines([*curves[0], *curves[1]], 0.032, blur=0.009)
@@ -254,9 +282,14 @@ class Chest:
         a, curves = self.anatomy, []
         broken = self.by_name.get("Fracture")
         for side in (-1, 1):
-            start, end = np.array([0.09, a["clavicle"] + 0.07]), np.array([0.70, a["clavicle"] - 0.06])
+            start, end = (
+                np.array([0.09, a["clavicle"] + 0.07]),
+                np.array([0.70, a["clavicle"] - 0.06]),
+            )
             t = np.linspace(0, 1, 12)[:, None]
-            curve = start + t * (end - start) + np.column_stack([0 * t, 0.03 * np.sin(2 * np.pi * t)])
+            curve = (
+                start + t * (end - start) + np.column_stack([0 * t, 0.03 * np.sin(2 * np.pi * t)])
+            )
             curve = curve * [side, 1] + [self.centre, 0]
             if broken and broken.variant == "clavicle" and SIDES[broken.side] == side:
                 inner, outer = curve[:6].copy(), curve[6:].copy()
@@ -275,7 +308,9 @@ class Chest:
         for side in (-1, 1):
             angle = rng.uniform(-1.25, 1.25, 9)[:, None]
             # Each vessel draws its length, then its bend.
-            length, bend = np.array([(rng.uniform(0.25, 0.6), rng.normal(0, 0.08)) for _ in range(9)]).T[..., None]
+            length, bend = np.array(
+                [(rng.uniform(0.25, 0.6), rng.normal(0, 0.08)) for _ in range(9)]
+            ).T[..., None]
             x = 0.17 + t * length * np.cos(angle)
             y = -0.05 + t * length * np.sin(angle) * 1.25 + bend * t**2
             curves += [*np.stack([self.centre + side * x, y], axis=-1)]
@@ -329,12 +364,23 @@ def _across(count: int) -> np.ndarray:
 
 
 def draw_lateral(rng: np.random.Generator, height: int, width: int, top: int = 255) -> np.ndarray:
-    """A plain side view: such images exist in every collection and have to be left out on purpose."""
+    """A plain side view: such images exist in every collection and have to be left out on
+    purpose.
+    """
     c = Canvas(height, width, sample_pose(rng, height, width))
     body = step(0.78 - np.abs(c.x), 0.03) * step(c.y + 1.0, 0.05)
-    lung = step(0.62 - np.abs(c.x + 0.03)) * step(c.y + 0.72 + 0.3 * c.x**2, 0.04) * step(0.40 + 0.25 * c.x - c.y, 0.03)
+    lung = (
+        step(0.62 - np.abs(c.x + 0.03))
+        * step(c.y + 0.72 + 0.3 * c.x**2, 0.04)
+        * step(0.40 + 0.25 * c.x - c.y, 0.03)
+    )
     out = body * 1.1 - 0.62 * lung + 0.3 * c.blob(-0.28, 0.16, 0.26, 0.30, 0.5, 6) * body
-    out += 0.30 * np.exp(-(((c.x - 0.46 - 0.12 * c.y**2) / 0.09) ** 2)) * (1 + 0.3 * np.sin(c.y * 40)) * body
+    out += (
+        0.30
+        * np.exp(-(((c.x - 0.46 - 0.12 * c.y**2) / 0.09) ** 2))
+        * (1 + 0.3 * np.sin(c.y * 40))
+        * body
+    )
     ribs = [
         np.column_stack([np.linspace(0.5, -0.5, 12), y0 + np.linspace(0, 0.35, 12)])
         for y0 in np.arange(-0.7, 0.4, 0.17)

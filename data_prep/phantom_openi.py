@@ -1,4 +1,6 @@
-"""Write chest reports and pictures in the layout of Open-I: packed XML with PNG images, and the Indiana pair of tables."""
+"""Write chest reports and pictures in the layout of Open-I: packed XML with PNG images, and the
+Indiana pair of tables.
+"""
 
 import gzip
 import io
@@ -15,7 +17,18 @@ from .phantom_image import draw_lateral, pick
 from .phantom_report import write_parts
 from .phantom_study import find_boxes, frame, sample_findings
 
-BLANKED = ("seen", "noted", "present", "evidence", "likely", "definite", "moderate", "small", "presence", "prior")
+BLANKED = (
+    "seen",
+    "noted",
+    "present",
+    "evidence",
+    "likely",
+    "definite",
+    "moderate",
+    "small",
+    "presence",
+    "prior",
+)
 PART = '         \n            <AbstractText Label="{}">{}</AbstractText>\n'
 IMAGE = """   <parentImage id="{image}">
       <figureId>F{number}</figureId>
@@ -54,7 +67,9 @@ REPORT = """<?xml version="1.0" encoding="utf-8"?>
 
 def plan_openi(studies: int, seed: int) -> list[dict]:
     """Reports 1 to n; every tenth has no image. One image more belongs to no report."""
-    return [{"n": n, "pictured": n % 10 != 0, "reported": n <= studies} for n in range(1, studies + 2)]
+    return [
+        {"n": n, "pictured": n % 10 != 0, "reported": n <= studies} for n in range(1, studies + 2)
+    ]
 
 
 def draw_openi(report: dict, raw: Path, seed: int) -> dict:
@@ -67,7 +82,9 @@ def draw_openi(report: dict, raw: Path, seed: int) -> dict:
         name, (height, width) = f"{n}_IM-{n:04d}-{number}", frame(rng)
         if view == "Frontal":
             grey, masks = draw_frontal(findings, rng, "PA", height, width)
-            truth = [{"study_id": f"CXR{n}"} | row for row in find_boxes(f"CXR{name}", findings, masks)]
+            truth = [
+                {"study_id": f"CXR{n}"} | row for row in find_boxes(f"CXR{name}", findings, masks)
+            ]
         else:
             grey = draw_lateral(rng, height, width)
         data = cv2.imencode(".png", grey)[1].tobytes()
@@ -86,7 +103,9 @@ def draw_openi(report: dict, raw: Path, seed: int) -> dict:
 
 
 def _blank(text: str, rng: np.random.Generator) -> str:
-    """The collection's blanks: XXXX for what was taken out, and for some words that were taken out by mistake."""
+    """The collection's blanks: XXXX for what was taken out, and for some words that were taken out
+    by mistake.
+    """
     text = text.replace("___", "XXXX")
     if rng.random() < 0.5:
         text = re.sub(rf"\b{pick(rng, BLANKED)}\b", "XXXX", text, count=1)
@@ -108,8 +127,19 @@ def finish_openi(raw: Path, plan: list[dict], done: list[dict], seed: int) -> No
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))
     (raw / "openi" / "NLMCXR_reports.tgz").write_bytes(gzip.compress(packed.getvalue(), mtime=0))
-    rows = [{"uid": d["n"], "MeSH": d["mesh"], "Problems": re.sub(r"/\w+", "", d["mesh"]), "image": "Xray Chest PA and Lateral"}
-            | {part: d["parts"][part] for part in ("indication", "comparison", "findings", "impression")} for d in done]  # fmt: skip
+    rows = [
+        {
+            "uid": d["n"],
+            "MeSH": d["mesh"],
+            "Problems": re.sub(r"/\w+", "", d["mesh"]),
+            "image": "Xray Chest PA and Lateral",
+        }
+        | {
+            part: d["parts"][part]
+            for part in ("indication", "comparison", "findings", "impression")
+        }
+        for d in done
+    ]
     write_table(raw / "openi_csv" / "indiana_reports.csv", pd.DataFrame(rows))
     images = pd.DataFrame([image for d in done for image in d["images"]])
     write_table(raw / "openi_csv" / "indiana_projections.csv", images)
@@ -118,11 +148,15 @@ def finish_openi(raw: Path, plan: list[dict], done: list[dict], seed: int) -> No
 def write_xml(report: dict) -> str:
     """One report as Open-I's XML: sections without text are there, empty."""
     parts = [
-        (part.upper(), escape(report["parts"][part])) for part in ("comparison", "indication", "findings", "impression")
+        (part.upper(), escape(report["parts"][part]))
+        for part in ("comparison", "indication", "findings", "impression")
     ]
     images = [f"CXR{image['filename'].removesuffix('.dcm.png')}" for image in report["images"]]
     return REPORT.format(
-        n=report["n"], parts="".join(PART.format(*part) for part in parts),
-        mesh="".join(f"      <major>{escape(term)}</major>\n" for term in report["mesh"].split(";")),
+        n=report["n"],
+        parts="".join(PART.format(*part) for part in parts),
+        mesh="".join(
+            f"      <major>{escape(term)}</major>\n" for term in report["mesh"].split(";")
+        ),
         images="".join(IMAGE.format(image=image, number=k + 1) for k, image in enumerate(images)),
-    )  # fmt: skip
+    )

@@ -1,5 +1,5 @@
-"""Questions and answers on phantom films in the layout of VQA-RAD. An answer can only be had from the picture: for each
-question the possible answers occur equally often, in train and in test."""
+"""Questions and answers on phantom films in the layout of VQA-RAD. An answer can only be had from
+the picture: for each question the possible answers occur equally often, in train and in test."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,25 @@ from .phantom_image import Finding, draw_lateral, pick
 from .phantom_study import DETECTED, find_boxes, frame, sample_findings, save
 
 NOUNS = {
-    "Atelectasis": "atelectasis", "Cardiomegaly": "cardiomegaly", "Consolidation": "a consolidation", "Edema": "pulmonary edema",
-    "Fracture": "a fracture", "Pleural Effusion": "a pleural effusion", "Pneumonia": "pneumonia", "Pneumothorax": "a pneumothorax",
-    "Bowel Obstruction": "a bowel obstruction", "Free Air": "free air", "Kidney Stone": "a kidney stone",
-    "Constipation": "fecal loading", "Ascites": "ascites", "Hepatomegaly": "an enlarged liver", "Gallstones": "gallstones",
-    "Tube": "a tube or stent", "Lung Lesion": "a nodule", "Lung Opacity": "a hazy opacity",
-}  # fmt: skip
+    "Atelectasis": "atelectasis",
+    "Cardiomegaly": "cardiomegaly",
+    "Consolidation": "a consolidation",
+    "Edema": "pulmonary edema",
+    "Fracture": "a fracture",
+    "Pleural Effusion": "a pleural effusion",
+    "Pneumonia": "pneumonia",
+    "Pneumothorax": "a pneumothorax",
+    "Bowel Obstruction": "a bowel obstruction",
+    "Free Air": "free air",
+    "Kidney Stone": "a kidney stone",
+    "Constipation": "fecal loading",
+    "Ascites": "ascites",
+    "Hepatomegaly": "an enlarged liver",
+    "Gallstones": "gallstones",
+    "Tube": "a tube or stent",
+    "Lung Lesion": "a nodule",
+    "Lung Opacity": "a hazy opacity",
+}
 PRESENT = (
     "Is there {a}?",
     "Is {a} present?",
@@ -26,22 +39,42 @@ PRESENT = (
     "Is there evidence of {a}?",
     "Can you see {a}?",
 )
-NORMAL = ("Is this a normal {o} film?", "Does the {o} look normal?", "Is the {o} normal on this image?")
+NORMAL = (
+    "Is this a normal {o} film?",
+    "Does the {o} look normal?",
+    "Is the {o} normal on this image?",
+)
 SIDE = (
     "Is {t} on the left or the right side?",
     "Which side is {t} on, left or right?",
     "On which side of the patient is {t}?",
 )
-ZONE = ("Where in the lung is {t}?", "Which zone of the lung shows {t}?", "In what part of the lung does {t} lie?")
+ZONE = (
+    "Where in the lung is {t}?",
+    "Which zone of the lung shows {t}?",
+    "In what part of the lung does {t} lie?",
+)
 SIZE = ("How large is {t}?", "What is the size of {t}?", "How big is {t}?")
-HEART = ("Is the heart enlarged?", "Is the cardiac silhouette enlarged?", "Is the heart size increased?")
-LUNGS = ("How many lungs are affected by {t}?", "{T} is seen in how many lungs?", "In how many lungs is {t}?")
+HEART = (
+    "Is the heart enlarged?",
+    "Is the cardiac silhouette enlarged?",
+    "Is the heart size increased?",
+)
+LUNGS = (
+    "How many lungs are affected by {t}?",
+    "{T} is seen in how many lungs?",
+    "In how many lungs is {t}?",
+)
 STONES = (
     "How many stones are in the kidney?",
     "What is the number of kidney stones?",
     "How many kidney stones are seen?",
 )
-PART = ("What part of the body is shown?", "Which region of the body is this?", "What body part was imaged?")
+PART = (
+    "What part of the body is shown?",
+    "Which region of the body is this?",
+    "What body part was imaged?",
+)
 PLANE = (
     "Is this a frontal or a lateral film?",
     "Was the film taken from the front or from the side?",
@@ -58,13 +91,19 @@ def plan_questions(images: int, seed: int) -> list[dict]:
     rng = np.random.default_rng([seed, 7])
     kinds = ["chest"] * 6 + ["lateral"] + ["abdomen"] * 3
     return [
-        {"name": f"synpic{10000 + 7 * k}", "kind": pick(rng, kinds), "test": bool(rng.random() < TEST_SHARE)}
+        {
+            "name": f"synpic{10000 + 7 * k}",
+            "kind": pick(rng, kinds),
+            "test": bool(rng.random() < TEST_SHARE),
+        }
         for k in range(images)
     ]
 
 
 def draw_questions(image: dict, raw: Path, seed: int) -> dict:
-    """Draw and write one image; returns all that can be asked of it: (key, type, open or closed, wordings, answer)."""
+    """Draw and write one image; returns all that can be asked of it: (key, type, open or closed,
+    wordings, answer).
+    """
     rng = np.random.default_rng([seed, 7, int(image["name"].removeprefix("synpic"))])
     height, width = frame(rng)
     findings, masks = [], {}
@@ -78,7 +117,9 @@ def draw_questions(image: dict, raw: Path, seed: int) -> dict:
         grey, masks, _ = draw_abdomen(findings, rng, height, width)
     save(raw / "vqa_rad" / "VQA_RAD Image Folder" / f"{image['name']}.jpg", grey)
     asked = ask(findings, image["kind"], rng)
-    truth = [{"study_id": image["name"]} | row for row in find_boxes(image["name"], findings, masks)]
+    truth = [
+        {"study_id": image["name"]} | row for row in find_boxes(image["name"], findings, masks)
+    ]
     return {"asked": asked, "truth": truth}
 
 
@@ -132,47 +173,83 @@ def _ask_of(f: Finding, add) -> None:
 
 
 def balance(asked: list[dict], rng: np.random.Generator) -> list[dict]:
-    """For each question, in each split, as many of every answer; a question with one answer only is not asked."""
+    """For each question, in each split, as many of every answer; a question with one answer only is
+    not asked.
+    """
     groups: dict = {}
     for question in asked:
-        groups.setdefault((question["test"], question["key"]), {}).setdefault(str(question["answer"]), []).append(
-            question
-        )
+        groups.setdefault((question["test"], question["key"]), {}).setdefault(
+            str(question["answer"]), []
+        ).append(question)
     kept = []
     for (_, key), answers in groups.items():
         if key == "modality":  # as in the original, some questions need no look at the picture
             kept += [q for group in answers.values() for q in group]
         elif len(answers) > 1:
             most = min(len(group) for group in answers.values())
-            kept += [group[int(k)] for group in answers.values() for k in rng.permutation(len(group))[:most]]
+            kept += [
+                group[int(k)]
+                for group in answers.values()
+                for k in rng.permutation(len(group))[:most]
+            ]
     return sorted(kept, key=lambda q: q["order"])
 
 
 def finish_questions(raw: Path, plan: list[dict], done: list[dict], seed: int) -> None:
-    """The JSON file: each question as `freeform`, half of them once more in other words as `para`."""
+    """The JSON file: each question as `freeform`, half of them once more in other words as
+    `para`.
+    """
     rng, asked, rows = np.random.default_rng([seed, 8]), [], []
     for image, drawn in zip(plan, done, strict=True):
         for key, what, form, texts, answer in drawn["asked"]:
-            asked.append({"image": image, "test": image["test"], "key": key, "what": what, "form": form, "texts": texts,
-                          "answer": answer, "order": len(asked)})  # fmt: skip
+            asked.append(
+                {
+                    "image": image,
+                    "test": image["test"],
+                    "key": key,
+                    "what": what,
+                    "form": form,
+                    "texts": texts,
+                    "answer": answer,
+                    "order": len(asked),
+                }
+            )
     for question in balance(asked, rng):
         paired = bool(rng.random() < 0.5)
         for k, text in enumerate(question["texts"][: 1 + paired]):
-            rows.append(_row(question, text, question["texts"][1 - k] if paired else "NULL", k == 1, len(rows)))
+            rows.append(
+                _row(
+                    question,
+                    text,
+                    question["texts"][1 - k] if paired else "NULL",
+                    k == 1,
+                    len(rows),
+                )
+            )
     for row in [r for r in rows if r["answer_type"] == "CLOSED"][:2]:
         row["answer_type"] = "CLOSED "  # the original has two of these
     folder = raw / "vqa_rad"
-    (folder / "VQA_RAD Dataset Public.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    (folder / "VQA_RAD Dataset Public.json").write_text(
+        json.dumps(rows, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def _row(question: dict, text: str, other: str, is_para: bool, qid: int) -> dict:
     """One row with the fields of the original."""
     image = question["image"]
     return {
-        "qid": str(qid) if qid == 0 else qid, "phrase_type": "test_" * image["test"] + ("para" if is_para else "freeform"),
-        "qid_linked_id": f"phantom-{question['order']:06d}", "image_case_url": "synthetic phantom: no case",
-        "image_name": f"{image['name']}.jpg", "image_organ": "ABD" if image["kind"] == "abdomen" else "CHEST",
-        "evaluation": "not evaluated", "question": text, "question_rephrase": other,
-        "question_relation": "NULL" if other == "NULL" else "strict agreement", "question_frame": "NULL",
-        "question_type": question["what"], "answer": question["answer"], "answer_type": question["form"],
-    }  # fmt: skip
+        "qid": str(qid) if qid == 0 else qid,
+        "phrase_type": "test_" * image["test"] + ("para" if is_para else "freeform"),
+        "qid_linked_id": f"phantom-{question['order']:06d}",
+        "image_case_url": "synthetic phantom: no case",
+        "image_name": f"{image['name']}.jpg",
+        "image_organ": "ABD" if image["kind"] == "abdomen" else "CHEST",
+        "evaluation": "not evaluated",
+        "question": text,
+        "question_rephrase": other,
+        "question_relation": "NULL" if other == "NULL" else "strict agreement",
+        "question_frame": "NULL",
+        "question_type": question["what"],
+        "answer": question["answer"],
+        "answer_type": question["form"],
+    }

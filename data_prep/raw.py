@@ -1,4 +1,6 @@
-"""What the dataset modules share: the table they return, and how tables and folders are read and checked."""
+"""What the dataset modules share: the table they return, and how tables and folders are read and
+checked.
+"""
 
 import hashlib
 import json
@@ -20,38 +22,71 @@ from medxvl.reports import ENCODINGS
 from . import DATASETS, MAY_BE_A_FILE, dataset, fault
 
 CHEXPERT_14 = [
-    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
-    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
-]  # fmt: skip
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+]
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".json")
-NO_TEXT = ("na", "n/a", "nan", "<na>", "none", "null", "-")  # a whole cell that stands for no report, in small letters
+NO_TEXT = (
+    "na",
+    "n/a",
+    "nan",
+    "<na>",
+    "none",
+    "null",
+    "-",
+)  # a whole cell that stands for no report, in small letters
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 PHANTOM_MARK = "PHANTOM.json"  # lies in every raw tree that is synthetic
 
 
 @dataclass
 class Table:
-    """What `read` of a dataset module returns: one row an image (or a study without one), and account of the rest.
+    """What `read` of a dataset module returns: one row an image (or a study without one), and
+    account of the rest.
 
-    rows: study_id, patient_id, image_id, split, view, findings, impression, label columns, what the dataset adds;
-    `_record` (the row's name in rejects.csv) and, unless the data is text only, `_image` (path below the raw folder).
+    rows: study_id, patient_id, image_id, split, view, findings, impression, label columns, what the
+    dataset adds; `_record` (the row's name in rejects.csv) and, unless the data is text only,
+    `_image` (path below the raw folder).
     """
 
     rows: pd.DataFrame
     raw_version: str
-    labels: list[str] = field(default_factory=lambda: list(CHEXPERT_14))  # columns counted in the card's prevalence
-    absent_is_fault: bool = (
-        True  # False: a file named in the table but not there is no fault (partial downloads are usual)
-    )
+    labels: list[str] = field(
+        default_factory=lambda: list(CHEXPERT_14)
+    )  # columns counted in the card's prevalence
+    # False: a file named in the table but not there is no fault (partial downloads are usual)
+    absent_is_fault: bool = True
     rejects: list[tuple[str, str]] = field(default_factory=list)  # record, reason
     attrition: list[dict] = field(default_factory=list)  # step, rows left, dropped, why
     notes: list[str] = field(default_factory=list)
-    extra: dict[str, pd.DataFrame] = field(default_factory=dict)  # file name -> table written beside the index
-    faults: list[str] = field(default_factory=list)  # reasons of the rejects that count towards max_reject_share
+    extra: dict[str, pd.DataFrame] = field(
+        default_factory=dict
+    )  # file name -> table written beside the index
+    faults: list[str] = field(
+        default_factory=list
+    )  # reasons of the rejects that count towards max_reject_share
     root: Path | None = None  # where `_image` begins, when that is not the raw folder
-    decode: Callable | None = None  # as decoding.decoded, for pixels that are not image files below `root`
-    linked: tuple[Path, str] | None = None  # HDF5 file and dataset whose rows can be used as they are, without a copy
-    found: dict[str, int] = field(default_factory=dict)  # counts beside EXPECTED that the index does not tell
+    decode: Callable | None = (
+        None  # as decoding.decoded, for pixels that are not image files below `root`
+    )
+    linked: tuple[Path, str] | None = (
+        None  # HDF5 file and dataset whose rows can be used as they are, without a copy
+    )
+    found: dict[str, int] = field(
+        default_factory=dict
+    )  # counts beside EXPECTED that the index does not tell
 
     def __post_init__(self) -> None:
         if guessed := self.rows.attrs.get("encoding"):
@@ -62,23 +97,39 @@ class Table:
         self.attrition.append({"step": step, "rows": len(self.rows), "dropped": 0, "why": ""})
 
     def drop(self, gone, step: str, reason, is_fault: bool = True) -> None:
-        """Take out the rows where `gone` (bool, one a row) holds; `reason` is one text, or a Series like the rows."""
+        """Take out the rows where `gone` (bool, one a row) holds; `reason` is one text, or a Series
+        like the rows.
+        """
         gone = np.asarray(gone, dtype=bool)
-        reasons = (reason if isinstance(reason, pd.Series) else pd.Series(reason, index=self.rows.index, dtype=object))[
-            gone
-        ]
+        reasons = (
+            reason
+            if isinstance(reason, pd.Series)
+            else pd.Series(reason, index=self.rows.index, dtype=object)
+        )[gone]
         self.rejects += zip(self.rows["_record"][gone].astype(str), reasons, strict=True)
         self.rows = self.rows[~gone]
         self.faults += list(reasons) if is_fault else []
-        counts = reasons.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
-        why = "; ".join(f"{text}: {n:,}" for text, n in counts.head(4).items()) + ("; ..." if len(counts) > 4 else "")
-        self.attrition.append({"step": step, "rows": len(self.rows), "dropped": int(gone.sum()), "why": why})
+        counts = (
+            reasons.value_counts(sort=False)
+            .sort_index()
+            .sort_values(ascending=False, kind="stable")
+        )
+        why = "; ".join(f"{text}: {n:,}" for text, n in counts.head(4).items()) + (
+            "; ..." if len(counts) > 4 else ""
+        )
+        self.attrition.append(
+            {"step": step, "rows": len(self.rows), "dropped": int(gone.sum()), "why": why}
+        )
 
     def expand(self, rows: pd.DataFrame, step: str, why: str = "") -> None:
-        """Go on with `rows`, more than there were: a report becomes one row for each of its images."""
+        """Go on with `rows`, more than there were: a report becomes one row for each of its
+        images.
+        """
         gained = len(rows) - len(self.rows)
         self.rows = rows
-        self.attrition.append({"step": step, "rows": len(rows), "dropped": 0, "gained": gained, "why": why})
+        self.attrition.append(
+            {"step": step, "rows": len(rows), "dropped": 0, "gained": gained, "why": why}
+        )
 
     def reject(self, record: str, reason: str) -> None:
         """Enter a fault of a record that was never a row, or that costs a value only."""
@@ -87,35 +138,54 @@ class Table:
 
     def drop_repeated(self, column: str) -> None:
         """Keep the first row of each value of `column`."""
-        self.drop(self.rows[column].duplicated(), f"{column} is unique", f"{column} named before: first row used")
+        self.drop(
+            self.rows[column].duplicated(),
+            f"{column} is unique",
+            f"{column} named before: first row used",
+        )
 
     def keep_first(self, limit: int | None) -> None:
         """Sort by study and image; with `limit`, keep the first rows only."""
-        self.rows = self.rows.sort_values(["study_id", "image_id"], kind="stable", ignore_index=True)
+        self.rows = self.rows.sort_values(
+            ["study_id", "image_id"], kind="stable", ignore_index=True
+        )
         if limit is not None:
             self.drop(
-                np.arange(len(self.rows)) >= limit, f"first {limit}", f"not selected: after the first {limit}", False
+                np.arange(len(self.rows)) >= limit,
+                f"first {limit}",
+                f"not selected: after the first {limit}",
+                False,
             )
 
     def list_unlisted(self, raw: Path, folder: str, suffixes: tuple[str, ...], table: str) -> None:
-        """Enter files below `folder` that the rows do not name in the rejects; call it before rows are dropped."""
+        """Enter files below `folder` that the rows do not name in the rejects; call it before rows
+        are dropped.
+        """
         listed, found = set(self.rows["_image"]), []
         for place, _, names in os.walk(raw / folder):
             inside = Path(place).relative_to(raw).as_posix()
             start = "" if inside == "." else f"{inside}/"
-            found += [start + n for n in names if n.lower().endswith(suffixes) and start + n not in listed]
+            found += [
+                start + n for n in names if n.lower().endswith(suffixes) and start + n not in listed
+            ]
         self.rejects += [(name, f"file not in {table}") for name in sorted(found)]
         why = f"file not in {table}: {len(found):,}, never counted as rows" if found else ""
         self.attrition.append(
-            {"step": "files on disk are in the table", "rows": len(self.rows), "dropped": 0, "why": why}
+            {
+                "step": "files on disk are in the table",
+                "rows": len(self.rows),
+                "dropped": 0,
+                "why": why,
+            }
         )
 
 
 def read_csv(path: Path, need: list[str], also: list[str] = ()) -> pd.DataFrame:
-    """Columns `need` and, where present, `also` of a CSV file (.gz too) as text, blanks stripped, empty = "".
+    """Columns `need` and, where present, `also` of a CSV file (.gz too) as text, blanks stripped,
+    empty = "".
 
-    One that is not UTF-8 is read as Windows-1252, or Latin-1, and says so in attrs["encoding"], which the card tells.
-    Raises DataError when the file is damaged or lacks a needed column.
+    One that is not UTF-8 is read as Windows-1252, or Latin-1, and says so in attrs["encoding"],
+    which the card tells. Raises DataError when the file is damaged or lacks a needed column.
     """
     try:
         for encoding in ENCODINGS:
@@ -124,9 +194,16 @@ def read_csv(path: Path, need: list[str], also: list[str] = ()) -> pd.DataFrame:
                 break
             except UnicodeDecodeError:  # never of Latin-1
                 continue
-    except (OSError, EOFError, zlib.error, ValueError) as problem:  # pandas' parser errors are ValueErrors
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+    ) as problem:  # pandas' parser errors are ValueErrors
         raise fault(
-            f"a CSV table in {path}", f"{type(problem).__name__}: {problem}", "download this file again"
+            f"a CSV table in {path}",
+            f"{type(problem).__name__}: {problem}",
+            "download this file again",
         ) from None
     table.columns = table.columns.str.strip()
     missing = [c for c in need if c not in table.columns]
@@ -148,7 +225,9 @@ def given_text(cell: str) -> str:
 
 
 def parse_labels(text: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
-    """Label columns as text -> (Int64 columns of 1, 0, -1, missing; for each row "" or what its first bad label is)."""
+    """Label columns as text -> (Int64 columns of 1, 0, -1, missing; for each row "" or what its
+    first bad label is).
+    """
     values = text.apply(pd.to_numeric, errors="coerce")
     bad = ~values.isin([1, 0, -1]) & (text != "")
     wrong = pd.Series("", index=text.index, dtype=object)
@@ -169,13 +248,19 @@ def one_line(cell) -> str:
 
 
 def split_by_hash(ids: pd.Series) -> pd.Series:
-    """70 % train, 10 % valid, 20 % test, each from the SHA-256 of its own id alone, whatever else is there."""
-    first = ids.astype(str).map(lambda text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100)
+    """70 % train, 10 % valid, 20 % test, each from the SHA-256 of its own id alone, whatever else
+    is there.
+    """
+    first = ids.astype(str).map(
+        lambda text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
+    )
     return pd.cut(first, [-1, 69, 79, 99], labels=["train", "valid", "test"]).astype(str)
 
 
 def find_files(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]]:
-    """File name -> its paths below `root`, in order; folders right below `root` may be links (as in images.path_inside)."""
+    """File name -> its paths below `root`, in order; folders right below `root` may be links (as in
+    images.path_inside).
+    """
     found: dict[str, list[str]] = {}
     for top in sorted(root.iterdir()):
         if top.is_file() and top.name.lower().endswith(suffixes):
@@ -184,24 +269,34 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]]:
             folders.sort()
             for name in sorted(names):
                 if name.lower().endswith(suffixes):
-                    found.setdefault(name, []).append(f"{Path(place).relative_to(root).as_posix()}/{name}")
+                    found.setdefault(name, []).append(
+                        f"{Path(place).relative_to(root).as_posix()}/{name}"
+                    )
     return found
 
 
 def label_from_text(table: Table, why: str) -> None:
-    """Fill the 14 CheXpert columns from findings and impression by rules (medxvl.labels); the card says so, and `why`."""
+    """Fill the 14 CheXpert columns from findings and impression by rules (medxvl.labels); the card
+    says so, and `why`.
+    """
     from medxvl.labels import label_reports
 
     texts = (table.rows["findings"] + " " + table.rows["impression"]).str.strip()
     labels = label_reports(list(texts))[CHEXPERT_14].set_axis(table.rows.index).astype("Int64")
     table.rows = pd.concat([table.rows.drop(columns=CHEXPERT_14, errors="ignore"), labels], axis=1)
-    table.notes.append(f"labels are from the reports, by medxvl.labels on findings and impression: {why}")
+    table.notes.append(
+        f"labels are from the reports, by medxvl.labels on findings and impression: {why}"
+    )
 
 
 def choice(settings: dict, name: str, options: tuple[str, ...]) -> str:
     """The value of setting `name`; raises DataError unless it is one of `options`."""
     if settings[name] not in options:
-        raise fault(f"{name} to be {' or '.join(options)}", repr(settings[name]), f"correct --set {name}=VALUE")
+        raise fault(
+            f"{name} to be {' or '.join(options)}",
+            repr(settings[name]),
+            f"correct --set {name}=VALUE",
+        )
     return settings[name]
 
 
@@ -214,14 +309,18 @@ def wanted_views(settings: dict) -> list[str]:
     """The setting `views` as a list; raises DataError when it is empty."""
     views = split_list(settings["views"])
     if not views:
-        raise fault("at least one view", f"views={settings['views']!r}", "correct --set views=AP,PA")
+        raise fault(
+            "at least one view", f"views={settings['views']!r}", "correct --set views=AP,PA"
+        )
     return views
 
 
 def short_list(names, most: int = 5) -> str:
     """The first few names, and how many more there are."""
     names = [str(n) for n in names]
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+    return ", ".join(names[:most]) + (
+        f" and {len(names) - most:,} more" if len(names) > most else ""
+    )
 
 
 def short_hash(path: Path) -> str:
@@ -230,26 +329,41 @@ def short_hash(path: Path) -> str:
 
 
 def fingerprint_raw(raw: Path, patterns: tuple[str, ...], given: dict[str, str], out: Path) -> dict:
-    """What tells whether the raw data changed, cheap and without times: each table's SHA-256, entries of the folder.
+    """What tells whether the raw data changed, cheap and without times: each table's SHA-256,
+    entries of the folder.
 
-    Covers tables in the raw folder itself, files of `patterns` (one digest a pattern) and what the settings `given`
-    point to: a file, or the tables in a folder. Images and hidden files are not looked at. What lies in `raw` but was
-    prepared, as `out`, is not counted.
+    Covers tables in the raw folder itself, files of `patterns` (one digest a pattern) and what the
+    settings `given` point to: a file, or the tables in a folder. Images and hidden files are not
+    looked at. What lies in `raw` but was prepared, as `out`, is not counted.
     """
     named = {name: _files(Path(path).expanduser()) for name, path in given.items() if path}
     named = {name: _digest(files, raw) for name, files in named.items() if files}
     if raw.is_file():
-        if raw.suffix.lower() in (".h5", ".hdf5"):  # pixels, like image files: too much to be read on every call
-            beside = {path.name: _digest([path], raw.parent) for path in sorted(raw.parent.glob("*.csv*"))}
-            return {"raw_tables": {raw.name: f"{raw.stat().st_size} bytes"} | beside | named, "raw_entries": 1}
+        if raw.suffix.lower() in (
+            ".h5",
+            ".hdf5",
+        ):  # pixels, like image files: too much to be read on every call
+            beside = {
+                path.name: _digest([path], raw.parent) for path in sorted(raw.parent.glob("*.csv*"))
+            }
+            return {
+                "raw_tables": {raw.name: f"{raw.stat().st_size} bytes"} | beside | named,
+                "raw_entries": 1,
+            }
         return {"raw_tables": {raw.name: _digest([raw], raw.parent)} | named, "raw_entries": 1}
     own = {os.path.relpath(out.resolve(), raw.resolve()).split(os.sep)[0]} - {".."}
     own |= {f"{name}.partial" for name in own}
     entries = [
-        p for p in raw.iterdir() if not p.name.startswith(".") and p.name not in own and not (p / "card.json").is_file()
+        p
+        for p in raw.iterdir()
+        if not p.name.startswith(".") and p.name not in own and not (p / "card.json").is_file()
     ]
-    tables = {p.name: [p] for p in entries if p.name.lower().endswith(TABLE_SUFFIXES) and p.is_file()}
-    for pattern in patterns:  # the parent as it is written: where the raw folder is a link, not that of its target
+    tables = {
+        p.name: [p] for p in entries if p.name.lower().endswith(TABLE_SUFFIXES) and p.is_file()
+    }
+    for pattern in (
+        patterns
+    ):  # the parent as it is written: where the raw folder is a link, not that of its target
         home = raw.parent if pattern.startswith("../") else raw
         tables[pattern] = [p for p in home.glob(pattern.removeprefix("../")) if p.is_file()]
     tables = {name: _digest(tables[name], raw) for name in sorted(tables) if tables[name]}
@@ -259,21 +373,30 @@ def fingerprint_raw(raw: Path, patterns: tuple[str, ...], given: dict[str, str],
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return [
-            p for p in path.iterdir() if p.name.lower().endswith((*TABLE_SUFFIXES, ".jsonl", ".txt")) and p.is_file()
+            p
+            for p in path.iterdir()
+            if p.name.lower().endswith((*TABLE_SUFFIXES, ".jsonl", ".txt")) and p.is_file()
         ]
     return [path] if path.is_file() else []
 
 
 def _digest(files: list[Path], home: Path) -> str:
-    """12 hex digits of names, sizes and contents; a file that cannot be read is the reader's to complain about."""
+    """12 hex digits of names, sizes and contents; a file that cannot be read is the reader's to
+    complain about.
+    """
     lines = []
     for path in files:
         try:
             with open(path, "rb") as file:
-                told = [os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+                told = [
+                    os.fstat(file.fileno()).st_size,
+                    hashlib.file_digest(file, "sha256").hexdigest(),
+                ]
         except OSError:
             told = ["cannot be read"]
-        lines.append([path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name, *told])
+        lines.append(
+            [path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name, *told]
+        )
     return hashlib.sha256(json.dumps(sorted(lines)).encode()).hexdigest()[:12]
 
 
@@ -283,7 +406,9 @@ def progress_bar(*args, **options) -> tqdm:
 
 
 def check_folder(raw: Path, name: str) -> None:
-    """Raise DataError unless `raw` looks like dataset `name`; the message says which one it looks like instead."""
+    """Raise DataError unless `raw` looks like dataset `name`; the message says which one it looks
+    like instead.
+    """
     needs = f"{name}: {dataset(name).NEEDS}"
     if not raw.exists():
         raise fault(needs, f"nothing at {raw}", "correct the path of the raw data")
@@ -293,7 +418,9 @@ def check_folder(raw: Path, name: str) -> None:
         raise fault(needs, f"the file {raw}", "give the folder that holds all of these")
     entries = sorted(p.name + "/" * p.is_dir() for p in raw.iterdir())
     if not entries:
-        raise fault(needs, f"an empty folder at {raw}", "download the dataset into it, or correct the path")
+        raise fault(
+            needs, f"an empty folder at {raw}", "download the dataset into it, or correct the path"
+        )
     inner = [p for p in sorted(raw.iterdir())[:200] if p.is_dir() and _looks_like(p, name)]
     others = [n for n in DATASETS if dataset(n).MARKS and _looks_like(raw, n)]
     if inner:
@@ -308,7 +435,9 @@ def check_folder(raw: Path, name: str) -> None:
 
 
 def _looks_like(raw: Path, name: str) -> bool:
-    """True when all patterns of one alternative of the module's MARKS are there, or it has none (it checks by itself)."""
+    """True when all patterns of one alternative of the module's MARKS are there, or it has none (it
+    checks by itself).
+    """
     if not dataset(name).MARKS:
         return True
     if raw.is_file():

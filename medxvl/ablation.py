@@ -1,4 +1,6 @@
-"""What notebook 30 compares: the rows that notebook 22 left for each ablation, share of the data and seed. Computes no score."""
+"""What notebook 30 compares: the rows that notebook 22 left for each ablation, share of the data
+and seed. Computes no score.
+"""
 
 import pandas as pd
 
@@ -19,13 +21,17 @@ def design(preset) -> pd.DataFrame:
 def rows(preset) -> tuple[pd.DataFrame, list[str]]:
     """AUROC of zero-shot scoring in every training compared, and the variants that have none yet.
 
-    The rows are those of `runs.results` for the mean of all findings, with variant, label (what is off), share, head and
-    seed (a number).
+    The rows are those of `runs.results` for the mean of all findings, with variant, label (what is
+    off), share, head and seed (a number).
     """
     wanted, found, missing = presets.compared(preset), [], []
     for variant in variants.of(READ, wanted):
         table = runs.read_rows([paths.RUNS / preset.name / variants.prefix(variant)])
-        table = table[(table.task == "zero_shot") & (table.metric == "auroc") & table.model.str.startswith("X-VL")]
+        table = table[
+            (table.task == "zero_shot")
+            & (table.metric == "auroc")
+            & table.model.str.startswith("X-VL")
+        ]
         if table.empty:
             missing.append(variant)
             continue
@@ -34,7 +40,9 @@ def rows(preset) -> tuple[pd.DataFrame, list[str]]:
         table = table[table.subset == max(means, key=lambda name: int(name.split()[-1]))]
         label = presets.ABLATIONS[own.ablation][1] if own.ablation else "whole"
         head = table.model.str.extract(r"\((\w+)\)", expand=False)
-        found.append(table.assign(variant=variant, label=label, share=own.share, head=head, seed=own.seed))
+        found.append(
+            table.assign(variant=variant, label=label, share=own.share, head=head, seed=own.seed)
+        )
     return (pd.concat(found, ignore_index=True) if found else pd.DataFrame()), missing
 
 
@@ -45,11 +53,24 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """`summary` for reading: a row a training, a column a head and its control of shuffled images."""
+    """`summary` for reading: a row a training, a column a head and its control of shuffled
+    images.
+    """
     found = summary(table[table.control.isin(["", "shuffled images"])])
-    found["shown"] = [f"{row[4]:.3f}" + (f" ± {row[5]:.3f}" if row[6] > 1 else "") for row in found[_SUMMARY].itertuples(index=False)]
-    found["who"] = found["head"] + found.control.map(lambda control: f", {control}" if control else "")
-    wide = found.pivot_table(index=["label", "share", "seeds"], columns="who", values="shown", aggfunc="first", sort=False)
+    found["shown"] = [
+        f"{row[4]:.3f}" + (f" ± {row[5]:.3f}" if row[6] > 1 else "")
+        for row in found[_SUMMARY].itertuples(index=False)
+    ]
+    found["who"] = found["head"] + found.control.map(
+        lambda control: f", {control}" if control else ""
+    )
+    wide = found.pivot_table(
+        index=["label", "share", "seeds"],
+        columns="who",
+        values="shown",
+        aggfunc="first",
+        sort=False,
+    )
     return wide.fillna("")
 
 
@@ -60,12 +81,26 @@ def differences(table: pd.DataFrame, head: str) -> pd.DataFrame:
 
 
 def result_rows(table: pd.DataFrame) -> list[dict]:
-    """Mean over seeds of each training, as rows of task `ablation`; the subset says what is off, or the share of the data."""
+    """Mean over seeds of each training, as rows of task `ablation`; the subset says what is off, or
+    the share of the data.
+    """
     found = []
     for row in summary(table).itertuples():
         part = table[(table[_SUMMARY[:4]] == list(row[1:5])).all(axis=1)]
         subset = row.label if row.share == 1 else f"{100 * row.share:g} % of the data"
-        found.append({"paper": "xvl", "task": "ablation", "dataset": part.dataset.iloc[0], "split": "test", "subset": subset,
-                      "model": f"X-VL ({row.head})", "metric": "auroc", "value": row.mean, "n": int(part.n.iloc[0]),
-                      "control": row.control, "checkpoint": f"mean over {row.seeds} seeds"})  # fmt: skip
+        found.append(
+            {
+                "paper": "xvl",
+                "task": "ablation",
+                "dataset": part.dataset.iloc[0],
+                "split": "test",
+                "subset": subset,
+                "model": f"X-VL ({row.head})",
+                "metric": "auroc",
+                "value": row.mean,
+                "n": int(part.n.iloc[0]),
+                "control": row.control,
+                "checkpoint": f"mean over {row.seeds} seeds",
+            }
+        )
     return found

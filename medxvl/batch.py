@@ -1,4 +1,6 @@
-"""Run the selected notebooks through Snakemake, tell what is going on, gather the results, print the closing table."""
+"""Run the selected notebooks through Snakemake, tell what is going on, gather the results, print
+the closing table.
+"""
 
 import fcntl
 import hashlib
@@ -21,7 +23,9 @@ HEARTBEAT = 30  # seconds between two lines that say what is running
 
 
 def run(plan: Namespace) -> int:
-    """Carry out a plan of `launch.parse`; exit code: 0 done, 1 something failed, 2 it could not start, 130 stopped."""
+    """Carry out a plan of `launch.parse`; exit code: 0 done, 1 something failed, 2 it could not
+    start, 130 stopped.
+    """
     os.environ["MEDXVL_RUN"] = records.run_id()
     preset = presets.load(plan.preset, plan.overrides)
     folder = paths.RUNS / preset.name
@@ -42,15 +46,25 @@ def run(plan: Namespace) -> int:
         records.forget_running(part)
     for path in stale(folder):
         path.unlink()
-    for step in variants.steps(plan.notebooks, preset) if plan.force else []:  # else a finished training would be read back
-        shutil.rmtree(folder / variants.prefix(step.variant) / "checkpoints" / step.name[3:], ignore_errors=True)
-    runs_of = f"notebook{'s' * (len(names) > 1)}" + f" in {len(wanted)} runs" * (len(wanted) > len(names))
+    for step in (
+        variants.steps(plan.notebooks, preset) if plan.force else []
+    ):  # else a finished training would be read back
+        shutil.rmtree(
+            folder / variants.prefix(step.variant) / "checkpoints" / step.name[3:],
+            ignore_errors=True,
+        )
+    runs_of = f"notebook{'s' * (len(names) > 1)}" + f" in {len(wanted)} runs" * (
+        len(wanted) > len(names)
+    )
     say(
-        f"preset {preset.name}{f' ({plan.overrides})' if plan.overrides else ''}: {len(names)} {runs_of}, "
+        f"preset {preset.name}{f' ({plan.overrides})' if plan.overrides else ''}: "
+        f"{len(names)} {runs_of}, "
         f"{plan.cores} core{'s' * (plan.cores > 1)}, run {os.environ['MEDXVL_RUN']}"
     )
     code, stopped = follow(
-        snakemake(plan, folder, folder / "run.json", plan.notebooks if plan.force else []), folder, lock
+        snakemake(plan, folder, folder / "run.json", plan.notebooks if plan.force else []),
+        folder,
+        lock,
     )
     for part in variants.folders(folder).values():
         records.forget_running(part)
@@ -59,22 +73,31 @@ def run(plan: Namespace) -> int:
     older = outdated(plan, folder, names, preset)
     rows, bad = summary(folder, wanted, preset)
     notes = dict.fromkeys(older, "older than the latest run's settings, data or code")
-    notes |= {step: f"{state}; the page is of an earlier run" for step, *_, state in rows if state.startswith("not run")}
+    notes |= {
+        step: f"{state}; the page is of an earlier run"
+        for step, *_, state in rows
+        if state.startswith("not run")
+    }
     index = html.build(preset.name, notes)
     print("\n" + records.table(rows, ["notebook", "time", "peak memory", "status"]))
     if code and not stopped and not any("FAILED" in row[-1] for row in rows):
         print(
-            f"\nerror: Snakemake stopped with code {code}. The end of {shown(folder / 'logs' / 'snakemake.log')}:",
+            f"\nerror: Snakemake stopped with code {code}. The end of "
+            f"{shown(folder / 'logs' / 'snakemake.log')}:",
             file=sys.stderr,
         )
         print(
-            "\n".join((folder / "logs" / "snakemake.log").read_text(encoding="utf-8").splitlines()[-15:]),
+            "\n".join(
+                (folder / "logs" / "snakemake.log").read_text(encoding="utf-8").splitlines()[-15:]
+            ),
             file=sys.stderr,
         )
     if older:
         print(
-            f"\nnote: {', '.join(older)} {'was' if len(older) == 1 else 'were'} made with other settings, data or code "
-            "than this run and not selected now: the same command without notebook numbers brings all up to date"
+            f"\nnote: {', '.join(older)} {'was' if len(older) == 1 else 'were'} made with "
+            "other settings, data or code "
+            "than this run and not selected now: the same command without notebook numbers "
+            "brings all up to date"
         )
     print(f"\nresults   {shown(results)}\npages     {shown(index)}")
     if bad:
@@ -86,13 +109,31 @@ def run(plan: Namespace) -> int:
 
 
 def snakemake(plan: Namespace, folder: Path, config: Path, again: list[str]) -> list[str]:
-    """The Snakemake command of a plan, handed on in the file `config`; the notebooks `again` run in any case."""
-    records.write_json(config, {"preset": plan.preset, "overrides": plan.overrides, "data": plan.data})
+    """The Snakemake command of a plan, handed on in the file `config`; the notebooks `again` run in
+    any case.
+    """
+    records.write_json(
+        config, {"preset": plan.preset, "overrides": plan.overrides, "data": plan.data}
+    )
     steps = variants.steps(plan.notebooks, presets.load(plan.preset, plan.overrides))
     command = [sys.executable, "-P", "-m", "snakemake", *(step.file for step in steps)]
-    command += ["--snakefile", str(paths.ROOT / "Snakefile"), "--directory", str(folder), "--configfile", str(config)]
-    written = hashlib.sha256((paths.ROOT / "Snakefile").read_bytes()).hexdigest()[:12]  # a cached Snakefile is never looked at again
-    command += ["--cores", str(plan.cores), "--runtime-source-cache-path", str(folder / ".snakemake" / f"sources-{written}")]
+    command += [
+        "--snakefile",
+        str(paths.ROOT / "Snakefile"),
+        "--directory",
+        str(folder),
+        "--configfile",
+        str(config),
+    ]
+    written = hashlib.sha256((paths.ROOT / "Snakefile").read_bytes()).hexdigest()[
+        :12
+    ]  # a cached Snakefile is never looked at again
+    command += [
+        "--cores",
+        str(plan.cores),
+        "--runtime-source-cache-path",
+        str(folder / ".snakemake" / f"sources-{written}"),
+    ]
     command += "--keep-going --rerun-incomplete --rerun-triggers mtime params input".split()
     command += (
         "--scheduler greedy --nocolor --nolock".split()
@@ -103,7 +144,9 @@ def snakemake(plan: Namespace, folder: Path, config: Path, again: list[str]) -> 
 
 
 def take_lock(folder: Path):
-    """The open lock file of a run folder, free again when all its holders ended; OSError when another run holds it."""
+    """The open lock file of a run folder, free again when all its holders ended; OSError when
+    another run holds it.
+    """
     lock = open(folder / ".lock", "a+", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,7 +154,8 @@ def take_lock(folder: Path):
         lock.seek(0)
         holder = lock.read().strip() or "unknown"
         raise OSError(
-            f"another run of the preset {folder.name} is going on ({holder}): wait for it, or stop it"
+            f"another run of the preset {folder.name} is going on ({holder}): wait for it, or "
+            "stop it"
         ) from None
     except OSError:
         pass  # a file system without locks: nothing to be known
@@ -122,12 +166,16 @@ def take_lock(folder: Path):
 
 
 def stale(folder: Path) -> list[Path]:
-    """Files that make Snakemake believe a step is done though its results are gone or its data have changed."""
+    """Files that make Snakemake believe a step is done though its results are gone or its data have
+    changed.
+    """
     found = []
     for role in datasets.ROLES:
         marker = folder / "data" / f"{role}.json"
         noted = records.read_json(marker)
-        if noted and noted["card"] != (records.read_json(Path(noted["folder"]) / "card.json") or {}).get("fingerprint"):
+        if noted and noted["card"] != (
+            records.read_json(Path(noted["folder"]) / "card.json") or {}
+        ).get("fingerprint"):
             found.append(marker)
     phantom = folder / "data" / "phantom.json"
     noted = records.read_json(phantom)
@@ -135,7 +183,9 @@ def stale(folder: Path) -> list[Path]:
         found.append(phantom)
     for part in variants.folders(folder).values():
         for name in graph.NAMES:
-            if not all((part / file).exists() for file in records.outputs(part, name).get("files", [])):
+            if not all(
+                (part / file).exists() for file in records.outputs(part, name).get("files", [])
+            ):
                 found.append(part / "notebooks" / f"{name}.ipynb")
     return [path for path in found if path.exists()]
 
@@ -214,32 +264,50 @@ def tell(folder: Path, told: dict, began: float) -> bool:
         told[record["step"]] = record["status"]
         if record["status"] == "running":
             expected = record["expected_seconds"]
-            say(f"started  {record['step']}" + (f" (last time {records.clock(expected)})" if expected else ""), began)
+            say(
+                f"started  {record['step']}"
+                + (f" (last time {records.clock(expected)})" if expected else ""),
+                began,
+            )
         elif record["status"] == "ok":
             say(f"done     {record['step']} in {records.clock(record['seconds'])}", began)
         elif record["status"] == "failed":
-            say(f"FAILED   {record['step']} after {records.clock(record['seconds'])}: {record['error']}", began)
+            say(
+                f"FAILED   {record['step']} after {records.clock(record['seconds'])}: "
+                f"{record['error']}",
+                began,
+            )
     return bool(news)
 
 
 def say_running(folder: Path, began: float) -> None:
-    """Say what has been running since when, and about how long it still takes where that is known."""
+    """Say what has been running since when, and about how long it still takes where that is
+    known.
+    """
     parts = []
     for record in recorded(folder).values():
         if record["status"] == "running" and record["run"] == os.environ["MEDXVL_RUN"]:
             past, expected = time.time() - record["started"], record["expected_seconds"]
-            left = f", about {records.clock(expected - past)} left" if expected and expected > past else ""
+            left = (
+                f", about {records.clock(expected - past)} left"
+                if expected and expected > past
+                else ""
+            )
             parts.append(f"{record['step']} for {records.clock(past)}{left}")
     say("running  " + ("; ".join(parts) or "waiting for Snakemake"), began)
 
 
 def say(text: str, began: float | None = None) -> None:
     """One line, with the time since `began`, on the screen now."""
-    print(text if began is None else f"[{records.clock(time.time() - began):>7}] {text}", flush=True)
+    print(
+        text if began is None else f"[{records.clock(time.time() - began):>7}] {text}", flush=True
+    )
 
 
 def summary(folder: Path, wanted: list[variants.Step], preset) -> tuple[list[list[str]], bool]:
-    """Rows of the closing table, and whether anything is missing; of the preparations only those that failed now."""
+    """Rows of the closing table, and whether anything is missing; of the preparations only those
+    that failed now.
+    """
     done, rows, missing = recorded(folder), [], {}
     for step in ["phantom", *map(step_name, datasets.ROLES)]:
         record = done.get(step, {})
@@ -248,7 +316,10 @@ def summary(folder: Path, wanted: list[variants.Step], preset) -> tuple[list[lis
             missing[step] = True
     for step in wanted:
         record, book = done.get(step.label, {}), graph.notebook(step.name)
-        time_taken, memory = records.clock(record.get("seconds") or 0), f"{record.get('peak_mb', 0)} MB"
+        time_taken, memory = (
+            records.clock(record.get("seconds") or 0),
+            f"{record.get('peak_mb', 0)} MB",
+        )
         now = record.get("run") == os.environ["MEDXVL_RUN"]
         needs = [need.label for need in variants.needs(step, preset)]
         if book.prepared:
@@ -262,7 +333,13 @@ def summary(folder: Path, wanted: list[variants.Step], preset) -> tuple[list[lis
             status = "up to date"
         else:
             time_taken, memory = "", ""
-            status = f"not run: needs {', '.join(blocked)}" if blocked else "interrupted" if now else "not run"
+            status = (
+                f"not run: needs {', '.join(blocked)}"
+                if blocked
+                else "interrupted"
+                if now
+                else "not run"
+            )
         if status not in ("done", "up to date"):
             missing[step.label] = True
         rows.append([step.label, time_taken, memory, status])
@@ -270,22 +347,30 @@ def summary(folder: Path, wanted: list[variants.Step], preset) -> tuple[list[lis
 
 
 def outdated(plan: Namespace, folder: Path, names: list[str], preset) -> list[str]:
-    """Notebooks of earlier runs, not among `names`, that this plan's settings, data or code would make anew."""
+    """Notebooks of earlier runs, not among `names`, that this plan's settings, data or code would
+    make anew.
+    """
     others = variants.steps([name for name in graph.NAMES if name not in names], preset)
     done = [step for step in others if (folder / step.file).exists()]
     if not done:
         return []
     with tempfile.TemporaryDirectory() as scratch:
-        asked = Namespace(**vars(plan) | {"notebooks": list(dict.fromkeys(step.name for step in done))})
+        asked = Namespace(
+            **vars(plan) | {"notebooks": list(dict.fromkeys(step.name for step in done))}
+        )
         try:
-            would = planned([*snakemake(asked, folder, Path(scratch) / "run.json", []), "--dry-run"])
+            would = planned(
+                [*snakemake(asked, folder, Path(scratch) / "run.json", []), "--dry-run"]
+            )
         except OSError:
             return []  # not worth failing a finished run
     return [step.label for step in done if step.file in would]
 
 
 def dry_run(plan: Namespace, folder: Path, wanted: list[variants.Step]) -> int:
-    """Say what would run and why, changing nothing; for a preset of real data also what is missing, time and disk."""
+    """Say what would run and why, changing nothing; for a preset of real data also what is missing,
+    time and disk.
+    """
     preset = presets.load(plan.preset, plan.overrides)
     lacking = lacks(plan, preset)
     if lacking:
@@ -294,7 +379,10 @@ def dry_run(plan: Namespace, folder: Path, wanted: list[variants.Step]) -> int:
         gone = [path.stem for path in stale(folder) if path.suffix == ".ipynb"]
         with tempfile.TemporaryDirectory() as scratch:
             command = snakemake(
-                plan, folder, Path(scratch) / "run.json", sorted({*gone, *(plan.notebooks if plan.force else [])})
+                plan,
+                folder,
+                Path(scratch) / "run.json",
+                sorted({*gone, *(plan.notebooks if plan.force else [])}),
             )
             why = planned([*command, "--dry-run"])
     else:
@@ -302,7 +390,13 @@ def dry_run(plan: Namespace, folder: Path, wanted: list[variants.Step]) -> int:
     parts = {step_name(role): f"data/{role}.json" for role in ("phantom", *datasets.ROLES)}
     rows = [[step, "would run", why[file]] for step, file in parts.items() if file in why]
     for step in wanted:
-        state = "cannot run" if step.name in lacking else "would run" if step.file in why else "up to date"
+        state = (
+            "cannot run"
+            if step.name in lacking
+            else "would run"
+            if step.file in why
+            else "up to date"
+        )
         rows.append([step.label, state, lacking.get(step.name, why.get(step.file, ""))])
     print(records.table(rows, ["step", "", "why"]))
     if not preset.studies:
@@ -314,7 +408,11 @@ def lacks(plan: Namespace, preset) -> dict[str, str]:
     """Notebooks, directly or not, without the data that they need: {name: in words}."""
     there, found = datasets.sources(preset, plan.data), {}
     for name in graph.with_needs(plan.notebooks):
-        roles = [role for role in graph.roles(graph.with_needs([name]), prepared=True) if role not in there]
+        roles = [
+            role
+            for role in graph.roles(graph.with_needs([name]), prepared=True)
+            if role not in there
+        ]
         if roles:
             found[name] = f"needs data: {', '.join(roles)}"
     return found

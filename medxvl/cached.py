@@ -1,4 +1,5 @@
-"""Attention over kept keys and values, with the weights of transformers' layers: what decoding word by word needs.
+"""Attention over kept keys and values, with the weights of transformers' layers: what decoding word
+by word needs.
 
 Shapes: N texts, m new places, S places seen, d width.
 """
@@ -14,8 +15,8 @@ ROOM = 32  # places by which a store grows
 
 @dataclass
 class Kept:
-    """Keys and values of every layer for the places so far. New ones are written behind them into the same memory, so a state that
-    was gone on from is spent. Without gradient."""
+    """Keys and values of every layer for the places so far. New ones are written behind them into
+    the same memory, so a state that was gone on from is spent. Without gradient."""
 
     store: Tensor  # (layers, 2, N, heads, room, d / heads)
     places: int
@@ -29,10 +30,16 @@ class Kept:
     def with_room(self, new: int) -> "Kept":
         """The same places, and room for `new` more."""
         free = self.store.shape[4] - self.places
-        return self if new <= free else Kept(F.pad(self.store, (0, 0, 0, max(new, ROOM) - free)), self.places)
+        return (
+            self
+            if new <= free
+            else Kept(F.pad(self.store, (0, 0, 0, max(new, ROOM) - free)), self.places)
+        )
 
     def beside(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new ones of a layer, (N, heads, m, d / heads) both, behind those that are kept; keys and values of all places."""
+        """Write new ones of a layer, (N, heads, m, d / heads) both, behind those that are kept;
+        keys and values of all places.
+        """
         end = self.places + keys.shape[2]
         assert end <= self.store.shape[4], "ask with_room first"
         for part, new in enumerate((keys, values)):
@@ -44,18 +51,25 @@ class Kept:
 
 
 def keys_values(block, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of places `x` (N, S, d) for the attention block, (N, heads, S, d / heads) both."""
+    """Keys and values of places `x` (N, S, d) for the attention block, (N, heads, S, d / heads)
+    both.
+    """
     return _heads(block, block.self.key(x)), _heads(block, block.self.value(x))
 
 
-def attend(block, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None = None, causal: bool = False) -> Tensor:
-    """The block's output (N, m, d) for places `x` (N, m, d) that look at the keys which `seen` marks, by default all.
+def attend(
+    block, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None = None, causal: bool = False
+) -> Tensor:
+    """The block's output (N, m, d) for places `x` (N, m, d) that look at the keys which `seen`
+    marks, by default all.
 
     causal: place k sees the keys 0 to k alone.
     """
     share = block.self.dropout.p if block.training else 0.0
     query = _heads(block, block.self.query(x))
-    context = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, dropout_p=share, is_causal=causal)
+    context = F.scaled_dot_product_attention(
+        query, keys, values, attn_mask=seen, dropout_p=share, is_causal=causal
+    )
     return block.output(context.transpose(1, 2).flatten(2), x)
 
 

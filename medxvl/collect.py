@@ -16,12 +16,17 @@ from medxvl import data as datasets
 
 
 def results(folder: Path) -> Path:
-    """Write results.csv: the rows of every notebook and variant below one header, in the notebooks' order; its path.
+    """Write results.csv: the rows of every notebook and variant below one header, in the notebooks'
+    order; its path.
 
     Where no notebook left rows, the header stands alone.
     """
     lines = []
-    for path in [part / "rows" / f"{name}.csv" for part in variants.folders(folder).values() for name in graph.NAMES]:
+    for path in [
+        part / "rows" / f"{name}.csv"
+        for part in variants.folders(folder).values()
+        for name in graph.NAMES
+    ]:
         if path.is_file():
             with open(path, newline="", encoding="utf-8") as stream:
                 lines += list(csv.reader(stream))[1:]
@@ -34,7 +39,8 @@ def results(folder: Path) -> Path:
 def manifest(folder: Path, preset, overrides: str, data: str) -> Path:
     """Write manifest.json: what the numbers in results.csv were made with; its path.
 
-    `inputs` of a notebook are hashed into the column `manifest` of its rows (medxvl.runs.Run.inputs).
+    `inputs` of a notebook are hashed into the column `manifest` of its rows
+    (medxvl.runs.Run.inputs).
     """
     path = folder / "manifest.json"
     before = records.read_json(path) or {}
@@ -43,7 +49,9 @@ def manifest(folder: Path, preset, overrides: str, data: str) -> Path:
     for variant, part in variants.folders(folder).items():
         for name, record in records.read(part).items():
             if name in graph.NAMES:
-                kept = {key: record.get(key) for key in ("status", "run", "seconds", "peak_mb", "error")}
+                kept = {
+                    key: record.get(key) for key in ("status", "run", "seconds", "peak_mb", "error")
+                }
                 kept |= {k: v for k, v in records.outputs(part, name).items() if k != "files"}
                 notebooks[variants.Step(name, variant).label] = kept
     records.write_json(
@@ -80,22 +88,33 @@ def git_state() -> dict | None:
 
     def git(*words):
         return subprocess.run(
-            ["git", "-C", str(paths.ROOT), *words], capture_output=True, text=True, timeout=20, check=True
+            ["git", "-C", str(paths.ROOT), *words],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
         ).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != paths.ROOT:
             return None  # unpacked inside somebody else's repository
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def checkpoint_hashes(folder: Path, before: dict) -> dict:
-    """SHA-256 of every *.safetensors; a file whose size and time are those in `before` is not read again."""
+    """SHA-256 of every *.safetensors; a file whose size and time are those in `before` is not read
+    again.
+    """
     found = {}
     parts = variants.folders(folder).values()
-    for path in [file for part in parts for file in sorted((part / "checkpoints").rglob("*.safetensors"))]:
+    for path in [
+        file for part in parts for file in sorted((part / "checkpoints").rglob("*.safetensors"))
+    ]:
         name, stat = path.relative_to(folder).as_posix(), path.stat()
         mark = {"bytes": stat.st_size, "time": round(stat.st_mtime, 3)}
         old = before.get(name, {})
@@ -121,14 +140,20 @@ def package_versions() -> dict:
 def required_versions() -> dict[str, str]:
     """requirements.txt as {name: version}, the lines for other systems too."""
     lines = (paths.ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    return {found[1]: found[2] for line in lines if (found := re.match(r"([\w.-]+)==([^\s;]+)", line))}
+    return {
+        found[1]: found[2] for line in lines if (found := re.match(r"([\w.-]+)==([^\s;]+)", line))
+    }
 
 
 def machine() -> dict:
     """System, processor, cores, memory and accelerators of the machine that gathers."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    pages = (
+        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    )
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout.splitlines()
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20
+        ).stdout.splitlines()
         gpus = [re.sub(r" \(UUID.*", "", line) for line in listed]
     except (OSError, subprocess.SubprocessError):
         gpus = []

@@ -1,8 +1,8 @@
 """Import this before timm or transformers.
 
-timm and transformers import torchvision, whose default wheel does not match a CPU-only build of torch: the import then dies with
-"operator torchvision::nms does not exist". Declaring the two operators' signatures first lets everything but those two
-operators (which nothing here calls) work.
+timm and transformers import torchvision, whose default wheel does not match a CPU-only build of
+torch: the import then dies with "operator torchvision::nms does not exist". Declaring the two
+operators' signatures first lets everything but those two operators (which nothing here calls) work.
 """
 
 import torch
@@ -27,7 +27,9 @@ if not _torchvision_imports():
 
     for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
         del sys.modules[name]
-    _library = torch.library.Library("torchvision", "DEF")  # kept alive: its definitions vanish with it
+    _library = torch.library.Library(
+        "torchvision", "DEF"
+    )  # kept alive: its definitions vanish with it
     for schema in _SCHEMAS:
         try:
             _library.define(schema)

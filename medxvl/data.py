@@ -10,7 +10,9 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import data_prep
-from data_prep import DATASETS as NAMES  # `phantom` is the default; the package itself is the standard library alone
+from data_prep import (
+    DATASETS as NAMES,
+)  # `phantom` is the default; the package itself is the standard library alone
 from data_prep import MAY_BE_A_FILE  # noqa: F401  (with the rest of what launch asks about data)
 
 from . import paths
@@ -18,31 +20,53 @@ from . import paths
 # role: (reader of the phantom's tree that stands in for it, what it is for)
 ROLES = {
     "main": ("mimic_cxr", "radiographs with reports: pre-training and zero-shot detection"),
-    "unseen_disease": ("covid_cxr", "radiographs with and without a disease that is absent from the training data"),
-    "readers": ("chexpert_test", "readings of radiologists, and predictions of other models, on one test set"),
-    "transfer": ("openi", "radiographs with reports from another place: does what was learned on main hold there?"),
+    "unseen_disease": (
+        "covid_cxr",
+        "radiographs with and without a disease that is absent from the training data",
+    ),
+    "readers": (
+        "chexpert_test",
+        "readings of radiologists, and predictions of other models, on one test set",
+    ),
+    "transfer": (
+        "openi",
+        "radiographs with reports from another place: does what was learned on main hold there?",
+    ),
     "questions": ("vqa_rad", "questions and answers on radiographs"),
 }
-# The datasets that a role can be given. Any can be looked at as main (notebooks 01 and 02); training needs images with reports.
+# The datasets that a role can be given. Any can be looked at as main (notebooks 01 and 02);
+# training needs images with reports.
 ACCEPTS = {
-    "main": NAMES, "unseen_disease": ("covid_cxr", "covidx"), "readers": ("chexpert_test",), "transfer": NAMES,
+    "main": NAMES,
+    "unseen_disease": ("covid_cxr", "covidx"),
+    "readers": ("chexpert_test",),
+    "transfer": NAMES,
     "questions": ("vqa_rad",),
-}  # fmt: skip
+}
 # Where the usual data of a role are to be had.
 GET = {
-    "main": "mimic_cxr: physionet.org/content/mimic-cxr-jpg, and mimic-cxr-reports.zip of physionet.org/content/mimic-cxr "
+    "main": "mimic_cxr: physionet.org/content/mimic-cxr-jpg, and mimic-cxr-reports.zip of "
+    "physionet.org/content/mimic-cxr "
     "(credentialed: an account, a training course, a signed agreement); or your own as table",
-    "unseen_disease": "covid_cxr: github.com/ieee8023/covid-chestxray-dataset (public); covidx: Kaggle, COVIDx CXR (public)",
+    "unseen_disease": "covid_cxr: github.com/ieee8023/covid-chestxray-dataset (public); "
+    "covidx: Kaggle, COVIDx CXR (public)",
     "readers": "chexpert_test: github.com/rajpurkarlab/cheXpert-test-set-labels (public)",
     "transfer": "openi: openi.nlm.nih.gov/faq, NLMCXR_reports.tgz and NLMCXR_png.tgz (public)",
     "questions": "vqa_rad: osf.io/89kps (public)",
 }
-TABLE_READS = ("image_column", "text_column", "findings_column", "impression_column")  # a table is read by one at least
+TABLE_READS = (
+    "image_column",
+    "text_column",
+    "findings_column",
+    "impression_column",
+)  # a table is read by one at least
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the data of one role come from and where their prepared form lies; settings: of the dataset, as text."""
+    """Where the data of one role come from and where their prepared form lies; settings: of the
+    dataset, as text.
+    """
 
     role: str
     name: str
@@ -57,23 +81,31 @@ def phantom_raw(preset) -> Path:
 
 
 def parse(data: str) -> dict[str, tuple[str, str]]:
-    """``"main=mimic_cxr:/path"`` -> ``{"main": ("mimic_cxr", "/path")}``; ValueError lists valid roles and names."""
+    """``"main=mimic_cxr:/path"`` -> ``{"main": ("mimic_cxr", "/path")}``; ValueError lists valid
+    roles and names.
+    """
     given = {}
     for item in shlex.split(data):
         left, equals, rest = item.partition("=")
         role, dot, setting = left.partition(".")
         name, _, path = rest.partition(":")
         if not equals or not rest or (dot and not setting):
-            raise ValueError(f"data {item!r}: expected ROLE=NAME:PATH, for example main=mimic_cxr:/path/to/raw")
+            raise ValueError(
+                f"data {item!r}: expected ROLE=NAME:PATH, for example main=mimic_cxr:/path/to/raw"
+            )
         if role not in ROLES:
             raise ValueError(f"unknown role {role!r}: expected one of {', '.join(ROLES)}")
         if dot:
             continue
         if name not in (*NAMES, "phantom"):
-            raise ValueError(f"unknown dataset {name!r} for role {role}: expected phantom or one of {', '.join(NAMES)}")
+            raise ValueError(
+                f"unknown dataset {name!r} for role {role}: expected phantom or one of "
+                f"{', '.join(NAMES)}"
+            )
         if name not in (*ACCEPTS[role], "phantom"):
             raise ValueError(
-                f"dataset {name!r} does not fit role {role}: expected phantom or {', '.join(ACCEPTS[role])}"
+                f"dataset {name!r} does not fit role {role}: expected phantom or "
+                f"{', '.join(ACCEPTS[role])}"
             )
         if name != "phantom" and not path:
             raise ValueError(f"data {item!r}: expected a path, {role}={name}:PATH")
@@ -86,15 +118,17 @@ def parse(data: str) -> dict[str, tuple[str, str]]:
 def settings(data: str) -> dict[str, dict[str, str]]:
     """``"main=table:/t.csv main.text_column=report"`` -> ``{"main": {"text_column": "report"}}``.
 
-    Settings of a dataset, as data_prep's --set takes them. ValueError for a role without data of its own, for a name
-    that its dataset does not have and for a share that is none.
+    Settings of a dataset, as data_prep's --set takes them. ValueError for a role without data of
+    its own, for a name that its dataset does not have and for a share that is none.
     """
     own, found = {role: name for role, (name, _) in parse(data).items() if name != "phantom"}, {}
     for item in shlex.split(data):
         left, _, value = item.partition("=")
         role, dot, setting = left.partition(".")
         if dot and role not in own:
-            raise ValueError(f"data {item!r}: a setting of your own data for {role}: give {role}=NAME:PATH too")
+            raise ValueError(
+                f"data {item!r}: a setting of your own data for {role}: give {role}=NAME:PATH too"
+            )
         if dot:
             _check_setting(item, own[role], setting, value)
             found.setdefault(role, {})[setting] = value
@@ -106,7 +140,10 @@ def _check_setting(item: str, name: str, setting: str, value: str) -> None:
     if setting not in known:
         near = difflib.get_close_matches(setting, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"data {item!r}: {name} has no setting {setting!r}{hint}: expected one of {', '.join(known)}")
+        raise ValueError(
+            f"data {item!r}: {name} has no setting {setting!r}{hint}: expected one of "
+            f"{', '.join(known)}"
+        )
     if setting == "max_reject_share":
         try:
             good = 0 <= float(value) <= 1
@@ -118,20 +155,24 @@ def _check_setting(item: str, name: str, setting: str, value: str) -> None:
 
 @cache
 def settings_of(name: str) -> dict:
-    """SETTINGS of dataset `name` and those of every dataset, with their defaults; read without importing the modules,
-    which need more than the standard library."""
+    """SETTINGS of dataset `name` and those of every dataset, with their defaults; read without
+    importing the modules, which need more than the standard library."""
     found = {}
     for module in (name, "prepared"):
         source = (Path(data_prep.__file__).parent / f"{module}.py").read_text(encoding="utf-8")
         for line in ast.parse(source).body:
-            targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+            targets = (
+                line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+            )
             if any(isinstance(target, ast.Name) and target.id == "SETTINGS" for target in targets):
                 found |= ast.literal_eval(line.value)
     return found
 
 
 def sources(preset, data: str = "") -> dict[str, Source]:
-    """The source of every role. In a preset without phantom a role that is not given is left out."""
+    """The source of every role. In a preset without phantom a role that is not given is left
+    out.
+    """
     given, chosen, found = parse(data), settings(data), {}
     for role, (default, _) in ROLES.items():
         name, path = given.get(role, ("phantom", ""))
@@ -145,19 +186,28 @@ def sources(preset, data: str = "") -> dict[str, Source]:
             folder = raw  # prepared already
             found_name = json.loads((raw / "card.json").read_text(encoding="utf-8")).get("name")
             if found_name != name:
-                raise ValueError(f"data {role}={name}:{path}: expected prepared {name}, found prepared {found_name}")
+                raise ValueError(
+                    f"data {role}={name}:{path}: expected prepared {name}, found prepared "
+                    f"{found_name}"
+                )
             if own:
                 raise ValueError(
-                    f"data {role}.{'='.join(next(iter(own.items())))}: {path} is prepared already, so it takes no "
-                    "settings; give the raw data, or prepare it with python -m data_prep --set NAME=VALUE"
+                    f"data {role}.{'='.join(next(iter(own.items())))}: {path} is prepared "
+                    "already, so it takes no "
+                    "settings; give the raw data, or prepare it with python -m data_prep "
+                    "--set NAME=VALUE"
                 )
         else:
             if name == "table" and not any(own.get(column) for column in TABLE_READS):
                 raise ValueError(
-                    f"data {role}=table:{path}: say which columns to read: {role}.image_column=NAME, {role}.text_column=NAME "
+                    f"data {role}=table:{path}: say which columns to read: "
+                    f"{role}.image_column=NAME, {role}.text_column=NAME "
                     f"or both (with run_all.sh: --data {role}.image_column=NAME)"
                 )
-            key = json.dumps([name, str(raw), preset.store_size, preset.views, preset.reports] + ([own] if own else []))
+            key = json.dumps(
+                [name, str(raw), preset.store_size, preset.views, preset.reports]
+                + ([own] if own else [])
+            )
             label = f"phantom-{name}" if synthetic else name
             folder = paths.PREPARED / f"{label}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
         found[role] = Source(role, name, raw, folder, synthetic, own)
@@ -165,7 +215,9 @@ def sources(preset, data: str = "") -> dict[str, Source]:
 
 
 def prepare(source: Source, preset, workers: int = 1, progress: bool = True) -> Path:
-    """Make the prepared form of `source` unless it is there; the phantom is drawn first. Returns its folder."""
+    """Make the prepared form of `source` unless it is there; the phantom is drawn first. Returns
+    its folder.
+    """
     if source.folder == source.raw:
         return source.folder
     if source.synthetic:
@@ -174,7 +226,9 @@ def prepare(source: Source, preset, workers: int = 1, progress: bool = True) -> 
         phantom.write_raw(source.raw.parent, preset.studies, preset.phantom_seed, workers, progress)
     settings = {"max_reject_share": preset.max_reject_share}
     if source.name == "mimic_cxr":
-        settings |= {"views": preset.views} | ({"reports": preset.reports} if preset.reports else {})
+        settings |= {"views": preset.views} | (
+            {"reports": preset.reports} if preset.reports else {}
+        )
     try:
         return data_prep.prepare(
             source.name,
@@ -197,13 +251,16 @@ class Dataset:
         self.folder = Path(folder)
         if not (self.folder / "card.json").is_file():
             raise FileNotFoundError(
-                f"{folder}: expected a prepared dataset (card.json); prepare it with python -m data_prep"
+                f"{folder}: expected a prepared dataset (card.json); prepare it with python "
+                "-m data_prep"
             )
         self.card = json.loads((self.folder / "card.json").read_text(encoding="utf-8"))
         self.label = self.card["label"]
         self.synthetic = bool(self.card["synthetic"])
         prints = self.card["fingerprint"]
-        self.fingerprint = hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()[:12]
+        self.fingerprint = hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()[
+            :12
+        ]
 
     @cached_property
     def index(self):
@@ -211,9 +268,13 @@ class Dataset:
 
         text = ("study_id", "patient_id", "image_id", "split", "view", "findings", "impression")
         head = pd.read_csv(self.folder / "index.csv", nrows=0).columns
-        empty = {column: [] if column in text else [""] for column in head}  # an empty report is a text, not a gap
+        empty = {
+            column: [] if column in text else [""] for column in head
+        }  # an empty report is a text, not a gap
         kinds = {column: str for column in text if column in head}
-        return pd.read_csv(self.folder / "index.csv", dtype=kinds, keep_default_na=False, na_values=empty)
+        return pd.read_csv(
+            self.folder / "index.csv", dtype=kinds, keep_default_na=False, na_values=empty
+        )
 
     @cached_property
     def rejects(self):
@@ -231,7 +292,9 @@ class Dataset:
 
         path = self.folder / "images.h5"
         if not path.is_file():
-            raise FileNotFoundError(f"{self.label}: expected images, found reports or labels only ({self.folder})")
+            raise FileNotFoundError(
+                f"{self.label}: expected images, found reports or labels only ({self.folder})"
+            )
         return h5py.File(path, "r")["cxr"]  # opened on first use: once a process, after any fork
 
     def images(self, rows):
@@ -239,7 +302,9 @@ class Dataset:
         import numpy as np
 
         unique, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
-        if len(unique) and len(unique) > 0.5 * (unique[-1] - unique[0] + 1):  # dense: one contiguous read is far faster
+        if len(unique) and len(unique) > 0.5 * (
+            unique[-1] - unique[0] + 1
+        ):  # dense: one contiguous read is far faster
             block = self._pixels[unique[0] : unique[-1] + 1]
             return block[unique - unique[0]][back]
         return self._pixels[unique][back]
@@ -252,8 +317,8 @@ class Dataset:
 
 
 class Pixels:
-    """Pictures of some rows of a dataset, by their place among these rows: a small set is read into memory once, a large one
-    batch by batch from disk."""
+    """Pictures of some rows of a dataset, by their place among these rows: a small set is read into
+    memory once, a large one batch by batch from disk."""
 
     IN_MEMORY = 2**30  # bytes
 
@@ -273,9 +338,21 @@ class Pixels:
 
 
 CHEXPERT_14 = (
-    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
-    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
-)  # fmt: skip
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
 
 
 def open(folder) -> Dataset:  # noqa: A001  (data.open reads well)

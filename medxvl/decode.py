@@ -1,7 +1,9 @@
-"""Search for a text word by word: greedy and beam, over any model that says how likely each next word is.
+"""Search for a text word by word: greedy and beam, over any model that says how likely each next
+word is.
 
-A `step(state, words)` takes what was decoded last, (N,) ids (None at first), and gives (log-probabilities (N, V), new state); a
-state offers `select(rows)`. So the search knows nothing of the model behind it: MedViLL's is in medxvl.medvill_decode.
+A `step(state, words)` takes what was decoded last, (N,) ids (None at first), and gives
+(log-probabilities (N, V), new state); a state offers `select(rows)`. So the search knows nothing of
+the model behind it: MedViLL's is in medxvl.medvill_decode.
 """
 
 from dataclasses import dataclass, field
@@ -14,12 +16,13 @@ NEVER = -10000.0  # what the release adds to a score that is not to be chosen
 
 @dataclass(frozen=True)
 class Rules:
-    """What a text may be: at most `most` words, of which `stop` ends it; not before `least` words; no run of `ngram` words twice
-    (0: may).
+    """What a text may be: at most `most` words, of which `stop` ends it; not before `least` words;
+    no run of `ngram` words twice (0: may).
 
-    How texts of different length compare: `length_penalty` is added to the score for each word (MedViLL's release); the sum of
-    log-probabilities is divided by ((5 + words) / 6) ** `length_power` (X-VL's, after Wu et al. 2016, arXiv 1609.08144).
-    `stopped_go_on`: a beam that has stopped is gone on with unless it is the best one, which ends the search; X-VL's release.
+    How texts of different length compare: `length_penalty` is added to the score for each word
+    (MedViLL's release); the sum of log-probabilities is divided by ((5 + words) / 6) **
+    `length_power` (X-VL's, after Wu et al. 2016, arXiv 1609.08144). `stopped_go_on`: a beam that
+    has stopped is gone on with unless it is the best one, which ends the search; X-VL's release.
     """
 
     stop: int
@@ -32,7 +35,9 @@ class Rules:
     stopped_go_on: bool = False
 
     def score(self, totals: Tensor, words: int) -> Tensor:
-        """What texts of `words` words, whose log-probabilities add up to `totals`, are compared by."""
+        """What texts of `words` words, whose log-probabilities add up to `totals`, are compared
+        by.
+        """
         return (totals + self.length_penalty * words) / ((5 + words) / 6) ** self.length_power
 
 
@@ -69,10 +74,12 @@ def greedy(step, state, n: int, rules: Rules, pad: int = 0) -> Texts:
 
 @torch.no_grad()
 def beam(step, state, n: int, rules: Rules, pad: int = 0) -> Texts:
-    """Beam search with `rules.beams` beams a text, all texts at once, as in the releases (MedViLL's is its UniLM ancestor's).
+    """Beam search with `rules.beams` beams a text, all texts at once, as in the releases (MedViLL's
+    is its UniLM ancestor's).
 
-    A beam that stopped is scored and not gone on with; the best of those that stopped, and of what is alive after `most` words,
-    is the text. Without a length penalty a text is done once no living beam can catch up; that changes nothing but the time.
+    A beam that stopped is scored and not gone on with; the best of those that stopped, and of what
+    is alive after `most` words, is the text. Without a length penalty a text is done once no living
+    beam can catch up; that changes nothing but the time.
     """
     width, device = rules.beams, None
     best_score, best_words = torch.full((n,), -torch.inf), torch.full((n, rules.most), pad)
@@ -94,7 +101,9 @@ def beam(step, state, n: int, rules: Rules, pad: int = 0) -> Texts:
                 top = top + NEVER * stopped[:, :, None]
             totals, at = top.flatten(1).topk(width, dim=1)
             parents, ids = at // width, ids.flatten(1).gather(1, at)
-            words = torch.cat([words.gather(1, parents[:, :, None].expand(-1, -1, k)), ids[:, :, None]], dim=2)
+            words = torch.cat(
+                [words.gather(1, parents[:, :, None].expand(-1, -1, k)), ids[:, :, None]], dim=2
+            )
             offset = torch.arange(len(ids), device=device)[:, None] * width
             state = state.select((offset + parents).flatten())
         stopped = (ids == rules.stop).float()
@@ -115,14 +124,21 @@ def beam(step, state, n: int, rules: Rules, pad: int = 0) -> Texts:
         done = stopped.bool().all(dim=1)
         if rules.stopped_go_on:
             done = stopped[:, 0] > 0
-        elif not rules.length_penalty:  # no text can end better than with all words allowed and none of them unlikely
+        elif (
+            not rules.length_penalty
+        ):  # no text can end better than with all words allowed and none of them unlikely
             alive = rules.score(totals.masked_fill(stopped > 0, -torch.inf).amax(dim=1), rules.most)
             done = done | (alive <= best_score[rows].to(device))
         going = (~done).nonzero().flatten()
         last = ids.flatten()
         if len(going) < len(rows):
             keep = (going[:, None] * width + torch.arange(width, device=device)).flatten()
-            rows, words, totals, stopped = rows[going.cpu()], words[going], totals[going], stopped[going]
+            rows, words, totals, stopped = (
+                rows[going.cpu()],
+                words[going],
+                totals[going],
+                stopped[going],
+            )
             state, last = state.select(keep), last[keep]
         if not len(rows):
             break
@@ -130,20 +146,28 @@ def beam(step, state, n: int, rules: Rules, pad: int = 0) -> Texts:
 
 
 def _forbid(log_p: Tensor, words: Tensor, k: int, rules: Rules) -> Tensor:
-    """`log_p` (N, V) with the words that `rules` do not allow after `words` (N, k) made unlikely."""
+    """`log_p` (N, V) with the words that `rules` do not allow after `words` (N, k) made
+    unlikely.
+    """
     if k + 1 <= rules.least:
         log_p = log_p.clone()
         log_p[:, rules.stop] = NEVER
     if rules.ngram and k >= rules.ngram:
         seen = words.unfold(1, rules.ngram, 1)  # (N, runs, ngram)
         begun = (seen[:, :, :-1] == words[:, None, k - rules.ngram + 1 :]).all(dim=2)
-        again = torch.zeros_like(log_p).scatter_reduce(1, seen[:, :, -1].to(log_p.device), begun.to(log_p), "amax")
+        again = torch.zeros_like(log_p).scatter_reduce(
+            1, seen[:, :, -1].to(log_p.device), begun.to(log_p), "amax"
+        )
         log_p = log_p + NEVER * again
     return log_p
 
 
 def to_texts(tokenizer, words: Tensor) -> list[str]:
-    """Ids (N, T) to texts, each up to its first stop word, WordPiece's pieces of a word put together."""
+    """Ids (N, T) to texts, each up to its first stop word, WordPiece's pieces of a word put
+    together.
+    """
     stop = tokenizer.sep_token_id
     rows = [row[: row.index(stop)] if stop in row else row for row in words.tolist()]
-    return [found.replace(" ##", "") for found in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+    return [
+        found.replace(" ##", "") for found in tokenizer.batch_decode(rows, skip_special_tokens=True)
+    ]

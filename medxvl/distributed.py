@@ -1,9 +1,11 @@
-"""Several processes that train as one: gathering with gradients, own share of a batch, shared batch statistics.
+"""Several processes that train as one: gathering with gradients, own share of a batch, shared batch
+statistics.
 
-Each process holds an equal part of the batch, in the order of the ranks. A loss may then be written in two ways, or a sum
-of both, and its gradient is that of one process with the whole batch, after the mean over processes that DDP takes:
-the loss of the whole batch, from gathered tensors, the same in each process; or a mean over the own part, whose mean over
-processes is the mean over the batch. In one process every function here gives its input back, and nothing is computed.
+Each process holds an equal part of the batch, in the order of the ranks. A loss may then be written
+in two ways, or a sum of both, and its gradient is that of one process with the whole batch, after
+the mean over processes that DDP takes: the loss of the whole batch, from gathered tensors, the same
+in each process; or a mean over the own part, whose mean over processes is the mean over the batch.
+In one process every function here gives its input back, and nothing is computed.
 """
 
 import os
@@ -18,7 +20,9 @@ def processes() -> int:
 
 
 def alone() -> bool:
-    """Whether this process trains alone, known before the others are met: torchrun sets WORLD_SIZE."""
+    """Whether this process trains alone, known before the others are met: torchrun sets
+    WORLD_SIZE.
+    """
     return int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
@@ -33,10 +37,14 @@ def wait() -> None:
 
 
 def own(total: int) -> slice:
-    """The part of a batch of `total` that is this process's. Raises ValueError when the parts are not equal."""
+    """The part of a batch of `total` that is this process's. Raises ValueError when the parts are
+    not equal.
+    """
     share, rest = divmod(total, processes())
     if rest:
-        raise ValueError(f"expected a batch that {processes()} processes can share equally, found {total}")
+        raise ValueError(
+            f"expected a batch that {processes()} processes can share equally, found {total}"
+        )
     return slice(rank() * share, (rank() + 1) * share)
 
 
@@ -68,32 +76,43 @@ class _Sum(torch.autograd.Function):
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of all processes, (n, ...) -> (processes * n, ...), with gradients. `x` is of equal shape in each."""
+    """Rows of all processes, (n, ...) -> (processes * n, ...), with gradients. `x` is of equal
+    shape in each.
+    """
     return _Gather.apply(x) if processes() > 1 else x
 
 
 def gather_ragged(x: Tensor) -> Tensor:
-    """As `gather`, for a number of rows that differs between processes: (n_r, ...) -> (sum of n_r, ...)."""
+    """As `gather`, for a number of rows that differs between processes: (n_r, ...) -> (sum of n_r,
+    ...).
+    """
     if processes() == 1:
         return x
     counts = gather(torch.tensor([len(x)], device=x.device)).tolist()
     padded = torch.cat([x, x.new_zeros(max(counts) - len(x), *x.shape[1:])])
-    return torch.cat([part[:n] for part, n in zip(gather(padded).split(max(counts)), counts, strict=True)])
+    return torch.cat(
+        [part[:n] for part, n in zip(gather(padded).split(max(counts)), counts, strict=True)]
+    )
 
 
 def mean_weight(count: Tensor, like: Tensor) -> float | Tensor:
-    """Factor that turns a mean over `count` own rows into this process's part of the mean over all processes' rows.
+    """Factor that turns a mean over `count` own rows into this process's part of the mean over all
+    processes' rows.
 
     It is as exact as `like`, the float32 of half-precision numbers at least.
     """
     if processes() == 1:
         return 1.0
     total = count.to(torch.float64)
-    return (total * processes() / _Sum.apply(total).clamp(min=1)).to(torch.promote_types(like.dtype, torch.float32))
+    return (total * processes() / _Sum.apply(total).clamp(min=1)).to(
+        torch.promote_types(like.dtype, torch.float32)
+    )
 
 
 class _SharedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d with the mean and variance of all processes' images; works on CPU, where torch's own does not."""
+    """BatchNorm2d with the mean and variance of all processes' images; works on CPU, where torch's
+    own does not.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -112,7 +131,9 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batch_statistics(model: nn.Module) -> None:
-    """Make each BatchNorm2d of `model` see the whole batch. Parameters, buffers and their names stay."""
+    """Make each BatchNorm2d of `model` see the whole batch. Parameters, buffers and their names
+    stay.
+    """
     if processes() > 1:
         for module in model.modules():
             if type(module) is nn.BatchNorm2d:

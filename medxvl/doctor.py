@@ -1,4 +1,6 @@
-"""Is everything here? One line a thing, with what to do when it is missing: `python -m medxvl.doctor [PRESET]`."""
+"""Is everything here? One line a thing, with what to do when it is missing: `python -m
+medxvl.doctor [PRESET]`.
+"""
 
 import os
 import platform
@@ -14,7 +16,9 @@ from medxvl import data as datasets
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at. needed: nothing works without it; todo: what to do when it is missing, else what to know."""
+    """One thing looked at. needed: nothing works without it; todo: what to do when it is missing,
+    else what to know.
+    """
 
     what: str
     ok: bool
@@ -24,7 +28,9 @@ class Check:
 
 
 def check(preset, data: str = "") -> list[Check]:
-    """Look at Python, packages, device, machine and data for a run with the Preset `preset` and the data `data`."""
+    """Look at Python, packages, device, machine and data for a run with the Preset `preset` and the
+    data `data`.
+    """
     return [
         _python(),
         _packages(),
@@ -44,12 +50,13 @@ def missing(checks: list[Check]) -> list[str]:
 
 
 def report(checks: list[Check]) -> str:
-    """The checks as a text table: [OK], or [MISSING] with what to do (optional things are marked so)."""
+    """The checks as a text table: [OK], or [MISSING] with what to do (optional things are marked
+    so).
+    """
     lines = []
     for c in checks:
-        lines.append(
-            f"{'[OK]' if c.ok else '[MISSING]':10}{c.what:24}{c.found}{'' if c.ok or c.needed else ' (optional)'}"
-        )
+        optional = "" if c.ok or c.needed else " (optional)"
+        lines.append(f"{'[OK]' if c.ok else '[MISSING]':10}{c.what:24}{c.found}{optional}")
         if c.todo:
             lines.append(f"{'':34}-> {c.todo}" if not c.ok else f"{'':34}{c.todo}")
     return "\n".join(lines)
@@ -58,7 +65,10 @@ def report(checks: list[Check]) -> str:
 def _python() -> Check:
     ok = (3, 11) <= sys.version_info[:2] <= (3, 13)
     return Check(
-        "Python", ok, f"{platform.python_version()} at {sys.executable}", "" if ok else "use Python 3.11, 3.12 or 3.13"
+        "Python",
+        ok,
+        f"{platform.python_version()} at {sys.executable}",
+        "" if ok else "use Python 3.11, 3.12 or 3.13",
     )
 
 
@@ -68,7 +78,8 @@ def _packages() -> Check:
         try:
             here = version(name)
         except PackageNotFoundError:
-            continue  # many are for other systems; those that matter are seen by importing them below
+            # many are for other systems; those that matter are seen by importing them below
+            continue
         count += 1
         if here.split("+")[0] != pinned:  # torch's CPU build calls itself 2.13.0+cpu
             faults.append(f"{name} {here} instead of {pinned}")
@@ -119,9 +130,16 @@ def _torch(preset) -> list[Check]:
         if cuda
         else f"CPU, {graph.cores()} cores"
     )
-    todo = "" if cuda or preset.name != "paper" else "the published settings take days without a GPU"
+    todo = (
+        "" if cuda or preset.name != "paper" else "the published settings take days without a GPU"
+    )
     return [
-        Check("device", cuda or preset.device != "cuda", found, todo or ("" if cuda else "enough for smoke and demo"))
+        Check(
+            "device",
+            cuda or preset.device != "cuda",
+            found,
+            todo or ("" if cuda else "enough for smoke and demo"),
+        )
     ]
 
 
@@ -138,7 +156,9 @@ def _kernel() -> Check:
         "kernel",
         inside and here,
         f"{sys.prefix}, medxvl from {paths.ROOT}",
-        "" if inside and here else "choose the environment's own kernel: start JupyterLab with ./run_all.sh lab",
+        ""
+        if inside and here
+        else "choose the environment's own kernel: start JupyterLab with ./run_all.sh lab",
     )
 
 
@@ -169,7 +189,9 @@ def _disk() -> list[Check]:
                 what,
                 ok,
                 f"{free:.0f} GB free{'' if writable else ', but not writable'} at {folder}",
-                "" if ok else f"free 2 GB, or name another place with the environment variable {variable}",
+                ""
+                if ok
+                else f"free 2 GB, or name another place with the environment variable {variable}",
             )
         )
     return checks
@@ -183,9 +205,18 @@ def _data(preset, data: str) -> list[Check]:
         if source is None:
             checks.append(Check(f"data: {role}", False, "none", todo, needed=False))
         elif (source.folder / "card.json").is_file():
-            checks.append(Check(f"data: {role}", True, f"{source.name}, prepared in {source.folder}"))
+            checks.append(
+                Check(f"data: {role}", True, f"{source.name}, prepared in {source.folder}")
+            )
         elif source.synthetic:
-            checks.append(Check(f"data: {role}", True, f"{source.name}, synthetic phantom", "notebook 01 makes it"))
+            checks.append(
+                Check(
+                    f"data: {role}",
+                    True,
+                    f"{source.name}, synthetic phantom",
+                    "notebook 01 makes it",
+                )
+            )
         else:
             there = source.raw.exists()
             checks.append(
@@ -203,16 +234,30 @@ def _weights(preset) -> list[Check]:
     """Weights that trainings of this preset start from."""
     from medxvl import released
 
-    wanted = {name: getattr(preset, name) for name in presets.group(preset, "pretrain", "medvill") if name.endswith("_weights")}
+    wanted = {
+        name: getattr(preset, name)
+        for name in presets.group(preset, "pretrain", "medvill")
+        if name.endswith("_weights")
+    }
     if not any(wanted.values()):
-        return [Check("weights", True, "none needed", "every model here is trained from scratch; nothing is downloaded")]
+        return [
+            Check(
+                "weights",
+                True,
+                "none needed",
+                "every model here is trained from scratch; nothing is downloaded",
+            )
+        ]
     checks = []
     for setting, file in wanted.items():
         if file:
             try:
                 checks.append(Check(setting, True, str(released.locate(file))))
             except FileNotFoundError:
-                todo = f"{released.where(file)}; put it into {paths.WEIGHTS}, or give its path with --set {setting}=PATH"
+                todo = (
+                    f"{released.where(file)}; put it into {paths.WEIGHTS}, or give its "
+                    f"path with --set {setting}=PATH"
+                )
                 checks.append(Check(setting, False, f"no {file}", todo, needed=False))
     return checks
 

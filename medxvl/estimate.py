@@ -1,7 +1,9 @@
-"""What a run on real data would take on this machine, before it is started: what is missing and where to get it, time and disk.
+"""What a run on real data would take on this machine, before it is started: what is missing and
+where to get it, time and disk.
 
-`./run_all.sh paper --dry-run` prints it. Time is a count of operations (medxvl.operations) over the matrix rate of this machine,
-measured now; it is a rough answer to "hours, days or weeks?", and says what it assumes.
+`./run_all.sh paper --dry-run` prints it. Time is a count of operations (medxvl.operations) over the
+matrix rate of this machine, measured now; it is a rough answer to "hours, days or weeks?", and says
+what it assumes.
 """
 
 import shutil
@@ -12,10 +14,17 @@ import data_prep
 from . import data as datasets
 from . import graph, operations, paths, records
 
-SHARE = {"cpu": 0.5, "cuda": 0.3}  # of the matrix rate that a training step reaches; tests/benchmarks measure it at published size
+SHARE = {
+    "cpu": 0.5,
+    "cuda": 0.3,
+}  # of the matrix rate that a training step reaches; tests/benchmarks measure it at published size
 GPU = 300e12  # operations a second of the GPU that is named for comparison
 REPORT, SENTENCES, QUESTION = 90, 6, 10  # tokens of a report, its sentences, tokens of a question
-USUAL = {"main": "mimic_cxr", "transfer": "openi", "questions": "vqa_rad"}  # whose counts stand in for data that are not given
+USUAL = {
+    "main": "mimic_cxr",
+    "transfer": "openi",
+    "questions": "vqa_rad",
+}  # whose counts stand in for data that are not given
 
 
 @dataclass(frozen=True)
@@ -35,26 +44,40 @@ def report(preset, names: list[str], data: str = "") -> str:
     sizes, assumed = studies(sources)
     parts = [part for part in work(preset, sizes) if part.notebook in names]
     speed = rate * SHARE[device]
-    rows = [[f"{p.notebook[:2]} {p.what}", f"{p.operations:.1e}", duration(p.operations / speed)] for p in parts]
+    rows = [
+        [f"{p.notebook[:2]} {p.what}", f"{p.operations:.1e}", duration(p.operations / speed)]
+        for p in parts
+    ]
     total = sum(part.operations for part in parts)
     rows.append(["together", f"{total:.1e}", duration(total / speed)])
     lines += ["", records.table(rows, ["training or scoring", "operations", "time here"]), ""]
     lines += [
-        f"assumed: {rate / 1e12:.2g} TFLOP/s, the {kind} matrix rate of this {'GPU' if device == 'cuda' else 'CPU'} measured now, of "
+        f"assumed: {rate / 1e12:.2g} TFLOP/s, the {kind} matrix rate of this "
+        f"{'GPU' if device == 'cuda' else 'CPU'} measured now, of "
         f"which a step reaches {SHARE[device]:.0%}; one process",
-        f"assumed: {sizes['train']:,} studies to train on, {sizes['test']:,} to test ({assumed}), {REPORT} tokens a report in "
+        f"assumed: {sizes['train']:,} studies to train on, {sizes['test']:,} to test "
+        f"({assumed}), {REPORT} tokens a report in "
         f"{SENTENCES} sentences",
-        "not counted: preparing the data, decoding reports, other evaluation, waiting for disks; expect up to twice the time",
+        "not counted: preparing the data, decoding reports, other evaluation, waiting for "
+        "disks; expect up to twice the time",
     ]
     counted = {part.notebook for part in parts}
-    others = [name[:2] for name in names if name not in counted and "evaluate" in graph.notebook(name).groups and name[:2] != "00"]
+    others = [
+        name[:2]
+        for name in names
+        if name not in counted and "evaluate" in graph.notebook(name).groups and name[:2] != "00"
+    ]
     if others:
         lines.append(f"not counted: notebooks {', '.join(others)}")
     if device == "cpu":
         there = duration(total / (GPU * SHARE["cuda"]))
-        lines.append(f"for comparison: {there} on a GPU of {GPU / 1e12:.0f} TFLOP/s in half precision")
+        lines.append(
+            f"for comparison: {there} on a GPU of {GPU / 1e12:.0f} TFLOP/s in half precision"
+        )
     if device == "cpu" and preset.precision == "fp16":
-        lines.append("note: precision=fp16 needs a GPU; on this machine add --set precision=fp32 (or bf16)")
+        lines.append(
+            "note: precision=fp16 needs a GPU; on this machine add --set precision=fp32 (or bf16)"
+        )
     return "\n".join([*lines, "", *disk(preset, names, sizes)])
 
 
@@ -71,19 +94,28 @@ def measured(preset) -> tuple[str, str, float]:
 
 
 def missing(preset, names: list[str], sources: dict) -> list[str]:
-    """Data and weights that the notebooks need and that are not there, each with where to get it."""
+    """Data and weights that the notebooks need and that are not there, each with where to get
+    it.
+    """
     lines = []
     for role in graph.roles(graph.with_needs(names), prepared=True):
         if role not in sources:
-            lines += [f"  data, role {role}: {datasets.ROLES[role][1]}", f"    {datasets.GET[role]}",
-                      f"    then --data {role}=NAME:PATH"]  # fmt: skip
+            lines += [
+                f"  data, role {role}: {datasets.ROLES[role][1]}",
+                f"    {datasets.GET[role]}",
+                f"    then --data {role}=NAME:PATH",
+            ]
     for setting, file in weights_wanted(preset, names).items():
         from . import released
 
         try:
             released.locate(file)
         except FileNotFoundError:
-            lines += [f"  weights: {file}", f"    {released.where(file)}", f"    then into {paths.WEIGHTS}, or --set {setting}=PATH"]
+            lines += [
+                f"  weights: {file}",
+                f"    {released.where(file)}",
+                f"    then into {paths.WEIGHTS}, or --set {setting}=PATH",
+            ]
     return lines
 
 
@@ -96,14 +128,25 @@ def weights_wanted(preset, names: list[str]) -> dict[str, str]:
 
 
 def studies(sources: dict) -> tuple[dict[str, int], str]:
-    """Numbers of training and test studies and of questions, and where they are from: prepared data, or published counts."""
+    """Numbers of training and test studies and of questions, and where they are from: prepared
+    data, or published counts.
+    """
     main = sources.get("main")
     name = main.name if main else USUAL["main"]
-    counts = dict(getattr(data_prep.dataset(name), "EXPECTED", data_prep.dataset(USUAL["main"]).EXPECTED)["counts"])
-    told = f"published counts of {name if main and hasattr(data_prep.dataset(name), 'EXPECTED') else USUAL['main']}"
+    counts = dict(
+        getattr(data_prep.dataset(name), "EXPECTED", data_prep.dataset(USUAL["main"]).EXPECTED)[
+            "counts"
+        ]
+    )
+    told = (
+        "published counts of "
+        f"{name if main and hasattr(data_prep.dataset(name), 'EXPECTED') else USUAL['main']}"
+    )
     if main and (main.folder / "card.json").is_file():
         dataset = datasets.open(main.folder)
-        counts = {split: len(dataset.rows(split)) for split in ("train", "valid", "test")} | {"studies": len(dataset.index)}
+        counts = {split: len(dataset.rows(split)) for split in ("train", "valid", "test")} | {
+            "studies": len(dataset.index)
+        }
         told = f"{dataset.label}, prepared"
     counts["questions"] = data_prep.dataset("vqa_rad").EXPECTED["counts"]["train questions"]
     return counts, told
@@ -119,27 +162,73 @@ def work(preset, sizes: dict[str, int]) -> list[Work]:
         return operations.trunk(p) + operations.medvill(p, places, text)
 
     masked = p.mask_share * words
-    pretrain = 3 * (operations.trunk(p) + operations.medvill(p, p.medvill_positions, words) + operations.words_head(p, masked))
+    pretrain = 3 * (
+        operations.trunk(p)
+        + operations.medvill(p, p.medvill_positions, words)
+        + operations.words_head(p, masked)
+    )
     written = words if p.generate_objective == "every" else masked
     sentence = max(1, REPORT // SENTENCES) + 2
     n = p.batch_size
-    step = operations.xvl_step(p, [REPORT] * n, [sentence] * (n * SENTENCES), round(p.mask_share * REPORT * n))
+    step = operations.xvl_step(
+        p, [REPORT] * n, [sentence] * (n * SENTENCES), round(p.mask_share * REPORT * n)
+    )
     pool = p.retrieve_pool or sizes["test"]
     aligned = p.medvill_alignment_epochs
-    start = [Work("10_medvill_model", f"alignment, {aligned} epochs", aligned * train * 3 * operations.trunk(p))] if aligned else []
+    start = (
+        [
+            Work(
+                "10_medvill_model",
+                f"alignment, {aligned} epochs",
+                aligned * train * 3 * operations.trunk(p),
+            )
+        ]
+        if aligned
+        else []
+    )
     return start + [
-        Work("11_medvill_pretrain", f"pre-training, {p.medvill_epochs} epochs", p.medvill_epochs * train * pretrain),
-        Work("12_medvill_classify", f"fine-tuning, {p.classify_epochs} epochs", p.classify_epochs * train * 3 * tuned(words)),
-        Work("13_medvill_retrieve", f"fine-tuning, {p.retrieve_epochs} epochs", p.retrieve_epochs * train * 3 * tuned(words)),
-        Work("13_medvill_retrieve", f"{pool:,} x {pool:,} pairs scored", pool**2 * operations.medvill(p, places, words)),
-        Work("14_medvill_vqa", f"fine-tuning, {p.vqa_epochs} epochs", p.vqa_epochs * sizes["questions"] * 3 * tuned(QUESTION)),
-        Work("15_medvill_generate", f"fine-tuning, {p.generate_epochs} epochs",
-             p.generate_epochs * train * 3 * (tuned(words) + operations.words_head(p, written))),
-        Work("20_xvl_vision_pretrain", f"iBOT, {p.ibot_epochs} epochs", p.ibot_epochs * train * operations.ibot_image(p)),
+        Work(
+            "11_medvill_pretrain",
+            f"pre-training, {p.medvill_epochs} epochs",
+            p.medvill_epochs * train * pretrain,
+        ),
+        Work(
+            "12_medvill_classify",
+            f"fine-tuning, {p.classify_epochs} epochs",
+            p.classify_epochs * train * 3 * tuned(words),
+        ),
+        Work(
+            "13_medvill_retrieve",
+            f"fine-tuning, {p.retrieve_epochs} epochs",
+            p.retrieve_epochs * train * 3 * tuned(words),
+        ),
+        Work(
+            "13_medvill_retrieve",
+            f"{pool:,} x {pool:,} pairs scored",
+            pool**2 * operations.medvill(p, places, words),
+        ),
+        Work(
+            "14_medvill_vqa",
+            f"fine-tuning, {p.vqa_epochs} epochs",
+            p.vqa_epochs * sizes["questions"] * 3 * tuned(QUESTION),
+        ),
+        Work(
+            "15_medvill_generate",
+            f"fine-tuning, {p.generate_epochs} epochs",
+            p.generate_epochs * train * 3 * (tuned(words) + operations.words_head(p, written)),
+        ),
+        Work(
+            "20_xvl_vision_pretrain",
+            f"iBOT, {p.ibot_epochs} epochs",
+            p.ibot_epochs * train * operations.ibot_image(p),
+        ),
         Work("21_xvl_pretrain", f"pre-training, {p.epochs} epochs", p.epochs * train / n * step),
-        Work("22_xvl_zero_shot", f"fine-tuning on labels, {p.supervised_epochs} epochs, twice",
-             2 * p.supervised_epochs * train * 3 * operations.image(p)),
-    ]  # fmt: skip
+        Work(
+            "22_xvl_zero_shot",
+            f"fine-tuning on labels, {p.supervised_epochs} epochs, twice",
+            2 * p.supervised_epochs * train * 3 * operations.image(p),
+        ),
+    ]
 
 
 def disk(preset, names: list[str], sizes: dict[str, int]) -> list[str]:
@@ -147,15 +236,23 @@ def disk(preset, names: list[str], sizes: dict[str, int]) -> list[str]:
     images = sizes["studies"] * preset.store_size**2
     kept = sum(checkpoints(preset, names).values())
     lines = []
-    for what, need, folder in (("prepared images of main", images, paths.DATA), ("checkpoints and training states", kept, paths.RUNS)):
+    for what, need, folder in (
+        ("prepared images of main", images, paths.DATA),
+        ("checkpoints and training states", kept, paths.RUNS),
+    ):
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(there).free
-        lines.append(f"disk: {need / 1e9:.0f} GB for {what}, {free / 1e9:.0f} GB free at {folder}" + "  TOO LITTLE" * (need > free))
+        lines.append(
+            f"disk: {need / 1e9:.0f} GB for {what}, {free / 1e9:.0f} GB free at {folder}"
+            + "  TOO LITTLE" * (need > free)
+        )
     return lines
 
 
 def checkpoints(preset, names: list[str]) -> dict[str, float]:
-    """Bytes that each training leaves: kept epochs, and the state to go on from (weights, twins, two moments a weight)."""
+    """Bytes that each training leaves: kept epochs, and the state to go on from (weights, twins,
+    two moments a weight).
+    """
     import torch
 
     from . import ibot, medvill, xvl
@@ -166,10 +263,18 @@ def checkpoints(preset, names: list[str]) -> dict[str, float]:
         return keeps * every + every + 2 * trained
 
     with torch.device("meta"):
-        made = {"11_medvill_pretrain": lambda: size(medvill.MedViLL(preset, preset.vocabulary), preset.checkpoints),
-                "20_xvl_vision_pretrain": lambda: size(ibot.IBOT(preset), 1),
-                "21_xvl_pretrain": lambda: size(xvl.XVL(preset, preset.vocabulary), preset.checkpoints)}  # fmt: skip
-        tasks = [name for name in graph.NAMES if name[3:].startswith("medvill_") and "tune" in graph.notebook(name).groups]
+        made = {
+            "11_medvill_pretrain": lambda: size(
+                medvill.MedViLL(preset, preset.vocabulary), preset.checkpoints
+            ),
+            "20_xvl_vision_pretrain": lambda: size(ibot.IBOT(preset), 1),
+            "21_xvl_pretrain": lambda: size(xvl.XVL(preset, preset.vocabulary), preset.checkpoints),
+        }
+        tasks = [
+            name
+            for name in graph.NAMES
+            if name[3:].startswith("medvill_") and "tune" in graph.notebook(name).groups
+        ]
         made |= dict.fromkeys(tasks, made["11_medvill_pretrain"])
         return {name: make() for name, make in made.items() if name in names}
 
@@ -180,4 +285,6 @@ def duration(seconds: float) -> str:
     hours, days = minutes // 60, minutes // (24 * 60)
     if days:
         return f"{days} d {hours % 24} h"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min" if minutes else "under 1 min"
+    return (
+        f"{hours} h {minutes % 60} min" if hours else f"{minutes} min" if minutes else "under 1 min"
+    )

@@ -1,7 +1,8 @@
-"""The index of the papers' figures, and drawing one of them from what a run left behind (rows, predictions).
+"""The index of the papers' figures, and drawing one of them from what a run left behind (rows,
+predictions).
 
-`figures/figures.csv` lists them all, also those that cannot be drawn and why. Nothing is computed here that a row or a
-prediction does not say; notebook 91 and `figures/make.py` both call `figure`.
+`figures/figures.csv` lists them all, also those that cannot be drawn and why. Nothing is computed
+here that a row or a prediction does not say; notebook 91 and `figures/make.py` both call `figure`.
 """
 
 import numpy as np
@@ -10,22 +11,40 @@ import pandas as pd
 from medxvl import compare, paths, plots, readers, variants
 
 COLUMNS = ["id", "paper", "caption", "function", "inputs", "status"]
-_MADE_BY = {"zero_shot": "22_xvl_zero_shot", "readers": "22_xvl_zero_shot", "reader_models": "22_xvl_zero_shot",
-            "unseen_disease": "23_xvl_unseen_disease", "error_detection": "24_xvl_detect_errors",
-            "classification": "12_medvill_classify",
-            "retrieval": "13_medvill_retrieve", "retrieved_pairs": "13_medvill_retrieve", "vqa": "14_medvill_vqa",
-            "vqa_examples": "14_medvill_vqa", "report_generation": "15_medvill_generate",
-            "generated_reports": "15_medvill_generate", "word_maps": "11_medvill_pretrain",
-            "head_maps": "20_xvl_vision_pretrain", "cross_attention": "29_xvl_attention",
-            "finding_maps": "29_xvl_attention", "explanation": "29_xvl_attention", "error_correction": "25_xvl_correct_errors",
-            "corrected_reports": "25_xvl_correct_errors", "xvl report_generation": "27_xvl_generate",
-            "xvl_generated_reports": "27_xvl_generate", "xvl retrieval": "26_xvl_retrieve",
-            "xvl_retrieved_pairs": "26_xvl_retrieve", "xvl vqa": "28_xvl_vqa", "xvl_vqa_examples": "28_xvl_vqa",
-            "ablation": "30_xvl_ablation"}
+_MADE_BY = {
+    "zero_shot": "22_xvl_zero_shot",
+    "readers": "22_xvl_zero_shot",
+    "reader_models": "22_xvl_zero_shot",
+    "unseen_disease": "23_xvl_unseen_disease",
+    "error_detection": "24_xvl_detect_errors",
+    "classification": "12_medvill_classify",
+    "retrieval": "13_medvill_retrieve",
+    "retrieved_pairs": "13_medvill_retrieve",
+    "vqa": "14_medvill_vqa",
+    "vqa_examples": "14_medvill_vqa",
+    "report_generation": "15_medvill_generate",
+    "generated_reports": "15_medvill_generate",
+    "word_maps": "11_medvill_pretrain",
+    "head_maps": "20_xvl_vision_pretrain",
+    "cross_attention": "29_xvl_attention",
+    "finding_maps": "29_xvl_attention",
+    "explanation": "29_xvl_attention",
+    "error_correction": "25_xvl_correct_errors",
+    "corrected_reports": "25_xvl_correct_errors",
+    "xvl report_generation": "27_xvl_generate",
+    "xvl_generated_reports": "27_xvl_generate",
+    "xvl retrieval": "26_xvl_retrieve",
+    "xvl_retrieved_pairs": "26_xvl_retrieve",
+    "xvl vqa": "28_xvl_vqa",
+    "xvl_vqa_examples": "28_xvl_vqa",
+    "ablation": "30_xvl_ablation",
+}
 
 
 class MissingInput(FileNotFoundError):
-    """A figure's rows or predictions are not there yet; the message names the notebook that makes them."""
+    """A figure's rows or predictions are not there yet; the message names the notebook that makes
+    them.
+    """
 
 
 def index():
@@ -40,8 +59,8 @@ def index():
 def figure(name, preset="demo"):
     """Draw the figure `name` of the index from the run `preset`; gives a matplotlib Figure.
 
-    Raises ValueError for a name that is not in the index (lists the valid ones) or has no drawing (says why), and
-    MissingInput when the run has not made its inputs.
+    Raises ValueError for a name that is not in the index (lists the valid ones) or has no drawing
+    (says why), and MissingInput when the run has not made its inputs.
     """
     table = index().set_index("id")
     if name not in table.index:
@@ -53,15 +72,19 @@ def figure(name, preset="demo"):
 
 def _missing(preset, what, task, paper=""):
     notebook = _MADE_BY.get(f"{paper} {task}") or _MADE_BY[task]
-    return MissingInput(f"runs/{preset} has no {what}: run notebook {notebook} first "
-                        f"(./run_all.sh {preset} {notebook[:2]})")
+    return MissingInput(
+        f"runs/{preset} has no {what}: run notebook {notebook} first "
+        f"(./run_all.sh {preset} {notebook[:2]})"
+    )
 
 
 def _predictions(preset, task, needed=True):
     """Table runs/<preset>/predictions/<task>.csv; None when it is not there and not needed."""
     path = variants.run_folder(preset) / "predictions" / f"{task}.csv"
     if path.is_file() and path.stat().st_size:
-        return pd.read_csv(path, dtype={"study_id": str, "patient_id": str, "reader": str, "model": str})
+        return pd.read_csv(
+            path, dtype={"study_id": str, "patient_id": str, "reader": str, "model": str}
+        )
     if needed:
         raise _missing(preset, f"predictions/{task}.csv", task)
     return None
@@ -89,8 +112,8 @@ def _radar(metric):
 
 
 def _roc_readers(preset):
-    """Our curves stand beside the readers only where both saw the same kind of study: a model's curve on phantoms says
-    nothing beside radiologists who read real radiographs."""
+    """Our curves stand beside the readers only where both saw the same kind of study: a model's
+    curve on phantoms says nothing beside radiologists who read real radiographs."""
     points = _predictions(preset, "readers")
     theirs = _predictions(preset, "reader_models", needed=False)
     label = _label(_rows(preset, "readers"))
@@ -102,15 +125,27 @@ def _roc_readers(preset):
         elif of_ours.startswith("phantom") and label.startswith("phantom"):
             note = f"curves on the test split of {of_ours}; n: studies"
         else:
-            ours, note = None, f"our model is not drawn: it was evaluated on {of_ours}, the readers on {label}"
+            ours, note = (
+                None,
+                f"our model is not drawn: it was evaluated on {of_ours}, the readers on {label}",
+            )
     if ours is not None:
-        ours = ours[ours.model.str.startswith("X-VL") | ours.model.isin(["shuffled images", "supervised upper bound"])]
+        ours = ours[
+            ours.model.str.startswith("X-VL")
+            | ours.model.isin(["shuffled images", "supervised upper bound"])
+        ]
     drawn = [] if theirs is None else [theirs]
     drawn += [] if ours is None else [ours]
     with_points = [f for f in readers.EIGHT if f in set(points.finding)]
     with_curves = [f for f in with_points if any(f in set(t.finding) for t in drawn)]
-    return plots.roc_readers(ours, points, None if theirs is None else readers.curves(theirs), dataset=label,
-                             findings=with_curves or with_points, note=note)
+    return plots.roc_readers(
+        ours,
+        points,
+        None if theirs is None else readers.curves(theirs),
+        dataset=label,
+        findings=with_curves or with_points,
+        note=note,
+    )
 
 
 def _forest(preset):
@@ -131,26 +166,55 @@ def _error_detection(preset):
     from medxvl import plots_errors
 
     rows = _rows(preset, "error_detection")
-    return plots_errors.by_type(rows[(rows.control != "untrained") & ~(rows.model.str.endswith("(ours)") & (rows.control != ""))])
+    return plots_errors.by_type(
+        rows[
+            (rows.control != "untrained")
+            & ~(rows.model.str.endswith("(ours)") & (rows.control != ""))
+        ]
+    )
 
 
-# What the figure of a task shows, of one paper's where they differ: a panel a metric, (title, metric, subset).
+# What the figure of a task shows, of one paper's where they differ: a panel a metric, (title,
+# metric, subset).
 _PANELS = {
-    "classification": (("macro AUROC", "auroc_macro_defined", ""), ("micro AUROC", "auroc_micro", ""), ("micro F1", "f1_micro", "")),
-    "retrieval": (("MRR, image to report", "mrr", "image to report"), ("MRR, report to image", "mrr", "report to image"),
-                  ("hit@5, image to report", "hit@5", "image to report")),
-    "vqa": (("closed", "accuracy_closed", ""), ("open", "accuracy_open", ""), ("total", "accuracy_total", "")),
-    "report_generation": (("label F1 (positive)", "label_f1", ""), ("BLEU-4", "bleu4", ""), ("CIDEr", "cider", "")),
-    "xvl retrieval": (("R@5, image to report", "hit@5", "image to report, own partner"),
-                      ("R@5, report to image", "hit@5", "report to image, own partner"),
-                      ("P@10, sentence to image", "precision@10", "sentence to image")),
-    "error_correction": (("errors repaired", "repaired", "errors"), ("findings repaired", "repaired_findings", "errors"),
-                         ("clean, untouched", "untouched", "clean")),
-}  # fmt: skip
+    "classification": (
+        ("macro AUROC", "auroc_macro_defined", ""),
+        ("micro AUROC", "auroc_micro", ""),
+        ("micro F1", "f1_micro", ""),
+    ),
+    "retrieval": (
+        ("MRR, image to report", "mrr", "image to report"),
+        ("MRR, report to image", "mrr", "report to image"),
+        ("hit@5, image to report", "hit@5", "image to report"),
+    ),
+    "vqa": (
+        ("closed", "accuracy_closed", ""),
+        ("open", "accuracy_open", ""),
+        ("total", "accuracy_total", ""),
+    ),
+    "report_generation": (
+        ("label F1 (positive)", "label_f1", ""),
+        ("BLEU-4", "bleu4", ""),
+        ("CIDEr", "cider", ""),
+    ),
+    "xvl retrieval": (
+        ("R@5, image to report", "hit@5", "image to report, own partner"),
+        ("R@5, report to image", "hit@5", "report to image, own partner"),
+        ("P@10, sentence to image", "precision@10", "sentence to image"),
+    ),
+    "error_correction": (
+        ("errors repaired", "repaired", "errors"),
+        ("findings repaired", "repaired_findings", "errors"),
+        ("clean, untouched", "untouched", "clean"),
+    ),
+}
 
 
 def _medvill(task):
-    """Scores of a task with its controls; of other masks, where they were run with the same seed, the model alone."""
+    """Scores of a task with its controls; of other masks, where they were run with the same seed,
+    the model alone.
+    """
+
     def draw(preset):
         from medxvl import plots_medvill, runs
 
@@ -159,7 +223,10 @@ def _medvill(task):
         masks = runs.results(preset, every=True)
         masks = masks[(masks.task == task) & (masks.paper == "medvill") & (masks.control == "")]
         masks = masks[(masks.seed == own.seed.iloc[0]) & ~masks.model.isin(own.model)]
-        both = pd.concat([own, masks[(masks.split == "test") & (masks.dataset == own.dataset.iloc[0])]], ignore_index=True)
+        both = pd.concat(
+            [own, masks[(masks.split == "test") & (masks.dataset == own.dataset.iloc[0])]],
+            ignore_index=True,
+        )
         return plots_medvill.scores(both, _PANELS[task], _label(own))
 
     return draw
@@ -167,6 +234,7 @@ def _medvill(task):
 
 def _scores(task):
     """Scores of a task of X-VL with its controls."""
+
     def draw(preset):
         from medxvl import plots_medvill
 
@@ -183,8 +251,12 @@ def _examples(name, task, height, paper="medvill"):
 
         path = variants.run_folder(preset) / "predictions" / f"{name}.npz"
         if not path.is_file():
-            raise _missing(preset, f"predictions/{name}.npz (it is made where the data may be shown)", name)
-        return plots_medvill.examples(plots_medvill.load_examples(path), _label(_rows(preset, task, paper)), height)
+            raise _missing(
+                preset, f"predictions/{name}.npz (it is made where the data may be shown)", name
+            )
+        return plots_medvill.examples(
+            plots_medvill.load_examples(path), _label(_rows(preset, task, paper)), height
+        )
 
     return draw
 
@@ -193,7 +265,9 @@ def _word_maps(preset):
     from medxvl import plots_medvill
 
     kept = _arrays(preset, "word_maps")
-    return plots_medvill.word_maps(kept["image"], kept["words"].tolist(), kept["maps"], str(kept["dataset"]), str(kept["note"]))
+    return plots_medvill.word_maps(
+        kept["image"], kept["words"].tolist(), kept["maps"], str(kept["dataset"]), str(kept["note"])
+    )
 
 
 def _cross_attention(preset):
@@ -219,7 +293,11 @@ def _explained(preset):
     rows = _rows(preset, "explanation")
     rows = rows[(rows.dataset == _label(rows)) & (rows.split == "test")]
     mean = next((s for s in rows.subset if s.startswith("mean of")), "")
-    panels = [("pointing game", "pointing", mean), ("IoU", "iou", mean), ("contrast-to-noise", "cnr", mean)]
+    panels = [
+        ("pointing game", "pointing", mean),
+        ("IoU", "iou", mean),
+        ("contrast-to-noise", "cnr", mean),
+    ]
     return plots_medvill.scores(rows, panels, _label(rows), f"{mean} findings; n: boxed findings")
 
 
@@ -229,14 +307,18 @@ def _head_maps(preset):
     from medxvl import plots_vision
 
     kept = _arrays(preset, "head_maps")
-    return plots_vision.head_maps(torch.from_numpy(kept["images"]), torch.from_numpy(kept["maps"]), str(kept["dataset"]))
+    return plots_vision.head_maps(
+        torch.from_numpy(kept["images"]), torch.from_numpy(kept["maps"]), str(kept["dataset"])
+    )
 
 
 def _arrays(preset, name):
     """Arrays of predictions/<name>.npz, which a notebook leaves where its data may be shown."""
     path = variants.run_folder(preset) / "predictions" / f"{name}.npz"
     if not path.is_file():
-        raise _missing(preset, f"predictions/{name}.npz (it is made where the data may be shown)", name)
+        raise _missing(
+            preset, f"predictions/{name}.npz (it is made where the data may be shown)", name
+        )
     with np.load(path, allow_pickle=False) as kept:
         return dict(kept)
 
@@ -245,7 +327,9 @@ def _ablation(function):
     def draw(preset):
         from medxvl import plots_ablation
 
-        return getattr(plots_ablation, function)(_predictions(preset, "ablation").fillna({"control": ""}))
+        return getattr(plots_ablation, function)(
+            _predictions(preset, "ablation").fillna({"control": ""})
+        )
 
     return draw
 
@@ -255,8 +339,11 @@ def _schematic(name):
         from medxvl import plots_medvill, plots_overview, presets
 
         paper = presets.load("paper")
-        return {"overview": lambda: plots_overview.overview(paper), "architecture": lambda: plots_medvill.architecture(paper),
-                "masks": plots_medvill.attention_masks}[name]()  # fmt: skip
+        return {
+            "overview": lambda: plots_overview.overview(paper),
+            "architecture": lambda: plots_medvill.architecture(paper),
+            "masks": plots_medvill.attention_masks,
+        }[name]()
 
     return draw
 

@@ -1,4 +1,5 @@
-"""Fine-tune a pre-trained model on a task: what the tasks of both models share (image tokens, schedule, reading back).
+"""Fine-tune a pre-trained model on a task: what the tasks of both models share (image tokens,
+schedule, reading back).
 
 medxvl.medvill_finetune and medxvl.xvl_finetune say what is particular to each.
 """
@@ -21,13 +22,19 @@ CHUNK = 128  # samples in one call, at evaluation
 
 
 class Pictures:
-    """Image tokens of some rows of a dataset, (n, P, F): computed once where the encoder is fixed, else for each batch.
+    """Image tokens of some rows of a dataset, (n, P, F): computed once where the encoder is fixed,
+    else for each batch.
 
     A model overrides `plain`, `views`, `encode`, `fixed` and `size`.
     """
 
     def __init__(self, dataset, rows, preset, device):
-        self.pixels, self.rows, self.preset, self.device = Pixels(dataset, rows), np.asarray(rows), preset, device
+        self.pixels, self.rows, self.preset, self.device = (
+            Pixels(dataset, rows),
+            np.asarray(rows),
+            preset,
+            device,
+        )
         self._tokens, self._of = None, None
 
     def __len__(self) -> int:
@@ -38,7 +45,9 @@ class Pictures:
         raise NotImplementedError
 
     def views(self, picked, generator: torch.Generator) -> Tensor:
-        """Training views (n, C, s, s) of `picked`: the own part of a batch; draws are made for all of it."""
+        """Training views (n, C, s, s) of `picked`: the own part of a batch; draws are made for all
+        of it.
+        """
         raise NotImplementedError
 
     def encode(self, encoder: nn.Module, views: Tensor) -> Tensor:
@@ -55,36 +64,58 @@ class Pictures:
 
     @torch.no_grad()
     def tokens(self, encoder: nn.Module, picked) -> Tensor:
-        """(n, P, F) of the plain views of `picked`, on the device; all are kept while they fit into memory."""
+        """(n, P, F) of the plain views of `picked`, on the device; all are kept while they fit into
+        memory.
+        """
         picked = torch.as_tensor(picked)
         if not self.fixed(encoder) or len(self) * self.size(encoder) * 4 > Pixels.IN_MEMORY:
             return self.encode(encoder, self.plain(picked).to(self.device))
         if self._of is not encoder:
             parts = torch.arange(len(self)).split(CHUNK)
-            self._tokens = torch.cat([self.encode(encoder, self.plain(p).to(self.device)) for p in parts])
+            self._tokens = torch.cat(
+                [self.encode(encoder, self.plain(p).to(self.device)) for p in parts]
+            )
             self._of = encoder
         return self._tokens[picked.to(self.device)]
 
 
 class FineTuning(train.Task):
-    """A task's training. `name` is the prefix of its settings NAME_epochs, NAME_batch and NAME_rate; `common` of those that
-    the model's tasks share, `groups` are the settings and `code` the modules that shape the result.
+    """A task's training. `name` is the prefix of its settings NAME_epochs, NAME_batch and
+    NAME_rate; `common` of those that the model's tasks share, `groups` are the settings and `code`
+    the modules that shape the result.
 
-    A task overrides `module` (what is trained), `inputs` (what it is given, for the samples picked) and `score`.
+    A task overrides `module` (what is trained), `inputs` (what it is given, for the samples picked)
+    and `score`.
     """
 
     common, groups, code = "tune", (), ()
     skips_parameters = True  # heads of pre-training that the task has no use for
 
     def __init__(
-        self, name: str, preset, start: nn.Module, pictures: Pictures | None, n: int, data: str, device, code=()
+        self,
+        name: str,
+        preset,
+        start: nn.Module,
+        pictures: Pictures | None,
+        n: int,
+        data: str,
+        device,
+        code=(),
     ):
-        self.preset, self.start, self.pictures, self.n, self.device = preset, start, pictures, n, device
+        self.preset, self.start, self.pictures, self.n, self.device = (
+            preset,
+            start,
+            pictures,
+            n,
+            device,
+        )
         self.epochs, self._batch, self.rate = (
             getattr(preset, f"{name}_{part}") for part in ("epochs", "batch", "rate")
         )
         self.label = f"fine-tuning: {name.removeprefix('xvl_')}"
-        values = presets.group(preset, *self.groups, name) | {name: getattr(preset, name) for name in weights.HOW}
+        values = presets.group(preset, *self.groups, name) | {
+            name: getattr(preset, name) for name in weights.HOW
+        }
         modules = ("finetune", *self.code, *code)
         self.settings = weights.fingerprint_of_values([values, state_hash(start)], data, modules)
 
@@ -95,7 +126,9 @@ class FineTuning(train.Task):
         """The image encoder of the module in training."""
         raise NotImplementedError
 
-    def inputs(self, picked: np.ndarray, rng: np.random.Generator, generator: torch.Generator) -> tuple:
+    def inputs(
+        self, picked: np.ndarray, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple:
         """Inputs of the module for this process's part of the samples `picked`."""
         raise NotImplementedError
 
@@ -135,13 +168,19 @@ class FineTuning(train.Task):
         return self.ids(picked), self.inputs(picked, rng, generator)
 
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
-        """Linear warm-up, then a cosine to the share `end` of the rate; constant where that is 1."""
+        """Linear warm-up, then a cosine to the share `end` of the rate; constant where that is
+        1.
+        """
         done, every = epoch * steps + step, self.epochs * steps
         warmup = min(self.shared("warmup"), every // 5)
-        return schedules.warmup_cosine(done, every, warmup, self.rate, self.rate * self.shared("end"))
+        return schedules.warmup_cosine(
+            done, every, warmup, self.rate, self.rate * self.shared("end")
+        )
 
     def images(self, picked: np.ndarray, generator) -> Tensor:
-        """Augmented views where the image encoder is trained, else tokens; own part of the batch."""
+        """Augmented views where the image encoder is trained, else tokens; own part of the
+        batch.
+        """
         if self.pictures.fixed(self.encoder()):
             return self.pictures.tokens(self.encoder(), picked[distributed.own(len(picked))])
         return self.pictures.views(picked, generator)
@@ -151,7 +190,9 @@ class FineTuning(train.Task):
 
 
 def fit(task: FineTuning, preset, folder: Path, device, progress) -> tuple[nn.Module, str]:
-    """Train into `folder`; the module with the weights of its best validation epoch, and a short text that identifies them."""
+    """Train into `folder`; the module with the weights of its best validation epoch, and a short
+    text that identifies them.
+    """
     train.fit(task, replace(preset, checkpoints=1), folder, device, progress)
     best = folder / next(iter(json.loads((folder / "best.json").read_text(encoding="utf-8"))))
     task.tuned.load_state_dict(load_file(best))

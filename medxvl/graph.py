@@ -1,6 +1,7 @@
 """Which notebook after which: the one table that run_all.sh, the Snakefile and the tests read.
 
-Only the standard library is imported here, so that `./run_all.sh --help` works before anything is installed.
+Only the standard library is imported here, so that `./run_all.sh --help` works before anything is
+installed.
 """
 
 import ast
@@ -18,12 +19,14 @@ from medxvl import data, paths
 class Notebook:
     """One notebook of the story.
 
-    needs: notebooks whose results it reads; roles: data it uses; groups: settings (medxvl.presets) that change its
-    results; files: of the project that it reads; prepared: whether the roles' data must be ready before it starts;
-    threads: of a long training, which starts early, the setting that says how many CPU threads it has; long: whether it starts
-    before others of its kind, so that nothing waits for it at the end; varies: which of seed, medvill_mask and ablation it is
-    repeated for (medxvl.variants); compares: whether it reads the ablations of what it needs; start: the setting that asks
-    for the weights of START, by the value `own`; default: whether it runs without being asked for.
+    needs: notebooks whose results it reads; roles: data it uses; groups: settings (medxvl.presets)
+    that change its results; files: of the project that it reads; prepared: whether the roles' data
+    must be ready before it starts; threads: of a long training, which starts early, the setting
+    that says how many CPU threads it has; long: whether it starts before others of its kind, so
+    that nothing waits for it at the end; varies: which of seed, medvill_mask and ablation it is
+    repeated for (medxvl.variants); compares: whether it reads the ablations of what it needs;
+    start: the setting that asks for the weights of START, by the value `own`; default: whether it
+    runs without being asked for.
     """
 
     name: str
@@ -43,10 +46,19 @@ class Notebook:
 START = "20_xvl_vision_pretrain"  # one start for all, like a published one
 _MEDVILL = ("medvill_mask", "seed")
 _TASKS = (
-    "12_medvill_classify", "13_medvill_retrieve", "14_medvill_vqa", "15_medvill_generate", "22_xvl_zero_shot",
-    "23_xvl_unseen_disease", "24_xvl_detect_errors", "25_xvl_correct_errors", "26_xvl_retrieve", "27_xvl_generate", "28_xvl_vqa",
+    "12_medvill_classify",
+    "13_medvill_retrieve",
+    "14_medvill_vqa",
+    "15_medvill_generate",
+    "22_xvl_zero_shot",
+    "23_xvl_unseen_disease",
+    "24_xvl_detect_errors",
+    "25_xvl_correct_errors",
+    "26_xvl_retrieve",
+    "27_xvl_generate",
+    "28_xvl_vqa",
     "29_xvl_attention",
-)  # fmt: skip
+)
 NOTEBOOKS = (
     Notebook(
         "00_check_setup",
@@ -55,8 +67,18 @@ NOTEBOOKS = (
         prepared=False,
     ),
     Notebook("01_prepare_data", roles=tuple(data.ROLES), groups=("data", "look")),
-    Notebook("02_look_at_data", needs=("01_prepare_data",), roles=("main", "unseen_disease"), groups=("data", "look")),
-    Notebook("10_medvill_model", roles=("main",), groups=("run", "data", "look", "both", "medvill"), long=True),
+    Notebook(
+        "02_look_at_data",
+        needs=("01_prepare_data",),
+        roles=("main", "unseen_disease"),
+        groups=("data", "look"),
+    ),
+    Notebook(
+        "10_medvill_model",
+        roles=("main",),
+        groups=("run", "data", "look", "both", "medvill"),
+        long=True,
+    ),
     Notebook(
         "11_medvill_pretrain",
         needs=("10_medvill_model",),
@@ -75,7 +97,10 @@ NOTEBOOKS = (
             varies=_MEDVILL,
         )
         for number, task, other in (
-            (12, "classify", "transfer"), (13, "retrieve", "transfer"), (14, "vqa", "questions"), (15, "generate", "transfer"),
+            (12, "classify", "transfer"),
+            (13, "retrieve", "transfer"),
+            (14, "vqa", "questions"),
+            (15, "generate", "transfer"),
         )
     ),
     Notebook(
@@ -98,7 +123,17 @@ NOTEBOOKS = (
         "22_xvl_zero_shot",
         needs=("21_xvl_pretrain",),
         roles=("main", "readers"),
-        groups=("run", "data", "both", "model", "pretrain", "prompts", "xvl_tune", "supervised", "evaluate"),
+        groups=(
+            "run",
+            "data",
+            "both",
+            "model",
+            "pretrain",
+            "prompts",
+            "xvl_tune",
+            "supervised",
+            "evaluate",
+        ),
         start="supervised_start",
         long=True,
         varies=("seed", "ablation"),
@@ -138,7 +173,13 @@ NOTEBOOKS = (
     Notebook("90_results_vs_paper", needs=_TASKS, files=(paths.PAPER_VALUES,)),
     Notebook(
         "91_figures",
-        needs=("10_medvill_model", "11_medvill_pretrain", "20_xvl_vision_pretrain", *_TASKS, "90_results_vs_paper"),
+        needs=(
+            "10_medvill_model",
+            "11_medvill_pretrain",
+            "20_xvl_vision_pretrain",
+            *_TASKS,
+            "90_results_vs_paper",
+        ),
         files=(paths.PAPER_VALUES, paths.FIGURE_INDEX),
     ),
 )
@@ -154,14 +195,21 @@ def notebook(name: str) -> Notebook:
 
 
 def select(prefixes: list[str]) -> list[str]:
-    """Notebooks whose name starts with one of `prefixes`, in order; without prefixes those that run by default.
+    """Notebooks whose name starts with one of `prefixes`, in order; without prefixes those that run
+    by default.
 
     Raises ValueError, listing the notebooks, when a prefix matches none.
     """
     for prefix in prefixes:
         if not prefix or not any(name.startswith(prefix) for name in NAMES):
-            raise ValueError(f"no notebook starts with {prefix!r}: the notebooks are {', '.join(NAMES)}")
-    return [row.name for row in NOTEBOOKS if (row.name.startswith(tuple(prefixes)) if prefixes else row.default)]
+            raise ValueError(
+                f"no notebook starts with {prefix!r}: the notebooks are {', '.join(NAMES)}"
+            )
+    return [
+        row.name
+        for row in NOTEBOOKS
+        if (row.name.startswith(tuple(prefixes)) if prefixes else row.default)
+    ]
 
 
 def with_needs(names: list[str]) -> list[str]:
@@ -176,9 +224,15 @@ def with_needs(names: list[str]) -> list[str]:
 
 
 def roles(names: list[str], prepared: bool = False) -> list[str]:
-    """Roles that the notebooks `names` use, in order; with `prepared`, those whose data must be ready before."""
+    """Roles that the notebooks `names` use, in order; with `prepared`, those whose data must be
+    ready before.
+    """
     rows = [notebook(name) for name in names]
-    return [role for role in data.ROLES if any(role in row.roles and (row.prepared or not prepared) for row in rows)]
+    return [
+        role
+        for role in data.ROLES
+        if any(role in row.roles and (row.prepared or not prepared) for row in rows)
+    ]
 
 
 def cores() -> int:
@@ -187,8 +241,9 @@ def cores() -> int:
 
 
 def threads(name: str, preset, variant: str = "") -> int:
-    """CPU threads of a notebook: what the setting of a training says (0: all cores), else 1, as two may run side by side; so do
-    variants, but where the setting is 0. Never more than there are cores: threads without one of their own wait for each other.
+    """CPU threads of a notebook: what the setting of a training says (0: all cores), else 1, as two
+    may run side by side; so do variants, but where the setting is 0. Never more than there are
+    cores: threads without one of their own wait for each other.
 
     Not a matter of --cores: sums are added up in another order with another number of threads.
     """
@@ -201,18 +256,24 @@ def code_cells(path: Path) -> list[str]:
     """Sources of the code cells of a notebook file, lines of IPython magic blanked."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    return ["\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in s.split("\n")) for s in sources]
+    return [
+        "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in s.split("\n"))
+        for s in sources
+    ]
 
 
-# They set no number: the settings' values are compared one by one, and the rest says what runs when and where.
+# They set no number: the settings' values are compared one by one, and the rest says what runs when
+# and where.
 MACHINERY = ("graph.py", "paths.py", "presets.py", "records.py", "variants.py")
 
 
 def code_hash(name: str) -> str:
-    """12 hex digits over the source files that the notebook `name` imports, directly or through others.
+    """12 hex digits over the source files that the notebook `name` imports, directly or through
+    others.
 
-    Part of what decides on a re-run: a result cannot be older than the code that makes it, and an edit to a plot does
-    not repeat a training. Of data_prep, which loads its modules by name, every file counts; those in MACHINERY do not.
+    Part of what decides on a re-run: a result cannot be older than the code that makes it, and an
+    edit to a plot does not repeat a training. Of data_prep, which loads its modules by name, every
+    file counts; those in MACHINERY do not.
     """
     seen: set[Path] = set()
     todo = _imports("\n".join(code_cells(paths.NOTEBOOKS / f"{name}.ipynb")))
@@ -223,7 +284,9 @@ def code_hash(name: str) -> str:
             todo |= _imports_of(path)
     digest = hashlib.sha256()
     for path in sorted(seen):
-        digest.update(path.relative_to(paths.ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(
+            path.relative_to(paths.ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
+        )
     return digest.hexdigest()[:12]
 
 
@@ -248,7 +311,9 @@ def _imports(source: str, package: str = "") -> set[Path]:
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            )
             base = ".".join([*above, *([node.module] if node.module else [])])
             modules |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     found = set()

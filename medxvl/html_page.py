@@ -1,4 +1,6 @@
-"""What every web page shares: style (light and dark, phone and desktop), frame, tables, and files inside of a page."""
+"""What every web page shares: style (light and dark, phone and desktop), frame, tables, and files
+inside of a page.
+"""
 
 import base64
 import html
@@ -25,7 +27,8 @@ nav { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; font-size: .9rem }
 footer, figcaption { color: var(--soft); font-size: .85rem }
 footer { margin-top: 2rem }
 h1 { font-size: 1.6rem; line-height: 1.25 } h2 { font-size: 1.25rem } h3 { font-size: 1.05rem }
-pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; line-height: 1.45 }
+pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem;
+  line-height: 1.45 }
 code, pre { font-family: ui-monospace, Menlo, Consolas, monospace }
 .output_stream pre { white-space: pre; overflow-wrap: normal; font-size: .8rem }
 .input_area, .output_error {
@@ -39,32 +42,45 @@ code, pre { font-family: ui-monospace, Menlo, Consolas, monospace }
 .output_subarea, .scroll, .rendered_html { overflow-x: auto }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 figure { margin: 1rem 0 }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem }
-.gallery figure { margin: 0; padding: .6rem; background: var(--box); border: 1px solid var(--line); border-radius: 6px }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));
+  gap: 1rem }
+.gallery figure { margin: 0; padding: .6rem; background: var(--box);
+  border: 1px solid var(--line); border-radius: 6px }
 .gallery img { display: block; width: 100% }
 details { margin: .5rem 0 }
 summary { cursor: pointer }
-table { border: 0; border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
+table { border: 0; border-collapse: collapse; font-size: .85rem;
+  font-variant-numeric: tabular-nums }
 th, td {
-  border: 0 solid var(--line); border-bottom-width: 1px; padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top;
+  border: 0 solid var(--line); border-bottom-width: 1px; padding: .25rem .7rem .25rem 0;
+  text-align: left; vertical-align: top;
 }
 dt { color: var(--soft); font-size: .85rem; margin-top: .4rem }
 dd { margin: 0; overflow-wrap: anywhere }
 """
 PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>{style}</style></head><body>
 {body}
 <footer>{footer}</footer>
 </body></html>
 """
-KINDS = {".png": "image/png", ".pdf": "application/pdf", ".csv": "text/csv", ".json": "application/json"}
+KINDS = {
+    ".png": "image/png",
+    ".pdf": "application/pdf",
+    ".csv": "text/csv",
+    ".json": "application/json",
+}
 
 
 def table(header, rows: list[list[str]]) -> str:
     """A table of cells that are HTML already; a wide one scrolls on its own."""
-    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f'<div class="scroll"><table><tr>{"".join(f"<th>{h}</th>" for h in header)}</tr>\n{lines}</table></div>'
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows
+    )
+    head = "".join(f"<th>{h}</th>" for h in header)
+    return f'<div class="scroll"><table><tr>{head}</tr>\n{lines}</table></div>'
 
 
 def name_of(step) -> str:
@@ -79,4 +95,7 @@ def embedded(path) -> str:
 
 def download(path, text: str = "") -> str:
     """A link that saves a file that lies in the page."""
-    return f'<a download="{html.escape(path.name)}" href="{embedded(path)}">{html.escape(text or path.name)}</a>'
+    return (
+        f'<a download="{html.escape(path.name)}" '
+        f'href="{embedded(path)}">{html.escape(text or path.name)}</a>'
+    )

@@ -1,7 +1,8 @@
-"""Pre-train X-VL's vision encoder without labels or reports: iBOT as a task that `train.fit` runs, and what it is worth.
+"""Pre-train X-VL's vision encoder without labels or reports: iBOT as a task that `train.fit` runs,
+and what it is worth.
 
-In a notebook `fit` uses one process. On several GPUs, into the same folder that notebook 20 then reads:
-torchrun --nproc_per_node 8 -m medxvl.ibot_pretrain paper --data main=mimic_cxr:/path
+In a notebook `fit` uses one process. On several GPUs, into the same folder that notebook 20 then
+reads: torchrun --nproc_per_node 8 -m medxvl.ibot_pretrain paper --data main=mimic_cxr:/path
 """
 
 import argparse
@@ -39,7 +40,9 @@ class Objective(nn.Module):
 
 
 class SelfDistillation(train.Task):
-    """iBOT on the images of the split `train`; the last epoch is kept, as published: no label or report plays a part."""
+    """iBOT on the images of the split `train`; the last epoch is kept, as published: no label or
+    report plays a part.
+    """
 
     label, score_label = "self-distillation", "share of the training"
 
@@ -47,7 +50,9 @@ class SelfDistillation(train.Task):
         self.preset, self.dataset = preset, dataset
         self.rows = dataset.rows("train")
         self.pixels, self.epochs, self.epoch = Pixels(dataset, self.rows), preset.ibot_epochs, 0
-        values = presets.group(preset, "model", "ibot") | {name: getattr(preset, name) for name in weights.HOW}
+        values = presets.group(preset, "model", "ibot") | {
+            name: getattr(preset, name) for name in weights.HOW
+        }
         self.settings = weights.fingerprint_of_values(values, dataset.fingerprint, _CODE)
 
     def build(self, device) -> Objective:
@@ -65,7 +70,8 @@ class SelfDistillation(train.Task):
     def batches(self, epoch: int) -> int:
         if len(self.rows) < self.size:
             raise ValueError(
-                f"{self.dataset.label}: expected at least {self.size} training images, found {len(self.rows)}"
+                f"{self.dataset.label}: expected at least {self.size} training images, found "
+                f"{len(self.rows)}"
             )
         return len(self.rows) // self.size
 
@@ -93,7 +99,12 @@ class SelfDistillation(train.Task):
 
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
         """iBOT's schedule, for 256 images a step, in proportion to ours."""
-        return self._now(epoch, step, steps)["learning_rate"] * self.size * self.preset.accumulation / 256
+        return (
+            self._now(epoch, step, steps)["learning_rate"]
+            * self.size
+            * self.preset.accumulation
+            / 256
+        )
 
     def weight_decay(self, epoch: int, step: int, steps: int) -> float:
         return self._now(epoch, step, steps)["weight_decay"]
@@ -110,7 +121,9 @@ class SelfDistillation(train.Task):
 
     def save(self, path: Path, score: float) -> None:
         state = {
-            f"{branch}.{k}": v.contiguous() for branch, part in self.model.checkpoint().items() for k, v in part.items()
+            f"{branch}.{k}": v.contiguous()
+            for branch, part in self.model.checkpoint().items()
+            for k, v in part.items()
         }
         partial = path.with_name(f"{path.name}.partial")
         save_file(state, partial)
@@ -118,7 +131,9 @@ class SelfDistillation(train.Task):
 
 
 def fit(preset, dataset, folder: Path, device, progress) -> tuple[pd.DataFrame, Path]:
-    """Pre-train into `folder`; the log, and the file of the weights, which setting `vision_weights` takes."""
+    """Pre-train into `folder`; the log, and the file of the weights, which setting `vision_weights`
+    takes.
+    """
     task = SelfDistillation(preset, dataset)
     log = train.fit(task, replace(preset, checkpoints=1), folder, device, progress)
     (last,) = folder.glob("epoch-*.safetensors")
@@ -128,8 +143,8 @@ def fit(preset, dataset, folder: Path, device, progress) -> tuple[pd.DataFrame, 
 
 
 def encoder(preset, path: Path | None, device="cpu") -> nn.Module:
-    """The vision encoder with the weights of `path`, in evaluation mode: those of its teacher, or as `vision_branch` says. None:
-    random ones, a control."""
+    """The vision encoder with the weights of `path`, in evaluation mode: those of its teacher, or
+    as `vision_branch` says. None: random ones, a control."""
     torch.manual_seed(preset.seed)
     model = vision.build(preset)
     if path is not None:
@@ -148,7 +163,9 @@ def features(model, dataset, rows, preset, device) -> np.ndarray:
 
 
 def probe(train_features, train_labels, given) -> np.ndarray:
-    """Logistic regression on frozen features, a finding at a time; scores (n, F). Labels (m, F), NaN left out."""
+    """Logistic regression on frozen features, a finding at a time; scores (n, F). Labels (m, F),
+    NaN left out.
+    """
     scores = np.zeros((len(given), train_labels.shape[1]))
     for k, y in enumerate(train_labels.T):
         known = ~np.isnan(y)
@@ -172,7 +189,9 @@ def evaluate(
     seed=0,
     split="test",
 ):
-    """Rows of one probe: AUROC of each finding and their mean, with 95 % intervals over patients."""
+    """Rows of one probe: AUROC of each finding and their mean, with 95 % intervals over
+    patients.
+    """
     value = metrics.auroc(labels, scores)
     drawn = metrics.bootstrap(metrics.auroc, labels, scores, patients, n_resamples, seed)
     groups = [(name, [k]) for k, name in enumerate(findings)] + [
@@ -181,9 +200,23 @@ def evaluate(
     rows = []
     for subset, members in groups:
         low, high = metrics.interval(drawn[:, members].mean(1))
-        rows.append({"paper": "xvl", "task": "vision_pretraining", "dataset": dataset, "split": split, "subset": subset,
-                     "model": model, "metric": "auroc", "value": float(value[members].mean()), "ci_low": float(low),
-                     "ci_high": float(high), "n": len(labels), "control": control, "checkpoint": checkpoint})  # fmt: skip
+        rows.append(
+            {
+                "paper": "xvl",
+                "task": "vision_pretraining",
+                "dataset": dataset,
+                "split": split,
+                "subset": subset,
+                "model": model,
+                "metric": "auroc",
+                "value": float(value[members].mean()),
+                "ci_low": float(low),
+                "ci_high": float(high),
+                "n": len(labels),
+                "control": control,
+                "checkpoint": checkpoint,
+            }
+        )
     return rows
 
 
@@ -191,12 +224,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line: the training of notebook 20, alone; under torchrun in several processes."""
     from . import runs  # needs the notebook's packages
 
-    parser = argparse.ArgumentParser(prog="python -m medxvl.ibot_pretrain", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m medxvl.ibot_pretrain", description=main.__doc__
+    )
     parser.add_argument("preset", choices=presets.NAMES)
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings to change")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings to change"
+    )
     parser.add_argument("--data", nargs="+", default=[], metavar="ROLE=NAME:PATH", help="own data")
     given = parser.parse_args(arguments)
-    run = runs.start("20_xvl_vision_pretrain", given.preset, shlex.join(given.set), shlex.join(given.data))
+    run = runs.start(
+        "20_xvl_vision_pretrain", given.preset, shlex.join(given.set), shlex.join(given.data)
+    )
     with train.accelerator("fp32", run.device).main_process_first():
         dataset = run.dataset("main")
     fit(run.preset, dataset, run.checkpoints / "xvl_vision_pretrain", run.device, runs.progress)

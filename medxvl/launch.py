@@ -1,6 +1,7 @@
 """The options of run_all.sh: check them, run the notebooks through Snakemake, say what came out.
 
-Only the standard library is imported here, so that `--help` and a mistyped option answer before anything is installed.
+Only the standard library is imported here, so that `--help` and a mistyped option answer before
+anything is installed.
 """
 
 import argparse
@@ -16,15 +17,23 @@ from medxvl import graph, paths, presets, verify
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the command line says; exit code: 0 done, 1 something failed, 2 wrong option, 130 stopped."""
+    """Do what the command line says; exit code: 0 done, 1 something failed, 2 wrong option, 130
+    stopped.
+    """
     if arguments[:1] == ["lab"]:
         return lab(arguments[1:])
     if arguments[:1] == ["test"]:
         return test(arguments[1:])
-    check_only = arguments[:1] == ["--check-options"]  # run_all.sh asks for this before it installs anything
+    check_only = arguments[:1] == [
+        "--check-options"
+    ]  # run_all.sh asks for this before it installs anything
     words = arguments[check_only:]
     try:
-        plans = [verify.parse(words[1:])] if words[:1] == ["verify"] else [parse(each) for each in by_preset(words)]
+        plans = (
+            [verify.parse(words[1:])]
+            if words[:1] == ["verify"]
+            else [parse(each) for each in by_preset(words)]
+        )
     except ValueError as error:
         print(f"error: {error}\n(./run_all.sh --help shows the options)", file=sys.stderr)
         return 2
@@ -45,17 +54,34 @@ def main(arguments: list[str]) -> int:
 
 
 def by_preset(words: list[str]) -> list[list[str]]:
-    """The command line of each preset that is named: ``smoke demo 22`` -> ``smoke 22`` and ``demo 22``."""
+    """The command line of each preset that is named: ``smoke demo 22`` -> ``smoke 22`` and ``demo
+    22``.
+    """
     end = words.index("--") if "--" in words else len(words)
     named = list(dict.fromkeys(word for word in words[:end] if word in presets.NAMES))
-    return [[w for w in words[:end] if w == name or w not in presets.NAMES] + words[end:] for name in named] or [words]
+    return [
+        [w for w in words[:end] if w == name or w not in presets.NAMES] + words[end:]
+        for name in named
+    ] or [words]
 
 
 def lab(arguments: list[str]) -> int:
     """Open JupyterLab in this environment, with the notebooks on show."""
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel of this environment, whatever the user has elsewhere
-    command = [sys.executable, "-P", "-m", "jupyter", "lab", f"--ServerApp.root_dir={paths.ROOT}", *arguments]
-    if not any(argument.startswith(("--LabApp.default_url", "--help", "-h")) for argument in arguments):
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = (
+        "1"  # the kernel of this environment, whatever the user has elsewhere
+    )
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "jupyter",
+        "lab",
+        f"--ServerApp.root_dir={paths.ROOT}",
+        *arguments,
+    ]
+    if not any(
+        argument.startswith(("--LabApp.default_url", "--help", "-h")) for argument in arguments
+    ):
         command.append("--LabApp.default_url=/lab/tree/notebooks")
     os.execv(sys.executable, command)
 
@@ -67,7 +93,8 @@ def test(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Options: preset, overrides and data (as the notebooks take them), notebooks, cores, force, dry_run, snakemake.
+    """Options: preset, overrides and data (as the notebooks take them), notebooks, cores, force,
+    dry_run, snakemake.
 
     Raises ValueError, saying what is valid, for anything unknown, and for data that are not there.
     """
@@ -82,11 +109,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     words = [word for word in words if word != preset]
     for word in words:
         if not any(name.startswith(word) for name in graph.NAMES):
-            near = difflib.get_close_matches(word, (*presets.NAMES, *graph.NAMES, "lab", "test", "verify"), n=1)
+            near = difflib.get_close_matches(
+                word, (*presets.NAMES, *graph.NAMES, "lab", "test", "verify"), n=1
+            )
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
-                f"unknown preset or notebook {word!r}{hint}: the presets are {', '.join(presets.NAMES)}; "
-                f"the notebooks (a number or the start of one is enough) are {', '.join(graph.NAMES)}"
+                f"unknown preset or notebook {word!r}{hint}: the presets are "
+                f"{', '.join(presets.NAMES)}; "
+                "the notebooks (a number or the start of one is enough) are "
+                f"{', '.join(graph.NAMES)}"
             )
     overrides = shlex.join(_whole_path(item) for item in options.set)
     loaded = presets.load(preset, overrides)
@@ -94,11 +125,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     given = [parse_data(item) for item in options.data]
     for left in (lefts := [left for left, _ in given]):
         if lefts.count(left) > 1:
-            raise ValueError(f"--data {left}=... is given {lefts.count(left)} times: once is expected")
+            raise ValueError(
+                f"--data {left}=... is given {lefts.count(left)} times: once is expected"
+            )
     data = shlex.join(item for _, item in given)
     there = datasets.sources(loaded, data)
-    missing = [role for role in graph.roles(graph.with_needs(notebooks), prepared=True) if role not in there]
-    if missing and not options.dry_run:  # a dry run says what is missing, and all else it would take
+    missing = [
+        role
+        for role in graph.roles(graph.with_needs(notebooks), prepared=True)
+        if role not in there
+    ]
+    if (
+        missing and not options.dry_run
+    ):  # a dry run says what is missing, and all else it would take
         told = "; ".join(f"--data {role}=NAME:PATH ({datasets.ROLES[role][1]})" for role in missing)
         raise ValueError(
             f"preset {preset} has no phantom (studies=0), so it needs your data: {told}. "
@@ -117,7 +156,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _whole_path(item: str) -> str:
-    """``"prompts=x.csv"`` -> ``"prompts=/where/the/user/is/x.csv"``, another setting as it is. ValueError where that is no file."""
+    """``"prompts=x.csv"`` -> ``"prompts=/where/the/user/is/x.csv"``, another setting as it is.
+    ValueError where that is no file.
+    """
     name, _, value = item.partition("=")
     if name != "prompts" or not value:
         return item
@@ -128,9 +169,11 @@ def _whole_path(item: str) -> str:
 
 
 def parse_data(item: str) -> tuple[str, str]:
-    """``"main=mimic_cxr:~/x"`` -> ``("main", "main=mimic_cxr:/home/me/x")``; ValueError when it is not usable.
+    """``"main=mimic_cxr:~/x"`` -> ``("main", "main=mimic_cxr:/home/me/x")``; ValueError when it is
+    not usable.
 
-    ``"main.views=PA"``, a setting of that dataset, comes back as ``("main.views", "main.views=PA")``.
+    ``"main.views=PA"``, a setting of that dataset, comes back as ``("main.views",
+    "main.views=PA")``.
     """
     role, _, rest = item.partition("=")
     name, _, path = rest.partition(":")
@@ -142,7 +185,8 @@ def parse_data(item: str) -> tuple[str, str]:
         raise ValueError(f"--data {item}: there is no folder {raw}")
     if not raw.is_dir() and name not in datasets.MAY_BE_A_FILE:
         raise ValueError(
-            f"--data {item}: {raw} is a file, a folder is expected: the one that holds the files of {name}"
+            f"--data {item}: {raw} is a file, a folder is expected: the one that holds the "
+            f"files of {name}"
         )
     try:
         empty = raw.is_dir() and not any(raw.iterdir())
@@ -173,8 +217,10 @@ def _parser() -> argparse.ArgumentParser:
         "       ./run_all.sh lab [JUPYTERLAB OPTIONS]     open the notebooks in JupyterLab\n"
         "       ./run_all.sh test [PYTEST OPTIONS]        run the tests\n"
         "       ./run_all.sh verify [smoke|demo|paper] [PREFIX...] [--cores N]\n"
-        "                                                 run again, compare every row with the first run's",
-        description="Set up what is needed, run the notebooks and gather results, figures and pages in runs/<preset>.\n"
+        "                                                 run again, compare every row with "
+        "the first run's",
+        description="Set up what is needed, run the notebooks and gather results, figures and "
+        "pages in runs/<preset>.\n"
         "A second start runs only what changed.",
         epilog=_epilog(),
     )
@@ -182,14 +228,24 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="PREFIX",
-        help="preset (default demo) or several, one after the other, then the notebooks to run, by number or "
-        "the start of one (2 for 21, 22, 23), with what they need; default: all but those that say so",
+        help="preset (default demo) or several, one after the other, then the notebooks to "
+        "run, by number or "
+        "the start of one (2 for 21, 22, 23), with what they need; default: all but those "
+        "that say so",
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the preset; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting of the preset; repeatable",
     )
     parser.add_argument(
-        "--data", action="append", default=[], metavar="ROLE=NAME:PATH", help="use your own data; repeatable"
+        "--data",
+        action="append",
+        default=[],
+        metavar="ROLE=NAME:PATH",
+        help="use your own data; repeatable",
     )
     parser.add_argument(
         "--cores",
@@ -198,9 +254,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="CPU cores to use (default: all, here %(default)s)",
     )
-    parser.add_argument("--force", action="store_true", help="run the selected notebooks even if nothing changed")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and why; in preset paper also "
-        "what data and weights are missing, and about how long it takes here; change nothing")
+    parser.add_argument(
+        "--force", action="store_true", help="run the selected notebooks even if nothing changed"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would run, and why; in preset paper also "
+        "what data and weights are missing, and about how long it takes here; change nothing",
+    )
     return parser
 
 
@@ -215,23 +277,37 @@ def _epilog() -> str:
     }
     roles = [(role, meaning) for role, (_, meaning) in datasets.ROLES.items()]
     settings = textwrap.fill(
-        ", ".join(row["setting"] for row in presets.table()), 100, initial_indent="  ", subsequent_indent="  "
+        ", ".join(row["setting"] for row in presets.table()),
+        100,
+        initial_indent="  ",
+        subsequent_indent="  ",
     )
-    after = {n.name: f"after {', '.join(need[:2] for need in n.needs)}" if n.needs else "" for n in graph.NOTEBOOKS}
-    needs = [(n.name, after[n.name] + "; only when asked for" * (not n.default)) for n in graph.NOTEBOOKS]
+    after = {
+        n.name: f"after {', '.join(need[:2] for need in n.needs)}" if n.needs else ""
+        for n in graph.NOTEBOOKS
+    }
+    needs = [
+        (n.name, after[n.name] + "; only when asked for" * (not n.default)) for n in graph.NOTEBOOKS
+    ]
     return (
-        f"presets\n{listed((name, told.get(name, '')) for name in presets.NAMES)}\n\nnotebooks\n{listed(needs)}\n\n"
-        f"roles of data (--data ROLE=NAME:PATH; the default is the synthetic phantom)\n{listed(roles)}\n"
+        f"presets\n{listed((name, told.get(name, '')) for name in presets.NAMES)}\n\n"
+        f"notebooks\n{listed(needs)}\n\n"
+        "roles of data (--data ROLE=NAME:PATH; the default is the synthetic "
+        f"phantom)\n{listed(roles)}\n"
         f"  NAME is one of {', '.join(datasets.NAMES)}\n"
-        "  PATH is its raw folder or file (python -m data_prep list), or a folder made by python -m data_prep\n"
+        "  PATH is its raw folder or file (python -m data_prep list), or a folder made by "
+        "python -m data_prep\n"
         "  --data ROLE.NAME=VALUE is a setting of that dataset, such as main.image_column=image\n\n"
         f"settings (--set NAME=VALUE)\n{settings}\n\n"
         "environment\n  PYTHON                    the Python to use (3.11, 3.12 or 3.13)\n"
         "  MEDXVL_DATA, MEDXVL_RUNS  folders for data and results, in place of data/ and runs/\n\n"
         "examples\n  ./run_all.sh                                                the whole demo\n"
-        "  ./run_all.sh demo 22 --set seed=1                           zero-shot detection with another seed\n"
-        "  ./run_all.sh demo 23 --data unseen_disease=covid_cxr:PATH   the unseen disease on real radiographs\n"
-        "  ./run_all.sh demo 02 --data main=table:FILE.csv --data main.image_column=image --data main.text_column=report\n"
+        "  ./run_all.sh demo 22 --set seed=1                           zero-shot detection "
+        "with another seed\n"
+        "  ./run_all.sh demo 23 --data unseen_disease=covid_cxr:PATH   the unseen disease on "
+        "real radiographs\n"
+        "  ./run_all.sh demo 02 --data main=table:FILE.csv --data main.image_column=image "
+        "--data main.text_column=report\n"
         "  ./run_all.sh paper --data main=mimic_cxr:PATH ... -- --profile medxvl/slurm"
     )
 

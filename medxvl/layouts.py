@@ -1,8 +1,10 @@
-"""The layouts of released checkpoints: which one a checkpoint has, where its encoders are, and what may be left of it.
+"""The layouts of released checkpoints: which one a checkpoint has, where its encoders are, and what
+may be left of it.
 
-Layouts: X-VL (pre-training, retrieval and zero-shot, answers and correction), MedViLL (pre-training, retrieval, classification,
-report generation before and in decoding, answers), iBOT and DINO, a plain Vision Transformer, CXR-BERT and plain BERT, a
-ResNet-50, and our own. Only names and shapes are looked at.
+Layouts: X-VL (pre-training, retrieval and zero-shot, answers and correction), MedViLL
+(pre-training, retrieval, classification, report generation before and in decoding, answers), iBOT
+and DINO, a plain Vision Transformer, CXR-BERT and plain BERT, a ResNet-50, and our own. Only names
+and shapes are looked at.
 """
 
 import math
@@ -12,7 +14,10 @@ from torch import Tensor
 
 # kind: family, what it is good for
 KINDS = {
-    "X-VL pre-training": ("x-vl", "zero-shot detection, retrieval, error detection, a start for every other task of X-VL"),
+    "X-VL pre-training": (
+        "x-vl",
+        "zero-shot detection, retrieval, error detection, a start for every other task of X-VL",
+    ),
     "X-VL retrieval or zero-shot": ("x-vl", "zero-shot detection and retrieval"),
     "X-VL answers or correction": ("x-vl", "its image and text encoders (part vision, part text)"),
     "MedViLL pre-training": ("medvill", "a start for every task of MedViLL"),
@@ -23,10 +28,20 @@ KINDS = {
     "MedViLL answers": ("medvill", "visual question answering"),
     "iBOT or DINO": ("vit", "the start of X-VL's vision encoder: setting vision_weights"),
     "Vision Transformer": ("vit", "the start of X-VL's vision encoder: setting vision_weights"),
-    "CXR-BERT": ("bert", "the start of X-VL's text encoder: setting text_weights, with the tokenizer of its folder"),
-    "BERT": ("bert", "the start of a text encoder: setting medvill_text_weights or text_weights, with its own tokenizer"),
+    "CXR-BERT": (
+        "bert",
+        "the start of X-VL's text encoder: setting text_weights, with the tokenizer of its folder",
+    ),
+    "BERT": (
+        "bert",
+        "the start of a text encoder: setting medvill_text_weights or text_weights, with its "
+        "own tokenizer",
+    ),
     "ResNet-50": ("resnet", "the start of MedViLL's image encoder: setting medvill_vision_weights"),
-    "medxvl X-VL": ("medxvl", "zero-shot detection, retrieval, error detection, a start for every other task of X-VL"),
+    "medxvl X-VL": (
+        "medxvl",
+        "zero-shot detection, retrieval, error detection, a start for every other task of X-VL",
+    ),
     "medxvl MedViLL": ("medxvl", "a start for every task of MedViLL"),
 }
 
@@ -36,9 +51,18 @@ _LEFT_OUT = (
     (r"_projection_head\.", "CXR-BERT's own projection"),
     (r"^text(_encoder|_encoder_m)?\.cls\.", "the text encoder's own head for masked words"),
     (r"^fusion_encoder(_m)?\.(bert\.)?embeddings\.", "embeddings that fusion never runs"),
-    (r"^fusion_encoder(_m)?\.(bert\.)?encoder\.layer\.[0-7]\.", "the lower fusion layers, which the release never runs"),
-    (r"\.decoder\.(weight|bias)$|word_embeddings\.weight$", "a second name of the word embedding or of its bias"),
-    (r"img_embeddings\.(position|token_type)_embeddings|img_embeddings\.LayerNorm", "a second name of the text's embeddings"),
+    (
+        r"^fusion_encoder(_m)?\.(bert\.)?encoder\.layer\.[0-7]\.",
+        "the lower fusion layers, which the release never runs",
+    ),
+    (
+        r"\.decoder\.(weight|bias)$|word_embeddings\.weight$",
+        "a second name of the word embedding or of its bias",
+    ),
+    (
+        r"img_embeddings\.(position|token_type)_embeddings|img_embeddings\.LayerNorm",
+        "a second name of the text's embeddings",
+    ),
     (r"(^|\.)pooler\.", "pooler"),
     (r"^fusion_decoder", "the decoder of answers and corrections"),
     (r"crossattention\.", "cross-attention of a text encoder that also sees the image"),
@@ -50,14 +74,19 @@ _LEFT_OUT = (
 )
 
 
-# --- which layout ----------------------------------------------------------------------------------------------------
+# --- which layout ---------------------------------------------------------------------------------
 def tidy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keys without what wrappers put before all of them (`module.`, `_orig_mod.`) and with today's LayerNorm names."""
+    """Keys without what wrappers put before all of them (`module.`, `_orig_mod.`) and with today's
+    LayerNorm names.
+    """
     for prefix in ("module.", "_orig_mod.", "module."):
         if all(k.startswith(prefix) for k in state):
             state = {k.removeprefix(prefix): v for k, v in state.items()}
     new = {"gamma": "weight", "beta": "bias"}
-    return {re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: new[m[0]], k): v for k, v in state.items()}
+    return {
+        re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: new[m[0]], k): v
+        for k, v in state.items()
+    }
 
 
 def recognise(keys, about: dict | None = None, branch: str = "") -> str:
@@ -82,10 +111,18 @@ def recognise(keys, about: dict | None = None, branch: str = "") -> str:
         task = "pre-training" if has("mlm.") else "classification" if has("clf.") else "retrieval"
         return f"MedViLL {task}"
     if prefix is not None:
-        task = "answers" if has("ans_classifier.") else "report generation" + (", decoding" if prefix else "")
+        task = (
+            "answers"
+            if has("ans_classifier.")
+            else "report generation" + (", decoding" if prefix else "")
+        )
         return f"MedViLL {task}"
-    if any(re.search(r"^(backbone\.)?cls_token$", k) for k in keys) and has(("blocks.0.attn.qkv.", "backbone.blocks.0.")):
-        trained = branch in ("teacher", "student") or has(("head.", "masked_embed", "backbone.masked_embed"))
+    if any(re.search(r"^(backbone\.)?cls_token$", k) for k in keys) and has(
+        ("blocks.0.attn.qkv.", "backbone.blocks.0.")
+    ):
+        trained = branch in ("teacher", "student") or has(
+            ("head.", "masked_embed", "backbone.masked_embed")
+        )
         return "iBOT or DINO" if trained else "Vision Transformer"
     if bert_prefix(keys) is not None:
         return "CXR-BERT" if any("cls_projection_head." in k for k in keys) else "BERT"
@@ -95,28 +132,52 @@ def recognise(keys, about: dict | None = None, branch: str = "") -> str:
 
 
 def medvill_prefix(keys) -> str | None:
-    found = (p for p in ("enc.", "bert.", "") if f"{p}txt_embeddings.word_embeddings.weight" in keys)
+    found = (
+        p for p in ("enc.", "bert.", "") if f"{p}txt_embeddings.word_embeddings.weight" in keys
+    )
     return next(found, None)
 
 
 def bert_prefix(keys) -> str | None:
-    found = (p for p in ("text_encoder.bert.", "text_encoder.", "bert.", "") if f"{p}embeddings.word_embeddings.weight" in keys)
+    found = (
+        p
+        for p in ("text_encoder.bert.", "text_encoder.", "bert.", "")
+        if f"{p}embeddings.word_embeddings.weight" in keys
+    )
     return next(found, None)
 
 
-# --- our names -------------------------------------------------------------------------------------------------------
+# --- our names ------------------------------------------------------------------------------------
 def part(kind: str, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The weights of the image encoder (`vision`) or text encoder (`text`) under timm's or transformers' names; may be empty."""
+    """The weights of the image encoder (`vision`) or text encoder (`text`) under timm's or
+    transformers' names; may be empty.
+    """
     family = KINDS[kind][0]
     if family == "medxvl":
-        return _under(state, *(("online.vision.", "trunk.net.") if name == "vision" else ("online.text.", "bert.")))
+        return _under(
+            state,
+            *(("online.vision.", "trunk.net.") if name == "vision" else ("online.text.", "bert.")),
+        )
     if family == "x-vl":
-        return _under(state, *(("visual_encoder.",) if name == "vision" else ("text_encoder.bert.", "text_encoder.")))
+        return _under(
+            state,
+            *(
+                ("visual_encoder.",)
+                if name == "vision"
+                else ("text_encoder.bert.", "text_encoder.")
+            ),
+        )
     if family == "medvill":
         prefix = medvill_prefix(state)
-        return _resnet(_under(state, f"{prefix}img_encoder.model.")) if name == "vision" else _medvill_bert(state, prefix)
+        return (
+            _resnet(_under(state, f"{prefix}img_encoder.model."))
+            if name == "vision"
+            else _medvill_bert(state, prefix)
+        )
     if family == "bert" and name == "text":
-        return _under(state, bert_prefix(state)) | {k: v for k, v in state.items() if "_head." in k or k.startswith("cls.")}
+        return _under(state, bert_prefix(state)) | {
+            k: v for k, v in state.items() if "_head." in k or k.startswith("cls.")
+        }
     if family == "vit" and name == "vision":
         return {k.removeprefix("backbone."): v for k, v in state.items()}
     return state if family == "resnet" and name == "vision" else {}
@@ -132,7 +193,9 @@ def _under(state, *prefixes) -> dict[str, Tensor]:
 
 
 def _resnet(state) -> dict[str, Tensor]:
-    """A ResNet whose children have numbers, as `nn.Sequential` names them, under its usual names."""
+    """A ResNet whose children have numbers, as `nn.Sequential` names them, under its usual
+    names.
+    """
     names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
     split = ((k.partition("."), v) for k, v in state.items())
     return {names.get(child, child) + dot + rest: v for (child, dot, rest), v in split}
@@ -144,25 +207,50 @@ def _medvill_bert(state, prefix) -> dict[str, Tensor]:
     return {k.replace("txt_embeddings.", "embeddings."): v for k, v in named.items()}
 
 
-# --- sizes -----------------------------------------------------------------------------------------------------------
+# --- sizes ----------------------------------------------------------------------------------------
 _CONV_HEAD = 2  # entries with weights before the blocks: a convolution and its batch norm
 
 
 def sizes(vision: dict, text: dict) -> dict[str, int | str]:
-    """Settings that a pair of encoders was made with; heads are those of the published models, one a 64 channels."""
+    """Settings that a pair of encoders was made with; heads are those of the published models, one
+    a 64 channels.
+    """
     out = {}
-    stem = next((k for k in ("patch_embed.proj.weight", "patch_embed.proj.0.weight") if k in vision), None)
+    stem = next(
+        (k for k in ("patch_embed.proj.weight", "patch_embed.proj.0.weight") if k in vision), None
+    )
     if stem and "cls_token" in vision and "pos_embed" in vision:
         width, first = vision["cls_token"].shape[-1], vision[stem].shape
-        conv = stem.endswith(".0.weight")  # our stack of convolutions: a stride of 4, then 2 in each block
+        conv = stem.endswith(
+            ".0.weight"
+        )  # our stack of convolutions: a stride of 4, then 2 in each block
         patch = 2 ** (_count(vision, "patch_embed.proj") - _CONV_HEAD + 2) if conv else first[-1]
-        out = {"vision_stem": "conv" if conv else "patch", "vision_width": width, "vision_layers": _count(vision, "blocks")}
+        out = {
+            "vision_stem": "conv" if conv else "patch",
+            "vision_width": width,
+            "vision_layers": _count(vision, "blocks"),
+        }
         grid = math.isqrt(vision["pos_embed"].shape[1] - 1)
-        out |= {"vision_heads": _heads(width), "patch_size": patch, "channels": first[1], "image_size": grid * patch}
-    if "embeddings.word_embeddings.weight" in text and "encoder.layer.0.intermediate.dense.weight" in text:
+        out |= {
+            "vision_heads": _heads(width),
+            "patch_size": patch,
+            "channels": first[1],
+            "image_size": grid * patch,
+        }
+    if (
+        "embeddings.word_embeddings.weight" in text
+        and "encoder.layer.0.intermediate.dense.weight" in text
+    ):
         vocabulary, width = text["embeddings.word_embeddings.weight"].shape
-        out |= {"text_width": width, "text_layers": _count(text, "encoder.layer"), "text_heads": _heads(width)}
-        out |= {"text_hidden": len(text["encoder.layer.0.intermediate.dense.weight"]), "vocabulary": vocabulary}
+        out |= {
+            "text_width": width,
+            "text_layers": _count(text, "encoder.layer"),
+            "text_heads": _heads(width),
+        }
+        out |= {
+            "text_hidden": len(text["encoder.layer.0.intermediate.dense.weight"]),
+            "vocabulary": vocabulary,
+        }
         out |= {"max_tokens": len(text["embeddings.position_embeddings.weight"])}
     return out
 

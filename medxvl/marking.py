@@ -1,4 +1,6 @@
-"""A report as a web page shows it: what it says of which finding marked in the text, and beside it the dataset's labels."""
+"""A report as a web page shows it: what it says of which finding marked in the text, and beside it
+the dataset's labels.
+"""
 
 import html
 
@@ -8,18 +10,25 @@ import pandas as pd
 from medxvl.labels import COLUMNS, label_reports, mentions
 from medxvl.looks import SECTIONS, VALUES, has_report, labelled
 
-# Pale grounds under black letters, for light and dark pages; a sign as well, so that nothing hangs on the colour.
+# Pale grounds under black letters, for light and dark pages; a sign as well, so that nothing hangs
+# on the colour.
 LOOK = {1: ("#f6b7a9", "+"), -1: ("#f7e08a", "?"), 0: ("#bfe0ea", "\N{MINUS SIGN}")}
 LONGEST = 5000  # letters of a section that are shown
 
 
 def legend() -> str:
     """HTML: what the marks mean."""
-    return "<p>" + " &nbsp; ".join(_mark(VALUES[value], [("finding", value)]) for value in LOOK) + "</p>"
+    return (
+        "<p>"
+        + " &nbsp; ".join(_mark(VALUES[value], [("finding", value)]) for value in LOOK)
+        + "</p>"
+    )
 
 
 def marked(text: str) -> str:
-    """HTML of `text` with each statement on a finding marked; everything else is escaped, nothing of it is markup."""
+    """HTML of `text` with each statement on a finding marked; everything else is escaped, nothing
+    of it is markup.
+    """
     pieces, at = [], 0
     for start, end, said in spans(text):
         pieces += [html.escape(text[at:start]), _mark(text[start:end], said)]
@@ -28,19 +37,25 @@ def marked(text: str) -> str:
 
 
 def spans(text: str) -> list[tuple[int, int, list[tuple[str, int]]]]:
-    """Statements of medxvl.labels.mentions, those that overlap joined: (start, end, [(finding, value), ...])."""
+    """Statements of medxvl.labels.mentions, those that overlap joined: (start, end, [(finding,
+    value), ...]).
+    """
     joined: list[tuple[int, int, list]] = []
     for start, end, finding, value in mentions(text):
         if joined and start < joined[-1][1]:
             first, last, said = joined.pop()
-            joined.append((first, max(last, end), said + [(finding, value)] * ((finding, value) not in said)))
+            joined.append(
+                (first, max(last, end), said + [(finding, value)] * ((finding, value) not in said))
+            )
         else:
             joined.append((start, end, [(finding, value)]))
     return joined
 
 
 def _mark(words: str, said: list[tuple[str, int]]) -> str:
-    strongest = next(value for value in LOOK if value in [v for _, v in said])  # LOOK: strongest first
+    strongest = next(
+        value for value in LOOK if value in [v for _, v in said]
+    )  # LOOK: strongest first
     names = ", ".join(f"{html.escape(finding)} {LOOK[value][1]}" for finding, value in said)
     style = f"background:{LOOK[strongest][0]};color:#000;border-radius:3px;padding:0 .2em"
     small = "font-size:.7em;white-space:nowrap;vertical-align:baseline"
@@ -48,14 +63,19 @@ def _mark(words: str, said: list[tuple[str, int]]) -> str:
 
 
 def studies(dataset, rows) -> str:
-    """HTML of the reports of index rows `rows`: marked text, and where labels of dataset and text differ."""
+    """HTML of the reports of index rows `rows`: marked text, and where labels of dataset and text
+    differ.
+    """
     return legend() + "".join(_study(dataset, dataset.index.iloc[row]) for row in rows)
 
 
 def _study(dataset, study: pd.Series) -> str:
-    heading = f"study {study['study_id']}, {study['view'] or 'view not given'}, split {study['split']}"
+    heading = (
+        f"study {study['study_id']}, {study['view'] or 'view not given'}, split {study['split']}"
+    )
     parts = [f"<h4>{html.escape(heading)}</h4>"]
-    box = 'style="white-space:pre-wrap;line-height:1.7"'  # <pre>: what stands in dollar signs is no formula
+    # <pre>: what stands in dollar signs is no formula
+    box = 'style="white-space:pre-wrap;line-height:1.7"'
     for section in SECTIONS:
         text = study[section][:LONGEST] + "..." * (len(study[section]) > LONGEST)
         parts.append(f"<pre {box}><b>{section.upper()}</b>\n{marked(text) or '(empty)'}</pre>")
@@ -74,16 +94,22 @@ def _labels(dataset, study: pd.Series) -> str:
         return f"{said} None is of the 14 chest findings that the marks know."
     ours = label_reports([f"{study['findings']} {study['impression']}".strip()]).iloc[0]
     differ = [
-        name for name in COLUMNS if not (theirs[name] == ours[name] or (pd.isna(theirs[name]) and pd.isna(ours[name])))
+        name
+        for name in COLUMNS
+        if not (theirs[name] == ours[name] or (pd.isna(theirs[name]) and pd.isna(ours[name])))
     ]
     told = [f"{name} (here {VALUES.get(ours[name], 'no label')})" for name in differ]
-    return f"{said} " + (f"Other than the marks: {', '.join(told)}." if told else "The marks say the same.")
+    return f"{said} " + (
+        f"Other than the marks: {', '.join(told)}." if told else "The marks say the same."
+    )
 
 
 def agreement(dataset, most=2000) -> pd.DataFrame | None:
-    """How the dataset's labels and those of the rules agree: studies positive in each, in both, and neither differing.
+    """How the dataset's labels and those of the rules agree: studies positive in each, in both, and
+    neither differing.
 
-    Over at most `most` reports, evenly spread; counts only, so it may be shown of any data. None without reports or labels.
+    Over at most `most` reports, evenly spread; counts only, so it may be shown of any data. None
+    without reports or labels.
     """
     index = dataset.index[has_report(dataset.index)].drop_duplicates("study_id")
     index = (
@@ -96,7 +122,9 @@ def agreement(dataset, most=2000) -> pd.DataFrame | None:
         return None
     ours = label_reports((index["findings"] + " " + index["impression"]).tolist())
     same = (theirs == ours) | (theirs.isna() & ours.isna())
-    table = pd.DataFrame({"positive in the dataset": (theirs == 1).sum(), "positive by rules": (ours == 1).sum()})
+    table = pd.DataFrame(
+        {"positive in the dataset": (theirs == 1).sum(), "positive by rules": (ours == 1).sum()}
+    )
     table["positive in both"] = ((theirs == 1) & (ours == 1)).sum()
     table["% same value"] = (100 * same.mean()).round(1)
     return table.rename_axis(f"of {len(index):,} reports")

@@ -1,7 +1,9 @@
-"""Bring MedViLL's image tokens near the words that describe them, before BERT reads either: the start of the small presets.
+"""Bring MedViLL's image tokens near the words that describe them, before BERT reads either: the
+start of the small presets.
 
-The paper starts from an image encoder trained on ImageNet and a BERT trained on text. Where there is neither, this contrast of
-images and reports stands in, once for all masks: none of them plays a part in it. A task that `train.fit` runs, in notebook 10.
+The paper starts from an image encoder trained on ImageNet and a BERT trained on text. Where there
+is neither, this contrast of images and reports stands in, once for all masks: none of them plays a
+part in it. A task that `train.fit` runs, in notebook 10.
 """
 
 import json
@@ -20,18 +22,37 @@ from .medvill import MedViLL
 from .medvill_image import crop_boxes, plain_view, training_view
 
 FOLDER = "medvill_model"  # notebook 10's, below the checkpoints of the preset's own run
-BEST = 3.0  # factor on the mean of best cosines, which differs less from pair to pair than the cosine of means
+# factor on the mean of best cosines, which differs less from pair to pair than the cosine of means
+BEST = 3.0
 WORDS = "bert.embeddings.word_embeddings.weight"
 ALIGNED = ("trunk.", "image_proj.", WORDS)  # what is trained
 _LATER = (  # settings that play no part here
-    "medvill_mask", "medvill_padding", "medvill_seq2seq", "medvill_positions", "medvill_draw", "medvill_matched",
-    "medvill_mlm_mismatched", "medvill_similarity_start", "medvill_matching_epochs", "medvill_epochs", "medvill_batch",
+    "medvill_mask",
+    "medvill_padding",
+    "medvill_seq2seq",
+    "medvill_positions",
+    "medvill_draw",
+    "medvill_matched",
+    "medvill_mlm_mismatched",
+    "medvill_similarity_start",
+    "medvill_matching_epochs",
+    "medvill_epochs",
+    "medvill_batch",
     "medvill_min_rate",
-)  # fmt: skip
+)
 _CODE = (
-    "text", "fusion", "packed", "medvill", "medvill_batch", "medvill_image", "vision", "distributed", "schedules", "train",
+    "text",
+    "fusion",
+    "packed",
+    "medvill",
+    "medvill_batch",
+    "medvill_image",
+    "vision",
+    "distributed",
+    "schedules",
+    "train",
     "medvill_align",
-)  # fmt: skip
+)
 
 
 def parameter_groups(model: nn.Module, preset) -> list[dict]:
@@ -39,7 +60,14 @@ def parameter_groups(model: nn.Module, preset) -> list[dict]:
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     spared = {n for n, p in named if train.without_decay(n, p)}
     decay = {False: preset.medvill_weight_decay, True: 0.0}
-    return [{"params": [p for n, p in named if (n in spared) is spare], "weight_decay": decay[spare], "scale": 1.0} for spare in decay]
+    return [
+        {
+            "params": [p for n, p in named if (n in spared) is spare],
+            "weight_decay": decay[spare],
+            "scale": 1.0,
+        }
+        for spare in decay
+    ]
 
 
 class Aligner(nn.Module):
@@ -51,23 +79,36 @@ class Aligner(nn.Module):
         self.scale = nn.Parameter(torch.tensor(10.0).log())
 
     def forward(self, images: Tensor, ids: Tensor, word: Tensor) -> dict[str, Tensor]:
-        """Images (n, C, s, s) of this process; ids and which are words (N, T) of the whole batch's reports.
+        """Images (n, C, s, s) of this process; ids and which are words (N, T) of the whole batch's
+        reports.
 
-        An image and a report are compared twice, by the cosine of their mean tokens, and by the best cosine of each word with any
-        image token, averaged over the words (late interaction, Yao et al. 2021, arXiv 2111.07783): the first teaches the image
-        encoder most, the second brings a word near the place that shows it, which is what attention can look up.
+        An image and a report are compared twice, by the cosine of their mean tokens, and by the
+        best cosine of each word with any image token, averaged over the words (late interaction,
+        Yao et al. 2021, arXiv 2111.07783): the first teaches the image encoder most, the second
+        brings a word near the place that shows it, which is what attention can look up.
         """
         self.model.trunk.hold(False)
         tokens = self.model.image_proj(self.model.trunk(images))
         vocabulary, place = ids[word].unique(return_inverse=True)
         words = self.model.bert.embeddings.word_embeddings(vocabulary)
-        with torch.autocast(tokens.device.type, enabled=False):  # cosines are multiplied by up to 300
+        with torch.autocast(
+            tokens.device.type, enabled=False
+        ):  # cosines are multiplied by up to 300
             tokens = tokens.to(words.dtype)
             said = tokens.new_zeros(len(ids), len(vocabulary))
-            said = said.index_put((word.nonzero()[:, 0], place), tokens.new_ones(()), accumulate=True)
-            said = said / said.sum(dim=1, keepdim=True).clamp(min=1)  # share of a report that each word has
-            best = (F.normalize(tokens, dim=2) @ F.normalize(words, dim=1).t()).amax(dim=1)  # (n, words)
-            whole = distributed.gather(F.normalize(tokens.mean(dim=1), dim=1)) @ F.normalize(said @ words, dim=1).t()
+            said = said.index_put(
+                (word.nonzero()[:, 0], place), tokens.new_ones(()), accumulate=True
+            )
+            said = said / said.sum(dim=1, keepdim=True).clamp(
+                min=1
+            )  # share of a report that each word has
+            best = (F.normalize(tokens, dim=2) @ F.normalize(words, dim=1).t()).amax(
+                dim=1
+            )  # (n, words)
+            whole = (
+                distributed.gather(F.normalize(tokens.mean(dim=1), dim=1))
+                @ F.normalize(said @ words, dim=1).t()
+            )
             parts = BEST * distributed.gather(best) @ said.t()
             own, scale = torch.arange(len(ids), device=ids.device), self.scale.exp().clamp(max=100)
             both = [F.cross_entropy(scale * s, own) for s in (whole, whole.t(), parts, parts.t())]
@@ -81,7 +122,10 @@ class Alignment(train.Task):
 
     def __init__(self, preset, dataset, tokenizer):
         self.preset, self.tokenizer = preset, tokenizer
-        self.corpus, self.epochs = medvill_batch.Corpus(dataset, "train", tokenizer, preset), preset.medvill_alignment_epochs
+        self.corpus, self.epochs = (
+            medvill_batch.Corpus(dataset, "train", tokenizer, preset),
+            preset.medvill_alignment_epochs,
+        )
         self.settings = f"{made_with(preset, self.corpus)} seed {preset.seed}"
 
     def build(self, device) -> Aligner:
@@ -110,9 +154,17 @@ class Alignment(train.Task):
     def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
         picked, preset = order[k * self.size : (k + 1) * self.size], self.preset
         own = distributed.own(len(picked))
-        ids, word = medvill_batch.encode(self.tokenizer, [self.corpus.texts[j] for j in picked], preset.medvill_text)
-        boxes = crop_boxes(len(picked), preset.medvill_crop_low, preset.medvill_crop_high, generator)[own]
-        return self.corpus.studies(picked), (training_view(self.corpus.images(picked[own]), preset, boxes), ids, word)
+        ids, word = medvill_batch.encode(
+            self.tokenizer, [self.corpus.texts[j] for j in picked], preset.medvill_text
+        )
+        boxes = crop_boxes(
+            len(picked), preset.medvill_crop_low, preset.medvill_crop_high, generator
+        )[own]
+        return self.corpus.studies(picked), (
+            training_view(self.corpus.images(picked[own]), preset, boxes),
+            ids,
+            word,
+        )
 
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
         """Linear warm-up, then a cosine to the rate of pre-training."""
@@ -125,7 +177,9 @@ class Alignment(train.Task):
         return float(self.epochs) if epoch + 1 == self.epochs else None
 
     def save(self, path: Path, score: float) -> None:
-        state = {k: v.contiguous() for k, v in self.model.state_dict().items() if k.startswith(ALIGNED)}
+        state = {
+            k: v.contiguous() for k, v in self.model.state_dict().items() if k.startswith(ALIGNED)
+        }
         about = {"model": "medxvl alignment", "settings": made_with(self.preset, self.corpus)}
         partial = path.with_name(f"{path.name}.partial")
         save_file(state, partial, metadata={"medxvl": json.dumps(about)})
@@ -133,7 +187,9 @@ class Alignment(train.Task):
 
 
 def made_with(preset, corpus: medvill_batch.Corpus) -> str:
-    """12 hex digits over all that shapes an alignment but the seed, which variants do not share: settings, data, vocabulary, code."""
+    """12 hex digits over all that shapes an alignment but the seed, which variants do not share:
+    settings, data, vocabulary, code.
+    """
     values = {k: v for k, v in presets.group(preset, "both", "medvill").items() if k not in _LATER}
     words = sorted(corpus.tokenizer.get_vocab().items())
     values |= {name: getattr(preset, name) for name in weights.HOW if name != "seed"}
@@ -141,8 +197,16 @@ def made_with(preset, corpus: medvill_batch.Corpus) -> str:
 
 
 def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> tuple[pd.DataFrame, Path]:
-    """Align on the split `train` of `dataset` into `folder`; the log, and the file of the weights that pre-training starts from."""
-    log = train.fit(Alignment(preset, dataset, tokenizer), replace(preset, checkpoints=1), folder, device, progress)
+    """Align on the split `train` of `dataset` into `folder`; the log, and the file of the weights
+    that pre-training starts from.
+    """
+    log = train.fit(
+        Alignment(preset, dataset, tokenizer),
+        replace(preset, checkpoints=1),
+        folder,
+        device,
+        progress,
+    )
     path = folder / weights.ALIGNED_FILE
     if distributed.rank() == 0:
         (last,) = folder.glob("epoch-*.safetensors")
@@ -154,8 +218,8 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> tuple[pd.
 
 @torch.no_grad()
 def start(model: MedViLL, corpus: medvill_batch.Corpus, path: Path, device) -> None:
-    """Put the aligned weights of `path` into `model`, image tokens as long as words: the contrast fixed directions alone, and BERT
-    adds the same positions to both."""
+    """Put the aligned weights of `path` into `model`, image tokens as long as words: the contrast
+    fixed directions alone, and BERT adds the same positions to both."""
     if weights.about(path).get("settings") != made_with(model.preset, corpus):
         raise ValueError(
             f"{path}: made with other settings, data or code than {model.preset.name} has now; "
@@ -165,6 +229,8 @@ def start(model: MedViLL, corpus: medvill_batch.Corpus, path: Path, device) -> N
     model.eval()
     images = corpus.images(np.arange(min(len(corpus), 256)))
     tokens = model.image_proj(model.trunk(plain_view(images, model.preset).to(device)))
-    ratio = model.bert.embeddings.word_embeddings.weight.norm(dim=1).mean() / tokens.norm(dim=2).mean()
+    ratio = (
+        model.bert.embeddings.word_embeddings.weight.norm(dim=1).mean() / tokens.norm(dim=2).mean()
+    )
     model.image_proj.weight.mul_(ratio)
     model.image_proj.bias.mul_(ratio)

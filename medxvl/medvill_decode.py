@@ -1,6 +1,8 @@
-"""Reports from MedViLL, as UniLM decodes: append `[MASK]`, predict it, put the word in its place, go on (Seq2Seq mask).
+"""Reports from MedViLL, as UniLM decodes: append `[MASK]`, predict it, put the word in its place,
+go on (Seq2Seq mask).
 
-Each step runs two places only, the last word and the new `[MASK]`: keys and values of the image part and of earlier words are kept.
+Each step runs two places only, the last word and the new `[MASK]`: keys and values of the image
+part and of earlier words are kept.
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ from .medvill import Joint, MedViLL
 
 @dataclass
 class Written:
-    """Reports being written: what is kept of the image part and of their words, and how many words these are."""
+    """Reports being written: what is kept of the image part and of their words, and how many words
+    these are.
+    """
 
     kept: cached.Kept
     words: int
@@ -25,28 +29,43 @@ class Written:
 
 
 class Decoder:
-    """`step` for medxvl.decode. `positions`: "own", the words count on; "released", the last word always has position 0 and
-    `[MASK]` 1, a slip of the release (its fine-tuning counts on)."""
+    """`step` for medxvl.decode. `positions`: "own", the words count on; "released", the last word
+    always has position 0 and `[MASK]` 1, a slip of the release (its fine-tuning counts on)."""
 
-    def __init__(self, model: MedViLL, special: tuple[int, int], mask_id: int, positions: str = "own", most: int = 0):
+    def __init__(
+        self,
+        model: MedViLL,
+        special: tuple[int, int],
+        mask_id: int,
+        positions: str = "own",
+        most: int = 0,
+    ):
         if positions not in ("own", "released"):
             raise ValueError(f"positions={positions!r}: expected own or released")
         self.model, self.special, self.mask_id, self.positions = model, special, mask_id, positions
         rows = model.bert.embeddings.position_embeddings.num_embeddings
         if positions == "own" and most > rows:
             raise ValueError(
-                f"{most} words need as many positions: the model has {rows} (setting medvill_max_positions)"
+                f"{most} words need as many positions: the model has {rows} (setting "
+                "medvill_max_positions)"
             )
 
     @torch.no_grad()
     def start(self, features: Tensor) -> Written:
-        """The image part `[CLS] v_1 .. v_P [SEP]` of tokens (N, P, F), which looks at itself alone."""
+        """The image part `[CLS] v_1 .. v_P [SEP]` of tokens (N, P, F), which looks at itself
+        alone.
+        """
         n, places = features.shape[:2]
         device = features.device
         nothing = torch.empty(n, 0, dtype=torch.long)
         mask = torch.ones(n, places + 2, places + 2, dtype=torch.bool)
         joint = medvill_batch.join(
-            nothing, mask, torch.arange(places).expand(n, -1), self.special, every=True, positions="generation"
+            nothing,
+            mask,
+            torch.arange(places).expand(n, -1),
+            self.special,
+            every=True,
+            positions="generation",
         )
         joint = joint.to(device)
         x = self.model.bert.embeddings(
@@ -70,7 +89,9 @@ class Decoder:
             ids = torch.cat([words[:, None].to(device), ids], dim=1)
             at = [state.words, state.words + 1] if self.positions == "own" else [0, 1]
         at = torch.tensor(at, device=device).expand(n, -1)
-        x = self.model.bert.embeddings(input_ids=ids, position_ids=at, token_type_ids=torch.ones_like(ids))
+        x = self.model.bert.embeddings(
+            input_ids=ids, position_ids=at, token_type_ids=torch.ones_like(ids)
+        )
         new, stays = x.shape[1], x.shape[1] - 1  # the place of [MASK] is the next word's
         kept = state.kept.with_room(new)
         seen = torch.ones(new, kept.places + new, dtype=torch.bool, device=device)
@@ -82,11 +103,15 @@ class Decoder:
         return log_p, Written(cached.Kept(kept.store, kept.places + stays), state.words + stays)
 
 
-def true_words(ids: Tensor, real: Tensor, places: int, mask_id: int, special: tuple[int, int]) -> Joint:
-    """Joint sequences that predict every word of given reports in one pass, each from the true words before it.
+def true_words(
+    ids: Tensor, real: Tensor, places: int, mask_id: int, special: tuple[int, int]
+) -> Joint:
+    """Joint sequences that predict every word of given reports in one pass, each from the true
+    words before it.
 
-    Text parts ids (N, T), `real` which are tokens. Behind them stands a `[MASK]` for each place, which looks at the image, at the
-    words before that place and at itself: what decoding sees at each step when it is fed the true words ("teacher-forced").
+    Text parts ids (N, T), `real` which are tokens. Behind them stands a `[MASK]` for each place,
+    which looks at the image, at the words before that place and at itself: what decoding sees at
+    each step when it is fed the true words ("teacher-forced").
     """
     n, t = ids.shape
     place, row = torch.arange(places + 2 + 2 * t), torch.arange(t)
@@ -100,17 +125,33 @@ def true_words(ids: Tensor, real: Tensor, places: int, mask_id: int, special: tu
     mask = mask & (seen[:, None] | torch.eye(len(place), dtype=torch.bool))
     doubled = torch.cat([ids, torch.full_like(ids, mask_id)], dim=1)
     joint = medvill_batch.join(
-        doubled, mask, torch.arange(places).expand(n, -1), special, every=True, positions="generation"
+        doubled,
+        mask,
+        torch.arange(places).expand(n, -1),
+        special,
+        every=True,
+        positions="generation",
     )
     joint.position_ids[:, places + 2 :] = row.repeat(2)
     return joint
 
 
 def true_word_logits(
-    model: MedViLL, features: Tensor, ids: Tensor, real: Tensor, special: tuple[int, int], mask_id: int
+    model: MedViLL,
+    features: Tensor,
+    ids: Tensor,
+    real: Tensor,
+    special: tuple[int, int],
+    mask_id: int,
 ) -> Tensor:
-    """Logits (N, T, V) of every place of the reports, given the true words before it; see `true_words`."""
-    joint = true_words(ids.cpu(), real.cpu(), features.shape[1], mask_id, special).to(features.device)
+    """Logits (N, T, V) of every place of the reports, given the true words before it; see
+    `true_words`.
+    """
+    joint = true_words(ids.cpu(), real.cpu(), features.shape[1], mask_id, special).to(
+        features.device
+    )
     t = ids.shape[1]
-    at = torch.arange(joint.ids.shape[1] - t, joint.ids.shape[1], device=features.device).expand(len(ids), -1)
+    at = torch.arange(joint.ids.shape[1] - t, joint.ids.shape[1], device=features.device).expand(
+        len(ids), -1
+    )
     return model.mlm_logits(model.encode(features, joint, at))

@@ -1,7 +1,8 @@
 """Fine-tune MedViLL on a task: its image tokens and joint sequences; the rest is medxvl.finetune.
 
-Whatever mask pre-training had, tasks of understanding are fine-tuned with the bidirectional one and generation with Seq2Seq: the
-ablation compares what was pre-trained (arXiv 2105.11333, section V; the release's fine-tuning does the same).
+Whatever mask pre-training had, tasks of understanding are fine-tuned with the bidirectional one and
+generation with Seq2Seq: the ablation compares what was pre-trained (arXiv 2105.11333, section V;
+the release's fine-tuning does the same).
 """
 
 import numpy as np
@@ -14,9 +15,19 @@ from .medvill import Joint, MedViLL
 from .medvill_image import crop_boxes, grid_side, plain_view, training_view
 
 _CODE = (
-    "text", "fusion", "packed", "masks", "medvill", "medvill_batch", "medvill_image", "medvill_heads", "medvill_finetune", "train",
-    "schedules", "distributed",
-)  # fmt: skip
+    "text",
+    "fusion",
+    "packed",
+    "masks",
+    "medvill",
+    "medvill_batch",
+    "medvill_image",
+    "medvill_heads",
+    "medvill_finetune",
+    "train",
+    "schedules",
+    "distributed",
+)
 
 
 class Pictures(finetune.Pictures):
@@ -27,7 +38,9 @@ class Pictures(finetune.Pictures):
 
     def views(self, picked, generator: torch.Generator) -> Tensor:
         own, preset = distributed.own(len(picked)), self.preset
-        boxes = crop_boxes(len(picked), preset.medvill_crop_low, preset.medvill_crop_high, generator)[own]
+        boxes = crop_boxes(
+            len(picked), preset.medvill_crop_low, preset.medvill_crop_high, generator
+        )[own]
         return training_view(self.pixels(np.asarray(picked)[own]), preset, boxes)
 
     def fixed(self, encoder) -> bool:
@@ -38,16 +51,26 @@ class Pictures(finetune.Pictures):
 
 
 def joint(
-    tokenizer, preset, ids: Tensor, real: Tensor, places: int, mask: str = "bidirectional", task: str = "pretraining"
+    tokenizer,
+    preset,
+    ids: Tensor,
+    real: Tensor,
+    places: int,
+    mask: str = "bidirectional",
+    task: str = "pretraining",
 ) -> Joint:
-    """Joint sequences of `places` image tokens (0: none) and text parts, ids and which are tokens (N, T), for fine-tuning.
+    """Joint sequences of `places` image tokens (0: none) and text parts, ids and which are tokens
+    (N, T), for fine-tuning.
 
-    `task` names the positions that the release has there (`medvill_batch.join`); ours are those of pre-training, unless the
-    setting `task_positions` is "released".
+    `task` names the positions that the release has there (`medvill_batch.join`); ours are those of
+    pre-training, unless the setting `task_positions` is "released".
     """
     grid = torch.arange(places).expand(len(ids), -1)
     seen = masks.attention(
-        mask, places + 2, real, padding=preset.medvill_padding if preset.medvill_padding == "blocked" else "finetuning"
+        mask,
+        places + 2,
+        real,
+        padding=preset.medvill_padding if preset.medvill_padding == "blocked" else "finetuning",
     )
     positions = task if preset.task_positions == "released" else "pretraining"
     special = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -55,9 +78,11 @@ def joint(
 
 
 def by_length(texts: list[str], size: int, rng: np.random.Generator) -> np.ndarray:
-    """Numbers of whole batches of `size` texts in random order, texts of like length together, eight batches at a time: less
-    padding to attend to."""
-    picked = rng.permutation(len(texts))[: len(texts) // size * size]  # before they are sorted: any may be left over
+    """Numbers of whole batches of `size` texts in random order, texts of like length together,
+    eight batches at a time: less padding to attend to."""
+    picked = rng.permutation(len(texts))[
+        : len(texts) // size * size
+    ]  # before they are sorted: any may be left over
     lengths = np.array([len(texts[k]) for k in picked])
     for start in range(0, len(picked), 8 * size):
         part = slice(start, start + 8 * size)
@@ -66,7 +91,9 @@ def by_length(texts: list[str], size: int, rng: np.random.Generator) -> np.ndarr
 
 
 class Tuned(nn.Module):
-    """MedViLL with the head of a task (None: its own). `forward(*inputs)` gives the loss terms by name; `total` is minimised."""
+    """MedViLL with the head of a task (None: its own). `forward(*inputs)` gives the loss terms by
+    name; `total` is minimised.
+    """
 
     def __init__(self, model: MedViLL, head: nn.Module | None = None):
         super().__init__()

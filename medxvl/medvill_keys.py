@@ -14,7 +14,11 @@ _RULES = [
         (r"^txt_embeddings\.position_ids$", ""),  # 0, 1, 2, ...
         (r"^txt_embeddings\.", "bert.embeddings."),
         (r"^img_embeddings\.img_embeddings\.", "image_proj."),
-        (r"^img_embeddings\.(position|token_type|word)_embeddings\..*|^img_embeddings\.LayerNorm\..*", ""),  # the text's own
+        (
+            r"^img_embeddings\.(position|token_type|word)_embeddings\..*|"
+            r"^img_embeddings\.LayerNorm\..*",
+            "",
+        ),  # the text's own
         (r"^img_encoder\.model\.(\d)\.", "trunk.net.{child}."),
         (r"^img_encoder\.patch_to_embedding\.", "trunk.net.proj."),
         (r"^img_encoder\.pos_embedding$", ""),  # never used
@@ -31,7 +35,9 @@ _RULES = [
 
 
 def rename(key: str) -> str | None:
-    """Our name of a released weight; "" where it repeats another or is never used, None where the name is not known."""
+    """Our name of a released weight; "" where it repeats another or is never used, None where the
+    name is not known.
+    """
     if re.match(r"^(module\.)?enc\.clf\.", key):  # a second classifier, which nothing reads
         return ""
     bare = _BEFORE.sub("", key)
@@ -40,7 +46,11 @@ def rename(key: str) -> str | None:
             if not ours:
                 return ""
             child = _CHILDREN.get(match[1], "") if "{child}" in ours else ""
-            return None if "{child}" in ours and not child else ours.format(child=child) + bare[match.end() :]
+            return (
+                None
+                if "{child}" in ours and not child
+                else ours.format(child=child) + bare[match.end() :]
+            )
     return None
 
 
@@ -50,18 +60,22 @@ def recognises(keys) -> bool:
 
 
 def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of `MedViLL` (and the heads `class_head`, `answer_head`) from a released one, of any of its tasks.
+    """State dict of `MedViLL` (and the heads `class_head`, `answer_head`) from a released one, of
+    any of its tasks.
 
-    Names that are not known are kept as they are, so that a strict loading reports them. A head for masked words whose matrix is
-    not the word embedding comes as `mlm_matrix` (for `MedViLL(tied=False)`). Raises ValueError when another weight that the
-    release stores twice has two values.
+    Names that are not known are kept as they are, so that a strict loading reports them. A head for
+    masked words whose matrix is not the word embedding comes as `mlm_matrix` (for
+    `MedViLL(tied=False)`). Raises ValueError when another weight that the release stores twice has
+    two values.
     """
     ours, source = {}, {}
     for key, value in state.items():
         name = rename(key)
         if name is None:
             name = key
-        if name == "trunk.net.proj.weight" and value.ndim == 2:  # pixels of a patch: row, column, channel
+        if (
+            name == "trunk.net.proj.weight" and value.ndim == 2
+        ):  # pixels of a patch: row, column, channel
             side = round((value.shape[1] / 3) ** 0.5)
             value = value.view(len(value), side, side, -1).permute(0, 3, 1, 2)
         if name:
@@ -73,7 +87,9 @@ def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if "predictions.decoder" in key:
             ours["mlm_matrix"] = value
         else:
-            raise ValueError(f"{key} and {source[twin]}: expected one shared weight, found two values")
+            raise ValueError(
+                f"{key} and {source[twin]}: expected one shared weight, found two values"
+            )
     return ours
 
 
@@ -82,5 +98,7 @@ def _twin(key: str) -> str:
     bare = _BEFORE.sub("", key)
     if re.match(r"^(mlm|cls)\.predictions\.decoder\.weight$", bare):
         return "bert.embeddings.word_embeddings.weight"
-    match = re.match(r"^img_embeddings\.((position|token_type|word)_embeddings|LayerNorm)\.(.*)", bare)
+    match = re.match(
+        r"^img_embeddings\.((position|token_type|word)_embeddings|LayerNorm)\.(.*)", bare
+    )
     return f"bert.embeddings.{match[1]}.{match[3]}" if match else ""

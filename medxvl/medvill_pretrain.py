@@ -1,7 +1,8 @@
-"""Pre-train MedViLL: masked words and matching (arXiv 2105.11333, section III-D), as a task that `train.fit` runs.
+"""Pre-train MedViLL: masked words and matching (arXiv 2105.11333, section III-D), as a task that
+`train.fit` runs.
 
-In a notebook `fit` uses one process. On several GPUs, into the same folder that notebook 11 then reads:
-torchrun --nproc_per_node 8 -m medxvl.medvill_pretrain paper --data main=mimic_cxr:/path
+In a notebook `fit` uses one process. On several GPUs, into the same folder that notebook 11 then
+reads: torchrun --nproc_per_node 8 -m medxvl.medvill_pretrain paper --data main=mimic_cxr:/path
 """
 
 import argparse
@@ -36,11 +37,13 @@ PAIRS = 128  # of image and report in one call, at evaluation
 
 
 def vocabulary(dataset, preset, folder: Path):
-    """The tokenizer: that of the released BERT it starts from, else one learned from the training reports; kept in
-    `folder`/tokenizer.json."""
+    """The tokenizer: that of the released BERT it starts from, else one learned from the training
+    reports; kept in `folder`/tokenizer.json."""
     if preset.medvill_text_weights:
         at = released.locate(preset.medvill_text_weights)
-        tokenizer = text.read_vocabulary((at if at.is_dir() else at.parent) / "vocab.txt", special_first=False)
+        tokenizer = text.read_vocabulary(
+            (at if at.is_dir() else at.parent) / "vocab.txt", special_first=False
+        )
     else:
         texts = medvill_batch.report_texts(dataset, dataset.rows("train"))
         tokenizer = text.train_tokenizer([t for t in texts if t], preset.vocabulary)
@@ -52,8 +55,8 @@ def vocabulary(dataset, preset, folder: Path):
 class Objective(nn.Module):
     """MedViLL with one `forward` for both stages: that is what autocast and DDP wrap.
 
-    `matching` is the matching loss alone, which gets nowhere beside that of masked words until it has left its plateau; it stands
-    in, at the small presets, for a BERT that was trained before.
+    `matching` is the matching loss alone, which gets nowhere beside that of masked words until it
+    has left its plateau; it stands in, at the small presets, for a BERT that was trained before.
     """
 
     def __init__(self, model: MedViLL):
@@ -65,7 +68,9 @@ class Objective(nn.Module):
 
 
 class Pretraining(train.Task):
-    """MedViLL on the split `train` of `dataset`; the epochs kept tell best, on validation pairs, whose report an image's is."""
+    """MedViLL on the split `train` of `dataset`; the epochs kept tell best, on validation pairs,
+    whose report an image's is.
+    """
 
     label, score_label = "MedViLL pre-training", "validation match AUROC"
 
@@ -77,7 +82,9 @@ class Pretraining(train.Task):
         )
         self.epochs = preset.medvill_matching_epochs + preset.medvill_epochs
         held = preset.medvill_freeze == "aligned"
-        self.skips_parameters = held or preset.medvill_matching_epochs > 0 or preset.medvill_mask == "noncross"
+        self.skips_parameters = (
+            held or preset.medvill_matching_epochs > 0 or preset.medvill_mask == "noncross"
+        )
 
     def build(self, device) -> Objective:
         self.device, self.model = device, MedViLL(self.preset, len(self.tokenizer)).to(device)
@@ -104,7 +111,9 @@ class Pretraining(train.Task):
         if epoch == 0:
             weights.start_from(self.model, self.preset)
             if self.preset.medvill_alignment_epochs:
-                medvill_align.start(self.model, self.corpus, weights.aligned_start(self.preset), self.device)
+                medvill_align.start(
+                    self.model, self.corpus, weights.aligned_start(self.preset), self.device
+                )
 
     def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
         picked = order[k * self.size : (k + 1) * self.size]
@@ -112,10 +121,14 @@ class Pretraining(train.Task):
         return self.corpus.studies(picked), (self.stage(epoch), inputs)
 
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
-        """As released: constant, after a linear warm-up that is empty there; a cosine at the small presets."""
+        """As released: constant, after a linear warm-up that is empty there; a cosine at the small
+        presets.
+        """
         preset = self.preset
         done, every = epoch * steps + step, self.epochs * steps
-        return schedules.warmup_cosine(done, every, preset.medvill_warmup, preset.medvill_rate, preset.medvill_min_rate)
+        return schedules.warmup_cosine(
+            done, every, preset.medvill_warmup, preset.medvill_rate, preset.medvill_min_rate
+        )
 
     def score(self, epoch: int) -> float | None:
         if self.stage(epoch) != "objective":
@@ -127,78 +140,141 @@ class Pretraining(train.Task):
 
 
 def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFrame:
-    """Pre-train on the split `train` of `dataset` into `folder`; see `train.fit` for what is written, returned and raised."""
+    """Pre-train on the split `train` of `dataset` into `folder`; see `train.fit` for what is
+    written, returned and raised.
+    """
     return train.fit(Pretraining(preset, dataset, tokenizer), preset, folder, device, progress)
 
 
 @torch.no_grad()
 def match_logits(
-    model: MedViLL, features: Tensor, ids: Tensor, real: Tensor, special: tuple[int, int], every=True
+    model: MedViLL,
+    features: Tensor,
+    ids: Tensor,
+    real: Tensor,
+    special: tuple[int, int],
+    every=True,
 ) -> Tensor:
-    """Matching logit (yes minus no) of N image-report pairs (N,): trunk features (N, P, F), text parts and which are tokens (N, T).
+    """Matching logit (yes minus no) of N image-report pairs (N,): trunk features (N, P, F), text
+    parts and which are tokens (N, T).
 
-    All grid positions are kept; with `bi_seq2seq` the image part looks at the text, as in the bidirectional quarter.
+    All grid positions are kept; with `bi_seq2seq` the image part looks at the text, as in the
+    bidirectional quarter.
     """
     preset = model.preset
     own_cls = preset.medvill_mask == "noncross"
     grid = torch.arange(features.shape[1]).expand(len(ids), -1)
     neither = torch.zeros(len(ids), dtype=torch.bool)
-    mask = masks.attention(preset.medvill_mask, grid.shape[1] + 2, real, neither, preset.medvill_padding)
-    joint = medvill_batch.join(ids, mask, grid, special, every=every, own_cls=own_cls).to(features.device)
-    at = torch.tensor([0, grid.shape[1] + 2] if own_cls else [0], device=features.device).expand(len(ids), -1)
+    mask = masks.attention(
+        preset.medvill_mask, grid.shape[1] + 2, real, neither, preset.medvill_padding
+    )
+    joint = medvill_batch.join(ids, mask, grid, special, every=every, own_cls=own_cls).to(
+        features.device
+    )
+    at = torch.tensor([0, grid.shape[1] + 2] if own_cls else [0], device=features.device).expand(
+        len(ids), -1
+    )
     logits = model.itm_head(model.pool(model.encode(features, joint, at), 1))
     return logits[:, 1] - logits[:, 0]
 
 
 def match_auroc(model: MedViLL, corpus: medvill_batch.Corpus, device) -> float:
-    """AUROC of the matching head on validation pairs: each image with its own report and with OTHERS of other findings."""
+    """AUROC of the matching head on validation pairs: each image with its own report and with
+    OTHERS of other findings.
+    """
     return float(metrics.auroc(*match_pairs(model, corpus, device)[:2]))
 
 
 @torch.no_grad()
-def match_pairs(model: MedViLL, corpus: medvill_batch.Corpus, device) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whether a pair matches, its score and the number of its image in `corpus`, (pairs,) each; the same pairs every time."""
+def match_pairs(
+    model: MedViLL, corpus: medvill_batch.Corpus, device
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether a pair matches, its score and the number of its image in `corpus`, (pairs,) each; the
+    same pairs every time.
+    """
     model.eval()
     n, preset, tokenizer = len(corpus), model.preset, corpus.tokenizer
     rng = np.random.default_rng(0)
     others = [medvill_batch.draw_other(corpus.labels, np.arange(n), rng) for _ in range(OTHERS)]
     whose = np.concatenate([np.arange(n), *others])
     image, kept = np.tile(np.arange(n), 1 + OTHERS), np.flatnonzero(whose >= 0)
-    own_cls, special = preset.medvill_mask == "noncross", (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    own_cls, special = (
+        preset.medvill_mask == "noncross",
+        (tokenizer.cls_token_id, tokenizer.sep_token_id),
+    )
     parts = np.array_split(np.arange(n), n // 64 + 1)
-    features = torch.cat([model.trunk(plain_view(corpus.images(part), preset).to(device)) for part in parts])
+    features = torch.cat(
+        [model.trunk(plain_view(corpus.images(part), preset).to(device)) for part in parts]
+    )
     ids, real = medvill_batch.encode(tokenizer, corpus.texts, preset.medvill_text, own_cls)
-    scores = [match_logits(model, features[image[part]], ids[whose[part]], real[whose[part]], special).cpu()
-              for part in np.array_split(kept, len(kept) // PAIRS + 1)]  # fmt: skip
+    scores = [
+        match_logits(
+            model, features[image[part]], ids[whose[part]], real[whose[part]], special
+        ).cpu()
+        for part in np.array_split(kept, len(kept) // PAIRS + 1)
+    ]
     return (image == whose)[kept].astype(float), torch.cat(scores).numpy(), image[kept]
 
 
 def evaluate(
-    model: MedViLL, untrained: MedViLL, corpus: medvill_batch.Corpus, device, *, dataset, checkpoint, preset
+    model: MedViLL,
+    untrained: MedViLL,
+    corpus: medvill_batch.Corpus,
+    device,
+    *,
+    dataset,
+    checkpoint,
+    preset,
 ) -> list[dict]:
-    """Rows of the matching head on validation pairs, beside the network from random weights and chance; CI over patients."""
+    """Rows of the matching head on validation pairs, beside the network from random weights and
+    chance; CI over patients.
+    """
     patients = corpus.dataset.index["patient_id"].iloc[corpus.rows].to_numpy()
-    common = {"paper": "medvill", "task": "pretraining", "dataset": dataset, "split": "valid", "subset": "", "metric": "match_auroc",
-              "model": f"MedViLL ({masks.TITLES[preset.medvill_mask]})"}  # fmt: skip
+    common = {
+        "paper": "medvill",
+        "task": "pretraining",
+        "dataset": dataset,
+        "split": "valid",
+        "subset": "",
+        "metric": "match_auroc",
+        "model": f"MedViLL ({masks.TITLES[preset.medvill_mask]})",
+    }
     rows = [common | {"model": "chance", "control": "chance", "value": 0.5, "n": len(corpus)}]
     for network, control, told in ((model, "", checkpoint), (untrained, "untrained", "random")):
         y, scores, image = match_pairs(network, corpus, device)
-        drawn = metrics.bootstrap(metrics.auroc, y, scores, patients[image], preset.bootstrap, preset.seed)
+        drawn = metrics.bootstrap(
+            metrics.auroc, y, scores, patients[image], preset.bootstrap, preset.seed
+        )
         low, high = metrics.interval(drawn)
-        rows.append(common | {"value": float(metrics.auroc(y, scores)), "ci_low": float(low), "ci_high": float(high), "n": len(corpus),
-                              "control": control, "checkpoint": told, "draws": drawn})  # fmt: skip
+        rows.append(
+            common
+            | {
+                "value": float(metrics.auroc(y, scores)),
+                "ci_low": float(low),
+                "ci_high": float(high),
+                "n": len(corpus),
+                "control": control,
+                "checkpoint": told,
+                "draws": drawn,
+            }
+        )
     return rows
 
 
 @torch.no_grad()
-def word_attention(model: MedViLL, tokenizer, dataset, shown, device, words: int = 5) -> tuple | None:
-    """(image (S, S), words, maps (W, g, g)) of a validation study with findings: attention from words to image tokens, the mean
-    over layers and heads, summed over a word's pieces. None where no study may be shown (`shown`, bool for index rows)."""
+def word_attention(
+    model: MedViLL, tokenizer, dataset, shown, device, words: int = 5
+) -> tuple | None:
+    """(image (S, S), words, maps (W, g, g)) of a validation study with findings: attention from
+    words to image tokens, the mean over layers and heads, summed over a word's pieces. None where
+    no study may be shown (`shown`, bool for index rows)."""
     corpus = medvill_batch.Corpus(dataset, "valid", tokenizer, model.preset)
     allowed = np.flatnonzero(np.asarray(shown)[corpus.rows])
     if not len(allowed) or model.preset.medvill_mask == "noncross":
         return None  # with Non-cross no word looks at the image
-    positives = (dataset.index.iloc[corpus.rows[allowed]][list(CHEXPERT_14)].to_numpy(dtype=float) == 1).sum(1)
+    positives = (
+        dataset.index.iloc[corpus.rows[allowed]][list(CHEXPERT_14)].to_numpy(dtype=float) == 1
+    ).sum(1)
     k = int(allowed[positives.argmax()])
     pixels = corpus.images([k])
     features = model.trunk(plain_view(pixels, model.preset).to(device))
@@ -213,7 +289,11 @@ def word_attention(model: MedViLL, tokenizer, dataset, shown, device, words: int
     start = None
     for place, piece in enumerate(tokenizer.convert_ids_to_tokens(ids[0])):
         start = f"{start}{piece[2:]}" if piece.startswith("##") and start else piece
-        before = found.pop(start.removesuffix(piece.removeprefix("##")), 0) if piece.startswith("##") else 0
+        before = (
+            found.pop(start.removesuffix(piece.removeprefix("##")), 0)
+            if piece.startswith("##")
+            else 0
+        )
         found.setdefault(start, before + maps[place])
     chosen = sorted((w for w in found if w.isalpha()), key=len)[-words:]
     side = grid_side(model.preset)
@@ -221,15 +301,23 @@ def word_attention(model: MedViLL, tokenizer, dataset, shown, device, words: int
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line: the trainings of notebooks 10 and 11, alone; under torchrun in several processes."""
+    """Command line: the trainings of notebooks 10 and 11, alone; under torchrun in several
+    processes.
+    """
     from . import runs  # needs the notebook's packages
 
-    parser = argparse.ArgumentParser(prog="python -m medxvl.medvill_pretrain", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m medxvl.medvill_pretrain", description=main.__doc__
+    )
     parser.add_argument("preset", choices=presets.NAMES)
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings to change")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings to change"
+    )
     parser.add_argument("--data", nargs="+", default=[], metavar="ROLE=NAME:PATH", help="own data")
     given = parser.parse_args(arguments)
-    run = runs.start("11_medvill_pretrain", given.preset, shlex.join(given.set), shlex.join(given.data))
+    run = runs.start(
+        "11_medvill_pretrain", given.preset, shlex.join(given.set), shlex.join(given.data)
+    )
     with train.accelerator("fp32", run.device).main_process_first():
         dataset, folder = run.dataset("main"), run.checkpoints / "medvill_pretrain"
         tokenizer = vocabulary(dataset, run.preset, folder)

@@ -1,11 +1,14 @@
-"""Scores of a binary detector and their bootstrap intervals, for all classes and all resamples at once.
+"""Scores of a binary detector and their bootstrap intervals, for all classes and all resamples at
+once.
 
-Shapes: labels `y` and scores `s` are (n,) or (n, c); a metric gives a scalar or (c,). With `weights` (r, n), how often
-each of r bootstrap resamples drew each sample, the same metric gives (r,) or (r, c): a class is sorted once and every
-resample is then a weighted count, so no loop runs over samples or resamples.
+Shapes: labels `y` and scores `s` are (n,) or (n, c); a metric gives a scalar or (c,). With
+`weights` (r, n), how often each of r bootstrap resamples drew each sample, the same metric gives
+(r,) or (r, c): a class is sorted once and every resample is then a weighted count, so no loop runs
+over samples or resamples.
 
-Labels are 1, 0 or NaN (not labelled: left out of that class). A class without a positive or without a negative has no
-value: NaN, in the sample as in a resample. That holds for F1 and MCC too, which have one there by convention only.
+Labels are 1, 0 or NaN (not labelled: left out of that class). A class without a positive or without
+a negative has no value: NaN, in the sample as in a resample. That holds for F1 and MCC too, which
+have one there by convention only.
 """
 
 import numpy as np
@@ -14,19 +17,28 @@ BLOCK = 2_000_000  # weights held at once while bootstrapping: resamples x sampl
 
 
 def _prepare(y, s, weights):
-    """As float arrays y, s (n, c) and weights (r, n) or None; the last value tells whether y had one dimension."""
+    """As float arrays y, s (n, c) and weights (r, n) or None; the last value tells whether y had
+    one dimension.
+    """
     y, s = np.asarray(y, float), np.asarray(s, float)
     if y.shape != s.shape or y.ndim not in (1, 2):
-        raise ValueError(f"labels and scores must have the same shape, (n,) or (n, c): found {y.shape} and {s.shape}")
+        raise ValueError(
+            f"labels and scores must have the same shape, (n,) or (n, c): found {y.shape} and "
+            f"{s.shape}"
+        )
     flat = y.ndim == 1
     if flat:
         y, s = y[:, None], s[:, None]
     labelled = ~np.isnan(y)
     if not np.isin(y[labelled], (0, 1)).all():
         odd = sorted(set(np.unique(y[labelled])) - {0.0, 1.0})[:3]
-        raise ValueError(f"labels must be 1, 0 or NaN (not labelled): found {odd}; map uncertain labels first")
+        raise ValueError(
+            f"labels must be 1, 0 or NaN (not labelled): found {odd}; map uncertain labels first"
+        )
     if np.isnan(s[labelled]).any():
-        raise ValueError(f"{int(np.isnan(s[labelled]).sum())} labelled samples have NaN as score or decision")
+        raise ValueError(
+            f"{int(np.isnan(s[labelled]).sum())} labelled samples have NaN as score or decision"
+        )
     if weights is not None:
         weights = np.asarray(weights, float)
         if weights.ndim != 2 or weights.shape[1] != len(y):
@@ -35,20 +47,29 @@ def _prepare(y, s, weights):
 
 
 def _per_class(function, y, s, weights):
-    """Apply `function(y (n,), s (n,), weights (r, n)) -> (r,)` to the labelled samples of each class."""
+    """Apply `function(y (n,), s (n,), weights (r, n)) -> (r,)` to the labelled samples of each
+    class.
+    """
     y, s, weights, flat = _prepare(y, s, weights)
     out = np.empty((1 if weights is None else len(weights), y.shape[1]))
     for k in range(y.shape[1]):
         keep = ~np.isnan(y[:, k])
-        w = np.ones((1, keep.sum())) if weights is None else weights if keep.all() else weights[:, keep]
+        w = (
+            np.ones((1, keep.sum()))
+            if weights is None
+            else weights
+            if keep.all()
+            else weights[:, keep]
+        )
         out[:, k] = function(y[keep, k], s[keep, k], w)
     out = out[:, 0] if flat else out
     return out[0] if weights is None else out
 
 
 def _counts(y, s, w):
-    """Weighted true and false positives (r, k) when calling positive all scores >= each of the k distinct scores,
-    highest first; those scores (k,); positives and negatives (r, 1). Samples with equal scores always go together."""
+    """Weighted true and false positives (r, k) when calling positive all scores >= each of the k
+    distinct scores, highest first; those scores (k,); positives and negatives (r, 1). Samples with
+    equal scores always go together."""
     order = np.argsort(-s, kind="stable")
     y, s = y[order], s[order]
     last = np.flatnonzero(np.r_[s[1:] != s[:-1], True]) if len(s) else np.arange(0)
@@ -67,8 +88,11 @@ def _ratio(a, b):
 
 def _auroc(y, s, w):
     tp, fp, _, pos, neg = _counts(y, s, w)
-    # Area under the straight lines between the points: a tie counts one half. Integers up to the last division.
-    twice = (tp * np.diff(fp, axis=1, prepend=0)).sum(1) + (np.diff(tp, axis=1, prepend=0) * (neg - fp)).sum(1)
+    # Area under the straight lines between the points: a tie counts one half. Integers up to the
+    # last division.
+    twice = (tp * np.diff(fp, axis=1, prepend=0)).sum(1) + (
+        np.diff(tp, axis=1, prepend=0) * (neg - fp)
+    ).sum(1)
     return _ratio(twice, 2 * pos[:, 0] * neg[:, 0])
 
 
@@ -86,7 +110,11 @@ def _youden(y, s, w):
 
 def _f1_threshold(y, s, w):
     tp, fp, scores, pos, neg = _counts(y, s, w)
-    best = np.argmax(tp / (tp + fp + pos + (pos == 0)), axis=1) if len(scores) else np.zeros(len(w), int)
+    best = (
+        np.argmax(tp / (tp + fp + pos + (pos == 0)), axis=1)
+        if len(scores)
+        else np.zeros(len(w), int)
+    )
     return np.where((pos * neg)[:, 0] > 0, scores[best] if len(scores) else np.nan, np.nan)
 
 
@@ -96,27 +124,35 @@ def auroc(y, s, weights=None):
 
 
 def f1_max(y, s, weights=None):
-    """Highest F1 over all thresholds of the *evaluated* set: optimistic. It is what the released code of X-VL reports;
-    give `f1_at` with a threshold chosen on the validation split beside it."""
+    """Highest F1 over all thresholds of the *evaluated* set: optimistic. It is what the released
+    code of X-VL reports; give `f1_at` with a threshold chosen on the validation split beside it."""
     return _per_class(_f1_max, y, s, weights)
 
 
 def youden(y, s, weights=None):
-    """Threshold with the highest sensitivity + specificity (the highest such score); call positive `s >= threshold`."""
+    """Threshold with the highest sensitivity + specificity (the highest such score); call positive
+    `s >= threshold`.
+    """
     return _per_class(_youden, y, s, weights)
 
 
 def f1_threshold(y, s, weights=None):
-    """Threshold with the highest F1, to be chosen on the validation split; call positive `s >= threshold`."""
+    """Threshold with the highest F1, to be chosen on the validation split; call positive `s >=
+    threshold`.
+    """
     return _per_class(_f1_threshold, y, s, weights)
 
 
 def _confusion(y, pred, weights):
-    """Weighted true positives, false positives, positives, negatives, each (r, c) or (c,); whether y was (n,)."""
+    """Weighted true positives, false positives, positives, negatives, each (r, c) or (c,); whether
+    y was (n,).
+    """
     y, pred, weights, flat = _prepare(y, pred, weights)
     labelled = ~np.isnan(y)
     if not np.isin(pred[labelled], (0, 1)).all():
-        raise ValueError("decisions must be 0 or 1: apply a threshold to scores first (f1_at, mcc_at)")
+        raise ValueError(
+            "decisions must be 0 or 1: apply a threshold to scores first (f1_at, mcc_at)"
+        )
     pos, called = np.where(labelled, y, 0), np.where(labelled, pred, 0)
     columns = np.concatenate([pos * called, called, pos, labelled], axis=1)
     sums = columns.sum(0) if weights is None else weights @ columns
@@ -156,7 +192,9 @@ def specificity(y, pred, weights=None):
 
 
 def _decide(s, threshold):
-    """Scores to decisions 0 / 1; NaN stays NaN. A NaN threshold (none could be chosen) leaves its class undecided."""
+    """Scores to decisions 0 / 1; NaN stays NaN. A NaN threshold (none could be chosen) leaves its
+    class undecided.
+    """
     s = np.asarray(s, float)
     threshold = np.broadcast_to(np.asarray(threshold, float), s.shape)
     return np.where(np.isnan(s) | np.isnan(threshold), np.nan, s >= threshold)
@@ -173,21 +211,28 @@ def mcc_at(y, s, threshold, weights=None):
 
 
 def roc(y, s):
-    """ROC curve of one class, labels and scores (n,): false positive rate, true positive rate, threshold, each
-    (k + 1,), starting at (0, 0) with threshold +inf. Needs a positive and a negative (ValueError)."""
+    """ROC curve of one class, labels and scores (n,): false positive rate, true positive rate,
+    threshold, each (k + 1,), starting at (0, 0) with threshold +inf. Needs a positive and a
+    negative (ValueError)."""
     y, s, _, _ = _prepare(np.ravel(y), np.ravel(s), None)
     keep = ~np.isnan(y[:, 0])
     tp, fp, scores, pos, neg = _counts(y[keep, 0], s[keep, 0], np.ones((1, keep.sum())))
     if not pos.item() or not neg.item():
-        raise ValueError(f"a ROC curve needs positives and negatives: found {pos.item():.0f} and {neg.item():.0f}")
+        raise ValueError(
+            f"a ROC curve needs positives and negatives: found {pos.item():.0f} and "
+            f"{neg.item():.0f}"
+        )
     return np.r_[0, fp[0] / neg[0]], np.r_[0, tp[0] / pos[0]], np.r_[np.inf, scores]
 
 
 def resample_weights(groups, n_resamples=1000, seed=0):
-    """Yield blocks (b, n) of how often each sample is drawn when whole groups (patients) are drawn with replacement.
-    All b together are `n_resamples`; the same seed gives the same resamples, so models can be compared in pairs."""
+    """Yield blocks (b, n) of how often each sample is drawn when whole groups (patients) are drawn
+    with replacement. All b together are `n_resamples`; the same seed gives the same resamples, so
+    models can be compared in pairs."""
     groups = np.asarray(groups)
-    names, member = np.unique(groups.astype(str) if groups.dtype == object else groups, return_inverse=True)
+    names, member = np.unique(
+        groups.astype(str) if groups.dtype == object else groups, return_inverse=True
+    )
     if not len(names):
         raise ValueError("nothing to resample: no samples")
     rng = np.random.default_rng(seed)
@@ -201,30 +246,41 @@ def weights_from_indices(indices, n):
     """Drawn sample numbers (r, m) as counts (r, n), for resamples that were recorded elsewhere."""
     indices = np.asarray(indices)
     rows = np.arange(len(indices))[:, None] * n
-    return np.bincount((indices + rows).ravel(), minlength=len(indices) * n).reshape(len(indices), n).astype(float)
+    return (
+        np.bincount((indices + rows).ravel(), minlength=len(indices) * n)
+        .reshape(len(indices), n)
+        .astype(float)
+    )
 
 
 def bootstrap(metric, y, s, groups=None, n_resamples=1000, seed=0, weights=None):
     """Metric on bootstrap resamples: (n_resamples,) for y (n,), (n_resamples, c) for y (n, c).
 
-    `metric(y, s, weights=...)` is a function of this module (or `functools.partial(f1_at, threshold=t)`). `groups`
-    (n,): patient of each sample; whole patients are drawn, since two images of a patient are not independent. None:
-    each sample is its own group. `weights` (r, n) uses resamples drawn elsewhere (see `weights_from_indices`) instead.
+    `metric(y, s, weights=...)` is a function of this module (or `functools.partial(f1_at,
+    threshold=t)`). `groups` (n,): patient of each sample; whole patients are drawn, since two
+    images of a patient are not independent. None: each sample is its own group. `weights` (r, n)
+    uses resamples drawn elsewhere (see `weights_from_indices`) instead.
     """
     if weights is not None:
         return metric(y, s, weights=weights)
     n = len(np.asarray(y))
     groups = np.arange(n) if groups is None else np.asarray(groups)
     if len(groups) != n:
-        raise ValueError(f"groups must name the patient of each of the {n} samples: found {len(groups)}")
-    return np.concatenate([metric(y, s, weights=w) for w in resample_weights(groups, n_resamples, seed)])
+        raise ValueError(
+            f"groups must name the patient of each of the {n} samples: found {len(groups)}"
+        )
+    return np.concatenate(
+        [metric(y, s, weights=w) for w in resample_weights(groups, n_resamples, seed)]
+    )
 
 
 def interval(samples, level=0.95, rule="percentile"):
-    """Two-sided interval (low, high) of bootstrap samples (r,) or (r, c), over the resamples that have a value.
+    """Two-sided interval (low, high) of bootstrap samples (r,) or (r, c), over the resamples that
+    have a value.
 
-    rule "percentile": the quantiles, interpolated. rule "release": the sorted values number int(q * r) - 1, as in the
-    released code of X-VL (24 and 974 of 1,000: one rank lower than the quantile at both ends). No value at all: NaN.
+    rule "percentile": the quantiles, interpolated. rule "release": the sorted values number int(q *
+    r) - 1, as in the released code of X-VL (24 and 974 of 1,000: one rank lower than the quantile
+    at both ends). No value at all: NaN.
     """
     samples = np.asarray(samples, float)
     tail = (1 - level) / 2

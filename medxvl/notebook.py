@@ -1,4 +1,6 @@
-"""Run one notebook through papermill, with a record of it: the Snakefile's rules call `python -m medxvl.notebook`."""
+"""Run one notebook through papermill, with a record of it: the Snakefile's rules call `python -m
+medxvl.notebook`.
+"""
 
 import argparse
 import ast
@@ -18,25 +20,38 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--overrides", default="")
     parser.add_argument("--data", default="")
-    parser.add_argument("--variant", default="", help="another mask and seed than the preset's (medxvl.variants)")
+    parser.add_argument(
+        "--variant", default="", help="another mask and seed than the preset's (medxvl.variants)"
+    )
     options = parser.parse_args(arguments)
     overrides = f"{options.overrides} {variants.overrides(options.variant)}".strip()
     preset = presets.load(options.preset, overrides)
     os.environ[variants.ENVIRONMENT] = options.variant
     folder = variants.run_folder(preset.name)
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+    for variable in (
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+    ):
         os.environ[variable] = str(graph.threads(options.name, preset, options.variant))
-    error = run(options.name, folder, {"preset": options.preset, "overrides": overrides, "data": options.data})
+    error = run(
+        options.name,
+        folder,
+        {"preset": options.preset, "overrides": overrides, "data": options.data},
+    )
     if error:
         print(f"error: {options.name}: {error}", file=sys.stderr)
     return 1 if error else 0
 
 
 def run(name: str, folder: Path, parameters: dict[str, str]) -> str:
-    """Run the notebook `name` into `folder`/notebooks; "" when it went well, else its error in one line.
+    """Run the notebook `name` into `folder`/notebooks; "" when it went well, else its error in one
+    line.
 
-    The output appears under its name only when the whole notebook ran; a failed one is kept as NAME.failed.ipynb, and
-    the rows that an earlier run left for it go to history/, because nothing says any more that they are right.
+    The output appears under its name only when the whole notebook ran; a failed one is kept as
+    NAME.failed.ipynb, and the rows that an earlier run left for it go to history/, because nothing
+    says any more that they are right.
     """
     source = paths.NOTEBOOKS / f"{name}.ipynb"
     output = folder / "notebooks" / f"{name}.ipynb"
@@ -62,12 +77,15 @@ def run(name: str, folder: Path, parameters: dict[str, str]) -> str:
 
 
 def check_parameters(path: Path, given: dict) -> None:
-    """Raise ValueError unless the cell tagged `parameters` assigns every given name (papermill would only warn)."""
+    """Raise ValueError unless the cell tagged `parameters` assigns every given name (papermill
+    would only warn).
+    """
     known = declared_parameters(path)
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(
-            f"{path.name} has no parameter {', '.join(unknown)}: its parameters cell sets {', '.join(known) or 'none'}"
+            f"{path.name} has no parameter {', '.join(unknown)}: its parameters cell sets "
+            f"{', '.join(known) or 'none'}"
         )
 
 
@@ -77,13 +95,22 @@ def declared_parameters(path: Path) -> list[str]:
     for cell in cells:
         if "parameters" in cell.get("metadata", {}).get("tags", []):
             nodes = ast.parse("".join(cell["source"])).body
-            return [target.id for node in nodes if isinstance(node, ast.Assign) for target in node.targets]
+            return [
+                target.id
+                for node in nodes
+                if isinstance(node, ast.Assign)
+                for target in node.targets
+            ]
     return []
 
 
 def execute(source: Path, output: Path, parameters: dict, log: Path) -> tuple[str, str]:
-    """Run a notebook in a kernel of this very interpreter; ("", "") or (error in one line, traceback)."""
-    sys.modules.setdefault("rfc3987_syntax", None)  # checks web addresses: not needed, and 1.2 s to load
+    """Run a notebook in a kernel of this very interpreter; ("", "") or (error in one line,
+    traceback).
+    """
+    sys.modules.setdefault(
+        "rfc3987_syntax", None
+    )  # checks web addresses: not needed, and 1.2 s to load
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -94,8 +121,12 @@ def execute(source: Path, output: Path, parameters: dict, log: Path) -> tuple[st
         scratch / "kernels" / "python3" / "kernel.json",
         {"argv": kernel, "display_name": "Python 3", "language": "python"},
     )
-    os.environ["JUPYTER_PATH"] = str(scratch)  # comes before every other kernel called python3 that the user may have
-    os.environ["IPYTHONDIR"] = str(scratch / "ipython")  # no start-up files of the user, no shared history file
+    os.environ["JUPYTER_PATH"] = str(
+        scratch
+    )  # comes before every other kernel called python3 that the user may have
+    os.environ["IPYTHONDIR"] = str(
+        scratch / "ipython"
+    )  # no start-up files of the user, no shared history file
     os.environ["MEDXVL_HEADLESS"] = "1"
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ.pop("MPLBACKEND", None)  # with it set, inline figures vanish from the notebook
@@ -121,7 +152,9 @@ def execute(source: Path, output: Path, parameters: dict, log: Path) -> tuple[st
 
 
 class PeakMemory:
-    """Sample the memory (resident, summed over the processes started here) while a block runs: `peak_mb`."""
+    """Sample the memory (resident, summed over the processes started here) while a block runs:
+    `peak_mb`.
+    """
 
     def __enter__(self):
         import psutil

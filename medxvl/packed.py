@@ -1,18 +1,23 @@
-"""BERT layers over real tokens alone: nothing is computed for padding, and an image's keys once, whatever looks at it.
+"""BERT layers over real tokens alone: nothing is computed for padding, and an image's keys once,
+whatever looks at it.
 
-The weights are those of transformers' layers; only the order of the work differs. Shapes: T real tokens of a batch, d width.
+The weights are those of transformers' layers; only the order of the work differs. Shapes: T real
+tokens of a batch, d width.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# cuDNN's attention makes a new plan for every new shape, and no two batches have the same: it cost 40 % of a step on an H200.
+# cuDNN's attention makes a new plan for every new shape, and no two batches have the same: it cost
+# 40 % of a step on an H200.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class _Select(torch.autograd.Function):
-    """Different rows of x: index_select whose gradient is copied back, not summed row by row, which CPUs do slowly."""
+    """Different rows of x: index_select whose gradient is copied back, not summed row by row, which
+    CPUs do slowly.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, at: Tensor) -> Tensor:
@@ -32,7 +37,9 @@ class Layout:
         self.rows, self.length, self.at = rows, length, at  # at None: every place is taken
         self.mask = None
         if at is not None:
-            self.mask = torch.zeros(rows * length, dtype=torch.bool, device=at.device).index_fill(0, at, True)
+            self.mask = torch.zeros(rows * length, dtype=torch.bool, device=at.device).index_fill(
+                0, at, True
+            )
             self.mask = self.mask.view(rows, 1, 1, length)
 
     def pad(self, x: Tensor) -> Tensor:
@@ -69,17 +76,23 @@ def embed(embeddings, ids: Tensor, mask: Tensor, layout: Layout) -> Tensor:
     return embeddings(input_ids=layout.pack(ids)[None], position_ids=layout.pack(position)[None])[0]
 
 
-def run(layers, x, mask, memory=None, memory_of=None, memory_mask=None, keep=None, begun=False) -> Tensor:
-    """Tokens x (T, d) of a batch with mask (B, L) through BERT layers -> (T, d), or (K, d) with `keep`.
+def run(
+    layers, x, mask, memory=None, memory_of=None, memory_mask=None, keep=None, begun=False
+) -> Tensor:
+    """Tokens x (T, d) of a batch with mask (B, L) through BERT layers -> (T, d), or (K, d) with
+    `keep`.
 
-    memory (I, P, e) is what cross-attention sees, memory_of (B,) which of them a row looks at: rows that look at the same one
-    share its keys and values. keep (B, L) marks the tokens whose final state is wanted; the last layer computes no other. begun:
-    x has been through the first layer's self-attention.
+    memory (I, P, e) is what cross-attention sees, memory_of (B,) which of them a row looks at: rows
+    that look at the same one share its keys and values. keep (B, L) marks the tokens whose final
+    state is wanted; the last layer computes no other. begun: x has been through the first layer's
+    self-attention.
     """
     own = from_mask(mask)
     row = own.pack(torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask))
     if memory is not None:
-        memory_at = Layout(*memory.shape[:2], None) if memory_mask is None else from_mask(memory_mask)
+        memory_at = (
+            Layout(*memory.shape[:2], None) if memory_mask is None else from_mask(memory_mask)
+        )
         memory, seen_by = memory_at.pack(memory), grouped(memory_of[row], len(memory))
     asking = own
     for number, layer in enumerate(layers):
@@ -98,9 +111,11 @@ def run(layers, x, mask, memory=None, memory_of=None, memory_mask=None, keep=Non
 
 
 def every_pair(layers, x, mask, memory, memory_mask=None) -> Tensor:
-    """First token of every text in x (T, d) with mask (B, L), fused with every one of memory (I, P, e): (I, B, d).
+    """First token of every text in x (T, d) with mask (B, L), fused with every one of memory (I, P,
+    e): (I, B, d).
 
-    What does not depend on the pair is computed once: the first layer's self-attention a text, keys and values one of memory.
+    What does not depend on the pair is computed once: the first layer's self-attention a text, keys
+    and values one of memory.
     """
     own = from_mask(mask)
     x = attend(layers[0].attention, x, own, x, own).repeat(len(memory), 1)
@@ -108,14 +123,18 @@ def every_pair(layers, x, mask, memory, memory_mask=None) -> Tensor:
     mask = mask.repeat(len(memory), 1)
     first = torch.zeros_like(mask, dtype=torch.bool)
     first[:, 0] = True
-    return run(layers, x, mask, memory, seen, memory_mask, first, begun=True).unflatten(0, (len(memory), -1))
+    return run(layers, x, mask, memory, seen, memory_mask, first, begun=True).unflatten(
+        0, (len(memory), -1)
+    )
 
 
 def joint(layers, x: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
-    """States x (N, L, d) of sequences in which mask (N, L, L) says who looks at whom, through BERT layers -> (N, L, d).
+    """States x (N, L, d) of sequences in which mask (N, L, L) says who looks at whom, through BERT
+    layers -> (N, L, d).
 
-    keep (N, L) marks the places whose final state is wanted, None: all; the last layer computes no other, and nothing is computed
-    for other places that nobody looks at, such as padding. The state of a place not kept is 0.
+    keep (N, L) marks the places whose final state is wanted, None: all; the last layer computes no
+    other, and nothing is computed for other places that nobody looks at, such as padding. The state
+    of a place not kept is 0.
     """
     real = torch.ones_like(mask[:, 0]) if keep is None else mask.any(dim=1) | keep
     own, (row, place) = from_mask(real), real.nonzero(as_tuple=True)
@@ -125,22 +144,35 @@ def joint(layers, x: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor
         if keep is not None and number == len(layers) - 1:
             kept = keep[row, place].nonzero().squeeze(1)
             x, asking = _Select.apply(x, kept), grouped(row[kept], len(mask))
-            blank = ~asking.mask.transpose(2, 3)  # what fills a row up looks at everything, and nobody reads it
+            blank = ~asking.mask.transpose(
+                2, 3
+            )  # what fills a row up looks at everything, and nobody reads it
             seen = asking.pad(mask[row[kept], place[kept]])[:, None] | blank
         x = layer.feed_forward_chunk(attend(layer.attention, x, asking, states, own, seen))
-    return (own if kept is None else Layout(*real.shape, keep.flatten().nonzero().squeeze(1))).pad(x)
+    return (own if kept is None else Layout(*real.shape, keep.flatten().nonzero().squeeze(1))).pad(
+        x
+    )
 
 
-def attend(block, x: Tensor, at: Layout, memory: Tensor, memory_at: Layout, mask: Tensor | None = None) -> Tensor:
-    """Attention block on queries x (K, d), row by row of `at`, to the tokens memory (M, e) in the same row of `memory_at`.
+def attend(
+    block, x: Tensor, at: Layout, memory: Tensor, memory_at: Layout, mask: Tensor | None = None
+) -> Tensor:
+    """Attention block on queries x (K, d), row by row of `at`, to the tokens memory (M, e) in the
+    same row of `memory_at`.
 
     mask (rows, 1, queries, keys) bool: who looks at whom; None: at all that `memory_at` holds.
     """
     inner = block.self
     q, k, v = (
         layout.pad(linear(tokens)).unflatten(-1, (inner.num_attention_heads, -1)).transpose(1, 2)
-        for layout, linear, tokens in ((at, inner.query, x), (memory_at, inner.key, memory), (memory_at, inner.value, memory))
+        for layout, linear, tokens in (
+            (at, inner.query, x),
+            (memory_at, inner.key, memory),
+            (memory_at, inner.value, memory),
+        )
     )
     share = inner.dropout.p if inner.training else 0.0
-    context = F.scaled_dot_product_attention(q, k, v, attn_mask=memory_at.mask if mask is None else mask, dropout_p=share)
+    context = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=memory_at.mask if mask is None else mask, dropout_p=share
+    )
     return block.output(at.pack(context.transpose(1, 2).flatten(2)), x)

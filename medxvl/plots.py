@@ -1,9 +1,11 @@
-"""Figures of results, in one style: from rows or predictions to a matplotlib Figure, and from a Figure to files.
+"""Figures of results, in one style: from rows or predictions to a matplotlib Figure, and from a
+Figure to files.
 
 Those of prepared data are in medxvl.plots_data.
 
-Colours are the eight of Okabe and Ito (told apart by colour-blind readers), each with its own marker or dash.
-`dataset` is the label that the data's card gives: one that starts with "phantom" puts "synthetic phantom" on it.
+Colours are the eight of Okabe and Ito (told apart by colour-blind readers), each with its own
+marker or dash. `dataset` is the label that the data's card gives: one that starts with "phantom"
+puts "synthetic phantom" on it.
 """
 
 import textwrap
@@ -14,7 +16,20 @@ import pandas as pd
 
 from medxvl import compare, style
 from medxvl.readers import FIVE, curves
-from medxvl.style import BLACK, BLUE, GREEN, GREY, ONE_COLUMN, ORANGE, PURPLE, SKY, TWO_COLUMNS, VERMILION, save, styled
+from medxvl.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ONE_COLUMN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    TWO_COLUMNS,
+    VERMILION,
+    save,
+    styled,
+)
 
 __all__ = ["radar", "roc_readers", "roc_unseen", "forest", "training_curves", "save"]
 
@@ -23,8 +38,16 @@ _MODELS = {  # our models and their controls: colour, dash, marker
     "shuffled images": (GREY, ":", "x"), "untrained": (PURPLE, ":", "+"),
     "supervised linear 32x32": (SKY, "--", "v"), "supervised upper bound": (GREEN, "--", "^"),
 }  # fmt: skip
-_OTHERS = [(VERMILION, "-.", "s"), (GREEN, "--", "^"), (ORANGE, "-", "D"), (SKY, "--", "v"), (PURPLE, "-.", "P"),
-           (BLACK, ":", "X"), (GREY, "-", "d"), (BLUE, ":", "*")]  # fmt: skip
+_OTHERS = [
+    (VERMILION, "-.", "s"),
+    (GREEN, "--", "^"),
+    (ORANGE, "-", "D"),
+    (SKY, "--", "v"),
+    (PURPLE, "-.", "P"),
+    (BLACK, ":", "X"),
+    (GREY, "-", "d"),
+    (BLUE, ":", "*"),
+]
 _READERS = [("^", VERMILION), ("D", BLACK), ("s", PURPLE), ("v", GREEN), ("P", ORANGE)]
 
 
@@ -32,7 +55,9 @@ HEADS = "ITM: matching head, ITA: cosine of image and sentence"
 
 
 def _look(model, others):
-    """Colour, dash and marker of a model; `others` numbers the models that have no fixed look. An ablated one has the whole one's."""
+    """Colour, dash and marker of a model; `others` numbers the models that have no fixed look. An
+    ablated one has the whole one's.
+    """
     return _MODELS.get(model.split(", ")[0]) or _OTHERS[others.index(model) % len(_OTHERS)]
 
 
@@ -44,23 +69,39 @@ def _place(model):
 
 def _empty_roc(ax):
     ax.plot([0, 1], [0, 1], color="0.8", lw=0.8, zorder=0)
-    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+    ax.set(
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        xticks=[0, 0.5, 1],
+        yticks=[0, 0.5, 1],
+        aspect="equal",
+    )
     ax.set_xticklabels(["0", "0.5", "1"])
     ax.set_yticklabels(["0", "0.5", "1"])
 
 
 @styled
 def radar(values, metric):
-    """Published zero-shot values, models x 5 pathologies. `values`: `compare.load_paper()`; metric "auroc" or "f1_max".
+    """Published zero-shot values, models x 5 pathologies. `values`: `compare.load_paper()`; metric
+    "auroc" or "f1_max".
 
-    Beside it the mean of each model and what the values say, computed from them. ValueError when there are none.
+    Beside it the mean of each model and what the values say, computed from them. ValueError when
+    there are none.
     """
     facts = compare.facts(values).get(metric)
     if facts is None:
-        raise ValueError(f"no published value of {metric}: expected rows of task zero_shot for {', '.join(FIVE)}")
-    part = values[(values.paper == "xvl") & (values.task == "zero_shot") & (values.metric == metric)]
-    wide = part.pivot(index="model", columns="subset", values="value")[FIVE].loc[facts["means"].index]
-    name, low, high = {"auroc": ("AUROC", 0.5, 1.0), "f1_max": ("maximum F1", 0.0, 0.8)}.get(metric, (metric, 0.0, 1.0))
+        raise ValueError(
+            f"no published value of {metric}: expected rows of task zero_shot for {', '.join(FIVE)}"
+        )
+    part = values[
+        (values.paper == "xvl") & (values.task == "zero_shot") & (values.metric == metric)
+    ]
+    wide = part.pivot(index="model", columns="subset", values="value")[FIVE].loc[
+        facts["means"].index
+    ]
+    name, low, high = {"auroc": ("AUROC", 0.5, 1.0), "f1_max": ("maximum F1", 0.0, 0.8)}.get(
+        metric, (metric, 0.0, 1.0)
+    )
     angles = np.linspace(0, 2 * np.pi, len(FIVE), endpoint=False)
     fig = plt.figure(figsize=(TWO_COLUMNS, 3.3))
     ax = fig.add_subplot(1, 2, 1, projection="polar")
@@ -70,8 +111,16 @@ def radar(values, metric):
     for model in [*others, *[m for m in wide.index if m in _MODELS]]:  # ours on top
         colour, dash, marker = _look(model, others)
         row = wide.loc[model].to_numpy()
-        ax.plot(np.append(angles, 0), np.append(row, row[0]), color=colour, ls=dash, marker=marker, ms=3.5,
-                lw=2 if model in _MODELS else 1, label=f"{model}  {facts['means'][model]:.4f}")
+        ax.plot(
+            np.append(angles, 0),
+            np.append(row, row[0]),
+            color=colour,
+            ls=dash,
+            marker=marker,
+            ms=3.5,
+            lw=2 if model in _MODELS else 1,
+            label=f"{model}  {facts['means'][model]:.4f}",
+        )
     ax.set_theta_zero_location("N")
     ax.set_theta_direction(-1)
     ax.set_ylim(low, high)
@@ -79,22 +128,48 @@ def radar(values, metric):
     ax.set_rgrids(rings, [""] * len(rings))
     ax.set_thetagrids(np.degrees(angles), [""] * len(FIVE))
     for ring in rings[:-1]:
-        ax.text(np.radians(36), ring, f"{ring:.1f}", color="0.35", fontsize=6.5, ha="center", va="center", zorder=1.9,
-                bbox={"fc": "white", "ec": "none", "pad": 0.6})
+        ax.text(
+            np.radians(36),
+            ring,
+            f"{ring:.1f}",
+            color="0.35",
+            fontsize=6.5,
+            ha="center",
+            va="center",
+            zorder=1.9,
+            bbox={"fc": "white", "ec": "none", "pad": 0.6},
+        )
     for angle, finding in zip(angles, FIVE, strict=True):
         side_of = ["center", "left", "right"][int(np.sign(np.round(np.sin(angle), 6)))]
-        ax.text(angle, low + 1.07 * (high - low), finding.replace(" ", "\n"), ha=side_of,
-                va="bottom" if angle == 0 else "center")
+        ax.text(
+            angle,
+            low + 1.07 * (high - low),
+            finding.replace(" ", "\n"),
+            ha=side_of,
+            va="bottom" if angle == 0 else "center",
+        )
     ax.grid(color="0.85", lw=0.6)
     handles, labels = ax.get_legend_handles_labels()
     order = [labels.index(f"{m}  {facts['means'][m]:.4f}") for m in wide.index]
-    side.legend([handles[i] for i in order], [labels[i] for i in order], loc="lower left", bbox_to_anchor=(0, 0.4),
-                title=f"{name}, mean over the five pathologies", alignment="left", borderaxespad=0, handlelength=3)
+    side.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="lower left",
+        bbox_to_anchor=(0, 0.4),
+        title=f"{name}, mean over the five pathologies",
+        alignment="left",
+        borderaxespad=0,
+        handlelength=3,
+    )
     text = "\n".join(textwrap.wrap(compare.fact_sentence(metric, facts), 54))
     side.text(0, 0.33, text, va="top", ha="left", transform=side.transAxes, linespacing=1.4)
     data = ", ".join(part.dataset.unique())
-    style.note(fig, "", f"published values (status: {facts['status']}), none is ours; data: {data}, "
-                        f"n not recorded; centre {low:g}, rim {high:g}")
+    style.note(
+        fig,
+        "",
+        f"published values (status: {facts['status']}), none is ours; data: {data}, "
+        f"n not recorded; centre {low:g}, rim {high:g}",
+    )
     return fig
 
 
@@ -102,13 +177,16 @@ def radar(values, metric):
 def roc_readers(predictions, reader_points, model_curves=None, dataset="", findings=None, note=""):
     """ROC curve per finding with the readers' operating points.
 
-    predictions: our long table (finding, label, score, model), or None when our model has none on these studies.
-    reader_points: `readers.operating_points`. model_curves: `readers.curves` of other models, or None.
+    predictions: our long table (finding, label, score, model), or None when our model has none on
+    these studies. reader_points: `readers.operating_points`. model_curves: `readers.curves` of
+    other models, or None.
     """
     predictions = _NO_PREDICTIONS if predictions is None else predictions
     ours = curves(predictions)
     theirs = model_curves if model_curves is not None else ours.iloc[:0]
-    findings = findings or [f for f in dict.fromkeys([*reader_points.finding, *ours.finding, *theirs.finding])]
+    findings = findings or [
+        f for f in dict.fromkeys([*reader_points.finding, *ours.finding, *theirs.finding])
+    ]
     if not findings:
         raise ValueError("nothing to draw: no reader, no prediction and no curve of another model")
     columns = 3 if len(findings) in (3, 5, 6) else 4
@@ -119,7 +197,9 @@ def roc_readers(predictions, reader_points, model_curves=None, dataset="", findi
         _empty_roc(ax)
         lines = []
         for row in theirs[theirs.finding == finding].itertuples():
-            handles["other models, published predictions"] = ax.plot(row.fpr, row.tpr, color="0.72", lw=0.8)[0]
+            handles["other models, published predictions"] = ax.plot(
+                row.fpr, row.tpr, color="0.72", lw=0.8
+            )[0]
         values = theirs[theirs.finding == finding].auroc
         if len(values):
             lines.append(f"{len(values)} others {values.min():.2f}\N{EN DASH}{values.max():.2f}")
@@ -132,20 +212,31 @@ def roc_readers(predictions, reader_points, model_curves=None, dataset="", findi
             if reader in points.index:
                 marker, colour = _READERS[i % len(_READERS)]
                 x, y = 1 - points.specificity[reader], points.sensitivity[reader]
-                handles[f"reader {i + 1}"] = ax.plot(x, y, marker, color=colour, ms=5, mec="white", mew=0.5, zorder=5,
-                                                     ls="")[0]
-        ax.text(0.99, 0.03, "\n".join(lines), ha="right", va="bottom", fontsize=6.5, transform=ax.transAxes,
-                bbox={"fc": "white", "ec": "none", "alpha": 0.5, "pad": 0.5})
+                handles[f"reader {i + 1}"] = ax.plot(
+                    x, y, marker, color=colour, ms=5, mec="white", mew=0.5, zorder=5, ls=""
+                )[0]
+        ax.text(
+            0.99,
+            0.03,
+            "\n".join(lines),
+            ha="right",
+            va="bottom",
+            fontsize=6.5,
+            transform=ax.transAxes,
+            bbox={"fc": "white", "ec": "none", "alpha": 0.5, "pad": 0.5},
+        )
         ax.set_title(_counted(finding, points, predictions))
     for ax in axes[::columns]:
         ax.set_ylabel("sensitivity")
-    for i, ax in enumerate(axes[:len(findings)]):
+    for i, ax in enumerate(axes[: len(findings)]):
         if i + columns >= len(findings):  # no panel below
             ax.set_xlabel("1 \N{MINUS SIGN} specificity")
     fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
     simulated = "simulated readers; " if style.is_synthetic(dataset) else ""
     heads = f"; {HEADS}" if any(name.startswith("X-VL (") for name in handles) else ""
-    style.note(fig, dataset, f"{simulated}numbers in the panels: AUROC{heads}{'; ' if note else ''}{note}")
+    style.note(
+        fig, dataset, f"{simulated}numbers in the panels: AUROC{heads}{'; ' if note else ''}{note}"
+    )
     return fig
 
 
@@ -154,7 +245,12 @@ _NO_PREDICTIONS = pd.DataFrame(columns=["study_id", "finding", "label", "score",
 
 def _short(model):
     """Name of a model that fits into a small panel."""
-    return model.removeprefix("supervised ").removesuffix(" images").replace("X-VL (", "").replace(")", "")
+    return (
+        model.removeprefix("supervised ")
+        .removesuffix(" images")
+        .replace("X-VL (", "")
+        .replace(")", "")
+    )
 
 
 def _counted(finding, points, predictions):
@@ -170,14 +266,18 @@ def _counted(finding, points, predictions):
 
 @styled
 def roc_unseen(predictions, rows=None, dataset="", finding="COVID-19"):
-    """ROC curves of the unseen disease, our model and its controls; `rows`: result rows, for the intervals.
+    """ROC curves of the unseen disease, our model and its controls; `rows`: result rows, for the
+    intervals.
 
-    Where the predictions have a column `trained_on` that differs from `dataset`, the figure says so.
+    Where the predictions have a column `trained_on` that differs from `dataset`, the figure says
+    so.
     """
     part = predictions[predictions.finding == finding]
     drawn = curves(part)
     if drawn.empty:
-        raise ValueError(f"no ROC curve of {finding}: the predictions hold no positive and negative labels of it")
+        raise ValueError(
+            f"no ROC curve of {finding}: the predictions hold no positive and negative labels of it"
+        )
     drawn = drawn.sort_values("model", key=lambda names: names.map(_place), kind="stable")
     fig, ax = plt.subplots(figsize=(ONE_COLUMN, 4.3))
     _empty_roc(ax)
@@ -188,12 +288,17 @@ def roc_unseen(predictions, rows=None, dataset="", finding="COVID-19"):
         ax.plot(row.fpr, row.tpr, color=colour, ls=dash, label=label)
     first = part[part.model == drawn.model.iloc[0]]
     counted = f"n = {len(first):,} radiographs, {int(first.label.sum()):,} positive"
-    ax.set(xlabel="1 \N{MINUS SIGN} specificity", ylabel="sensitivity",
-           title=f"{finding}, never seen in training\n{counted}")
+    ax.set(
+        xlabel="1 \N{MINUS SIGN} specificity",
+        ylabel="sensitivity",
+        title=f"{finding}, never seen in training\n{counted}",
+    )
     title = "AUROC (95 % CI, resampling patients)"
     fig.legend(loc="outside lower left", title=title, alignment="left", handlelength=2.6)
     controls = ["controls: ITM"] if {"shuffled images", "untrained"} & set(drawn.model) else []
-    trained = [t for t in predictions.get("trained_on", pd.Series(dtype=str)).unique() if t != dataset]
+    trained = [
+        t for t in predictions.get("trained_on", pd.Series(dtype=str)).unique() if t != dataset
+    ]
     style.note(fig, dataset, "; ".join([HEADS, *controls, *(f"trained on {t}" for t in trained)]))
     return fig
 
@@ -202,14 +307,20 @@ def _interval(rows, model, metric="auroc"):
     """' (low-high)' of a model or control in the result rows; '' where there is none."""
     if rows is None:
         return ""
-    named = rows[(rows.metric == metric) & ((rows.model == model) & (rows.control == "") | (rows.control == model))]
+    named = rows[
+        (rows.metric == metric)
+        & ((rows.model == model) & (rows.control == "") | (rows.control == model))
+    ]
     named = named.dropna(subset=["ci_low", "ci_high"])
-    return f" ({named.ci_low.iloc[0]:.3f}\N{EN DASH}{named.ci_high.iloc[0]:.3f})" if len(named) else ""
+    return (
+        f" ({named.ci_low.iloc[0]:.3f}\N{EN DASH}{named.ci_high.iloc[0]:.3f})" if len(named) else ""
+    )
 
 
 @styled
 def forest(rows, metric="auroc", dataset=None):
-    """Zero-shot results as a figure: our values with 95 % CI for each finding and mean, the controls beside.
+    """Zero-shot results as a figure: our values with 95 % CI for each finding and mean, the
+    controls beside.
 
     `rows`: result rows of one task and one data set. Raises ValueError when none has the metric.
     """
@@ -219,7 +330,9 @@ def forest(rows, metric="auroc", dataset=None):
     dataset = rows.dataset.iloc[0] if dataset is None else dataset
     rows = rows.assign(series=rows.control.where(rows.control != "", rows.model))
     subsets = sorted(dict.fromkeys(rows.subset), key=lambda s: (s.startswith("mean"), s))
-    series = sorted([s for s in dict.fromkeys(rows.series) if s not in ("chance", "reader")], key=_place)
+    series = sorted(
+        [s for s in dict.fromkeys(rows.series) if s not in ("chance", "reader")], key=_place
+    )
     others = [s for s in series if s not in _MODELS]
     fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 1.2 + 0.36 * len(subsets)))
     if metric == "auroc":
@@ -228,18 +341,31 @@ def forest(rows, metric="auroc", dataset=None):
     offsets = np.linspace(-0.3, 0.3, len(series)) if len(series) > 1 else [0]
     for name, offset in zip(series, offsets, strict=True):
         colour, _, marker = _look(name, others)
-        part = rows[rows.series == name].drop_duplicates("subset").set_index("subset").reindex(subsets)
+        part = (
+            rows[rows.series == name].drop_duplicates("subset").set_index("subset").reindex(subsets)
+        )
         y = np.arange(len(subsets)) + offset
         ours = name.startswith("X-VL")
         ax.hlines(y, part.ci_low, part.ci_high, color=colour, lw=1.6 if ours else 0.8)
-        ax.plot(part.value, y, marker, color=colour, ls="", label=name,
-                ms=5 if ours else 4, mfc=colour if ours else "white")
+        ax.plot(
+            part.value,
+            y,
+            marker,
+            color=colour,
+            ls="",
+            label=name,
+            ms=5 if ours else 4,
+            mfc=colour if ours else "white",
+        )
     if metric == "auroc":
         ax.set_xlim(right=min(1.005, ax.get_xlim()[1]))
     for i in range(0, len(subsets), 2):
         ax.axhspan(i - 0.5, i + 0.5, color="0.96", zorder=-1, lw=0)
     counts = rows.dropna(subset="n").drop_duplicates("subset").set_index("subset").n
-    ax.set_yticks(range(len(subsets)), [f"{s} (n = {int(counts[s]):,})" if s in counts else s for s in subsets])
+    ax.set_yticks(
+        range(len(subsets)),
+        [f"{s} (n = {int(counts[s]):,})" if s in counts else s for s in subsets],
+    )
     ax.set_ylim(len(subsets) - 0.4, -0.9)
     ax.tick_params(axis="y", length=0)
     words = {"auroc": "AUROC", "f1_max": "maximum F1 (optimistic)", "mcc": "Matthews correlation"}
@@ -252,19 +378,27 @@ def forest(rows, metric="auroc", dataset=None):
 
 @styled
 def training_curves(log, x=None, columns=None, dataset="", width=TWO_COLUMNS):
-    """One small panel a column of the training log (losses, learning rate, validation scores) against `x`
-    (None: step, iteration or epoch, the first that is there)."""
+    """One small panel a column of the training log (losses, learning rate, validation scores)
+    against `x` (None: step, iteration or epoch, the first that is there)."""
     x = x or next((c for c in ("step", "iteration", "epoch") if c in log), "step")
     if x not in log:
-        raise ValueError(f"the training log has no column {x!r}: found {', '.join(map(str, log.columns))}")
-    numeric = [c for c in log.columns if c != x and pd.api.types.is_numeric_dtype(log[c]) and log[c].notna().any()]
+        raise ValueError(
+            f"the training log has no column {x!r}: found {', '.join(map(str, log.columns))}"
+        )
+    numeric = [
+        c
+        for c in log.columns
+        if c != x and pd.api.types.is_numeric_dtype(log[c]) and log[c].notna().any()
+    ]
     columns = columns or numeric
     if not columns:
         raise ValueError("the training log has no numeric column beside the step")
     fig, axes = style.grid(len(columns), min(4, len(columns)), 1.5, width)
     for ax, column in zip(axes, columns, strict=False):
         part = log[[x, column]].dropna()
-        ax.plot(part[x], part[column], color=BLUE, lw=1, marker="o" if len(part) < 12 else "", ms=2.5)
+        ax.plot(
+            part[x], part[column], color=BLUE, lw=1, marker="o" if len(part) < 12 else "", ms=2.5
+        )
         ax.set_title(column)
         ax.margins(x=0.02)
         ax.locator_params(nbins=4)

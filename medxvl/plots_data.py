@@ -1,4 +1,6 @@
-"""Figures of prepared data: attrition, prevalence, report lengths, pictures, one study; in the style of medxvl.plots."""
+"""Figures of prepared data: attrition, prevalence, report lengths, pictures, one study; in the
+style of medxvl.plots.
+"""
 
 import textwrap
 
@@ -23,7 +25,9 @@ def _wrapped(text, width) -> str:
 
 @styled
 def attrition(card):
-    """What is left after each step of the preparation; `card`: the dataset's card.json as a dict."""
+    """What is left after each step of the preparation; `card`: the dataset's card.json as a
+    dict.
+    """
     steps = card["attrition"]
     rows = [int(s["rows"]) for s in steps]
     fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 0.7 + 0.34 * len(steps)))
@@ -32,8 +36,13 @@ def attrition(card):
         dropped, gained = int(step["dropped"]), int(step.get("gained") or 0)
         why = plain(textwrap.shorten(str(step.get("why") or ""), 70, placeholder="..."))
         change = f"   \N{MINUS SIGN}{dropped:,}" * bool(dropped) + f"   +{gained:,}" * bool(gained)
-        ax.text(0.01 * max([*rows, 1]), i, f"{rows[i]:,}{change}{': ' * bool(change and why)}{why * bool(change)}",
-                va="center", fontsize=7)  # fmt: skip
+        ax.text(
+            0.01 * max([*rows, 1]),
+            i,
+            f"{rows[i]:,}{change}{': ' * bool(change and why)}{why * bool(change)}",
+            va="center",
+            fontsize=7,
+        )
     ax.set_yticks(range(len(rows)), [_wrapped(s["step"], 34) for s in steps])
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
@@ -47,11 +56,14 @@ def attrition(card):
 def prevalence(index, findings, dataset=""):
     """Share of images with each label: positive, uncertain, negative, not mentioned.
 
-    `index`: the prepared table; `findings`: its label columns (1, 0, -1 or empty). ValueError when there are none.
+    `index`: the prepared table; `findings`: its label columns (1, 0, -1 or empty). ValueError when
+    there are none.
     """
     findings = [f for f in findings if f in index]
     if not findings or index.empty:
-        raise ValueError("the index holds no labels: expected at least one label column with a value")
+        raise ValueError(
+            "the index holds no labels: expected at least one label column with a value"
+        )
     labels = index[findings].apply(pd.to_numeric, errors="coerce")
     kinds = {"positive": labels == 1, "uncertain": labels == -1, "negative": labels == 0,
              "not mentioned": labels.isna()}  # fmt: skip
@@ -80,17 +92,28 @@ def report_lengths(index, dataset=""):
     The longest 0.5 % share the last bar, so that one odd text does not make the others invisible.
     """
     fig, ax = plt.subplots(figsize=(ONE_COLUMN, 2.3))
-    words = {name: index[name].fillna("").astype(str).str.split().str.len() for name in ("findings", "impression")}
+    words = {
+        name: index[name].fillna("").astype(str).str.split().str.len()
+        for name in ("findings", "impression")
+    }
     some = {name: count[count > 0] for name, count in words.items()}
-    longest = max((int(np.ceil(np.quantile(count, 0.995))) for count in some.values() if len(count)), default=0)
+    longest = max(
+        (int(np.ceil(np.quantile(count, 0.995))) for count in some.values() if len(count)),
+        default=0,
+    )
     beyond = any((count > longest).any() for count in some.values())
-    step = max(1, -(-longest // 30))  # whole words in each bar, else some bars hold one number more than others
+    step = max(
+        1, -(-longest // 30)
+    )  # whole words in each bar, else some bars hold one number more than others
     bins = np.arange(0.5, max(longest, 10) + step + 0.5, step)
     for (name, count), colour in zip(some.items(), (GREY, BLUE), strict=True):
         middle = f", median {count.median():.0f}" if len(count) else ""
         label = f"{name}: n = {len(count):,}{middle}, {int((words[name] == 0).sum()):,} empty"
         ax.hist(count.clip(upper=bins[-1] - 0.5), bins, color=colour, alpha=0.65, label=label)
-    ax.set(xlabel=f"words (last bar: {int(bins[-2] + 0.5):,} and more)" if beyond else "words", ylabel="reports")
+    ax.set(
+        xlabel=f"words (last bar: {int(bins[-2] + 0.5):,} and more)" if beyond else "words",
+        ylabel="reports",
+    )
     fig.legend(loc="outside lower left")
     style.note(fig, dataset)
     return fig
@@ -98,7 +121,9 @@ def report_lengths(index, dataset=""):
 
 @styled
 def data_examples(images, titles=None, columns=6, dataset="", width=TWO_COLUMNS):
-    """Contact sheet of images, uint8 (n, S, S) or a list, shown from black 0 to white 255; one title an image."""
+    """Contact sheet of images, uint8 (n, S, S) or a list, shown from black 0 to white 255; one
+    title an image.
+    """
     images = list(images)
     if not images:
         raise ValueError("no image to show")
@@ -119,7 +144,9 @@ def data_examples(images, titles=None, columns=6, dataset="", width=TWO_COLUMNS)
 
 @styled
 def study_figure(image, heading, texts, dataset=""):
-    """Image (S, S) uint8, or None, with `heading` and texts (title -> text) beside it; long texts are cut."""
+    """Image (S, S) uint8, or None, with `heading` and texts (title -> text) beside it; long texts
+    are cut.
+    """
     lines = textwrap.wrap(heading, 58)
     for title, text in texts.items():
         lines += ["", title.upper(), *textwrap.wrap(text[:4000] or "(empty)", 58)]

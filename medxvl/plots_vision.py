@@ -1,4 +1,6 @@
-"""Figures of the vision encoder: the crops of self-supervised pre-training, and what heads look at."""
+"""Figures of the vision encoder: the crops of self-supervised pre-training, and what heads look
+at.
+"""
 
 import numpy as np
 
@@ -8,7 +10,9 @@ from medxvl.style import styled
 
 @styled
 def crops(views, preset, dataset):
-    """The crops of two images (`ibot.Views`), a row an image: large ones with their hidden patches grey, then small ones."""
+    """The crops of two images (`ibot.Views`), a row an image: large ones with their hidden patches
+    grey, then small ones.
+    """
     count, side = len(views.large) // 2, preset.image_size // preset.patch_size
     small = len(views.small) // count
     shown = []
@@ -21,7 +25,10 @@ def crops(views, preset, dataset):
             blocks = np.kron(hidden.numpy(), np.ones((preset.patch_size, preset.patch_size), bool))
             picture[blocks] = 0.5
             shown.append((f"large {k + 1}, {int(hidden.sum())} hidden", picture))
-        shown += [(f"small {k + 1}", views.small[image + k * count, 0].numpy()) for k in range(min(small, 4))]
+        shown += [
+            (f"small {k + 1}", views.small[image + k * count, 0].numpy())
+            for k in range(min(small, 4))
+        ]
     fig, axes = style.grid(len(shown), len(shown) // count, 1.3)
     for ax, (title, picture) in zip(axes, shown, strict=False):
         ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
@@ -33,7 +40,9 @@ def crops(views, preset, dataset):
 
 @styled
 def head_maps(images, maps, dataset):
-    """Attention of `[CLS]` to the patches: `maps` (N, heads, P) beside images (N, S, S) uint8, each to its own maximum."""
+    """Attention of `[CLS]` to the patches: `maps` (N, heads, P) beside images (N, S, S) uint8, each
+    to its own maximum.
+    """
     n, heads, places = maps.shape
     side, size = round(places**0.5), images.shape[-1]
     fig, axes = style.grid(n * (heads + 1), heads + 1, 1.35)

@@ -1,4 +1,6 @@
-"""Prepare the data of one role, with a record of it: the Snakefile's rules call `python -m medxvl.prepare`."""
+"""Prepare the data of one role, with a record of it: the Snakefile's rules call `python -m
+medxvl.prepare`.
+"""
 
 import argparse
 import sys
@@ -22,9 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.role == "phantom":
             done = make_phantom(preset, options.workers)
         else:
-            done = prepare_role(data.sources(preset, options.data)[options.role], preset, options.workers)
+            done = prepare_role(
+                data.sources(preset, options.data)[options.role], preset, options.workers
+            )
     except Exception as error:  # whatever it is, the record must tell
-        told = isinstance(error, (ValueError, OSError))  # ours, or the system's: they say all that is needed
+        told = isinstance(
+            error, (ValueError, OSError)
+        )  # ours, or the system's: they say all that is needed
         message = " ".join(str(error if told else f"{type(error).__name__}: {error}").split())
         records.end(folder, record, error=message)
         if told:

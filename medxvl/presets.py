@@ -232,7 +232,9 @@ _TABLE = (
 # fmt: on
 
 # Settings that turn preset `paper` (the final code) into X-VL's early version: presets.load("paper", presets.EARLY_XVL)
-EARLY_XVL = "vision_width=384 vision_heads=6 itm_heads=2 queue_size=49152 epochs=15 weight_decay=0.02"
+EARLY_XVL = (
+    "vision_width=384 vision_heads=6 itm_heads=2 queue_size=49152 epochs=15 weight_decay=0.02"
+)
 
 # What notebook 30 takes off X-VL, one at a time: settings, and what a row of results calls it.
 ABLATIONS = {
@@ -247,7 +249,14 @@ ABLATIONS = {
 _LEAST = {"epochs": 1, "accumulation": 1, "log_every": 1,
           "batch_size": 2, "contrast_batch": 2, "checkpoints": 1, "bootstrap": 20, "correct_words": 1, "queue_size": 1, "max_tokens": 4,
           "supervised_epochs": 1, "share": 0.01, "store_size": 8, "resize": 8, "image_size": 8, "patch_size": 2}  # fmt: skip
-_MOST = {"max_reject_share": 1, "explain_threshold": 1, "share": 1, "errors_share": 1, "correct_share": 1, "correct_kept": 1}
+_MOST = {
+    "max_reject_share": 1,
+    "explain_threshold": 1,
+    "share": 1,
+    "errors_share": 1,
+    "correct_share": 1,
+    "correct_kept": 1,
+}
 # An ablation's training: setting, and the setting of notebook 30 that stands in for it
 _TRAINED = {"epochs": "epochs", "contrast_epochs": "contrast_epochs", "vision_weights": "start"}
 # ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas
@@ -264,7 +273,9 @@ _CHOICES = {"device": ("cpu", "cuda", "auto"), "precision": ("fp32", "bf16", "fp
             "soft_targets": ("vocabulary", "sequence"), "xvl_tune_frozen": (0, 1), "writer_copies": (0, 1),
             "xvl_vqa_chest": (0, 1), "vision_branch": ("teacher", "student")}  # fmt: skip
 
-Preset = make_dataclass("Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True)
+Preset = make_dataclass(
+    "Preset", [("name", str)] + [(row[0], type(row[4])) for row in _TABLE], frozen=True
+)
 Preset.__doc__ = "The settings of one run; see `table()` for what each means and where the published value comes from."
 
 
@@ -284,15 +295,25 @@ def changed(preset: "Preset", overrides: str) -> "Preset":
     values = asdict(preset)
     given = parse_overrides(overrides)
     if given.get("ablation") in ABLATIONS:  # they win: what is off is off
-        trained = {key: str(given.get(f"ablation_{name}", values[f"ablation_{name}"])) for key, name in _TRAINED.items()}
+        trained = {
+            key: str(given.get(f"ablation_{name}", values[f"ablation_{name}"]))
+            for key, name in _TRAINED.items()
+        }
         given |= trained | parse_overrides(ABLATIONS[given["ablation"]][0])
     for key, text in given.items():
         values[key] = _cast(key, text, type(values[key]))
         least, most = _LEAST.get(key, 0), _MOST.get(key, sys.float_info.max)
-        if isinstance(values[key], int | float) and not least <= values[key] <= most:  # "nan" is neither
-            raise ValueError(f"setting {key}={text}: expected at least {least}" + f", at most {most}" * (key in _MOST))
+        if (
+            isinstance(values[key], int | float) and not least <= values[key] <= most
+        ):  # "nan" is neither
+            raise ValueError(
+                f"setting {key}={text}: expected at least {least}"
+                + f", at most {most}" * (key in _MOST)
+            )
         if key in _CHOICES and values[key] not in _CHOICES[key]:
-            raise ValueError(f"setting {key}={text!r}: expected one of {', '.join(map(str, _CHOICES[key]))}")
+            raise ValueError(
+                f"setting {key}={text!r}: expected one of {', '.join(map(str, _CHOICES[key]))}"
+            )
         if key == "views" and not {view.strip() for view in text.split(",")} <= set(_VIEWS):
             raise ValueError(
                 f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, separated by commas"
@@ -306,7 +327,9 @@ def masks(preset) -> list[str]:
     """The masks of MedViLL to run: those of `masks`, without one `medvill_mask`. ValueError for an unknown one."""
     given = _MASKS if preset.masks == "all" else [_SHORT.get(m, m) for m in _listed(preset.masks)]
     if unknown := [mask for mask in given if mask not in _MASKS]:
-        raise ValueError(f"setting masks={preset.masks!r}: {unknown[0]!r} is no mask; expected all, or some of {', '.join(_MASKS)}")
+        raise ValueError(
+            f"setting masks={preset.masks!r}: {unknown[0]!r} is no mask; expected all, or some of {', '.join(_MASKS)}"
+        )
     return list(dict.fromkeys(given)) or [preset.medvill_mask]
 
 
@@ -317,34 +340,46 @@ def ablations(preset) -> list[tuple[str, float]]:
     """
     names = list(ABLATIONS) if preset.ablations == "all" else _listed(preset.ablations)
     if unknown := [name for name in names if name not in ABLATIONS]:
-        raise ValueError(f"setting ablations={preset.ablations!r}: {unknown[0]!r} is none; expected all, or some of {', '.join(ABLATIONS)}")
+        raise ValueError(
+            f"setting ablations={preset.ablations!r}: {unknown[0]!r} is none; expected all, or some of {', '.join(ABLATIONS)}"
+        )
     shares = []
     for text in _listed(preset.shares):
         share = round(_cast("shares", text, float), 6)
         if not 0 < share <= 1 or abs(100 * share - round(100 * share)) > 1e-4:
-            raise ValueError(f"setting shares={preset.shares!r}: expected whole percentages above 0, such as 0.1,0.25,1")
+            raise ValueError(
+                f"setting shares={preset.shares!r}: expected whole percentages above 0, such as 0.1,0.25,1"
+            )
         shares.append(("whole", share))
-    return list(dict.fromkeys([(name, 1.0) for name in names] + shares)) or [(preset.ablation, preset.share)]
+    return list(dict.fromkeys([(name, 1.0) for name in names] + shares)) or [
+        (preset.ablation, preset.share)
+    ]
 
 
 def compared(preset) -> "Preset":
     """`preset` with the trainings that notebook 30 compares: those asked for, else every ablation and four shares, two seeds."""
     asked = bool(preset.ablations or preset.shares)
     wanted = "" if asked else "ablations=all shares=0.1,0.25,0.5 "
-    return changed(preset, wanted + ("" if preset.seeds else f"seeds={preset.seed},{preset.seed + 1}"))
+    return changed(
+        preset, wanted + ("" if preset.seeds else f"seeds={preset.seed},{preset.seed + 1}")
+    )
 
 
 def ablation_label(preset) -> str:
     """What rows of results call an ablation or a share of the data: "no fusion", "whole, 25 % of the data"; else ""."""
     share = f"{100 * preset.share:g} % of the data" if preset.share < 1 else ""
-    return ", ".join(filter(None, [ABLATIONS[preset.ablation][1] if preset.ablation else "", share]))
+    return ", ".join(
+        filter(None, [ABLATIONS[preset.ablation][1] if preset.ablation else "", share])
+    )
 
 
 def seeds(preset) -> list[int]:
     """The seeds to run: those of `seeds`, without one `seed`. ValueError for what is no whole number."""
     given = _listed(preset.seeds)
     if not all(text.isdecimal() for text in given):
-        raise ValueError(f"setting seeds={preset.seeds!r}: expected whole numbers separated by commas, such as 0,1,2")
+        raise ValueError(
+            f"setting seeds={preset.seeds!r}: expected whole numbers separated by commas, such as 0,1,2"
+        )
     return list(dict.fromkeys(int(text) for text in given)) or [preset.seed]
 
 

@@ -1,8 +1,10 @@
-"""Retrieval scores: from a table of scores, and which candidates are right, to values and result rows; exact values of guessing.
+"""Retrieval scores: from a table of scores, and which candidates are right, to values and result
+rows; exact values of guessing.
 
-Shapes: Q queries, C candidates. `relevant` (Q, C) bool may have several right candidates a query ("label-conditioned": those with
-the query's positive findings). A query without a right candidate has no value: NaN, left out of means (the release's means
-become NaN). Tied scores count against the model: wrong candidates come first.
+Shapes: Q queries, C candidates. `relevant` (Q, C) bool may have several right candidates a query
+("label-conditioned": those with the query's positive findings). A query without a right candidate
+has no value: NaN, left out of means (the release's means become NaN). Tied scores count against the
+model: wrong candidates come first.
 """
 
 import numpy as np
@@ -15,11 +17,14 @@ OWN = ", own partner"  # what a subset is called where the query's own partner a
 
 
 def sort_relevance(scores, relevant) -> np.ndarray:
-    """(Q, C) bool: `relevant` in the order of falling score, wrong candidates first among equals."""
+    """(Q, C) bool: `relevant` in the order of falling score, wrong candidates first among
+    equals.
+    """
     scores, relevant = np.asarray(scores, float), np.asarray(relevant, bool)
     if scores.shape != relevant.shape or scores.ndim != 2:
         raise ValueError(
-            f"scores and relevant must be of one shape (queries, candidates): found {scores.shape}, {relevant.shape}"
+            "scores and relevant must be of one shape (queries, candidates): found "
+            f"{scores.shape}, {relevant.shape}"
         )
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} scores are NaN")
@@ -28,7 +33,9 @@ def sort_relevance(scores, relevant) -> np.ndarray:
 
 
 def per_query(scores, relevant, ks=KS) -> dict[str, np.ndarray]:
-    """mrr, hit@k, recall@k and precision@k of every query, (Q,) each; k beyond C counts all C (precision still divides by k)."""
+    """mrr, hit@k, recall@k and precision@k of every query, (Q,) each; k beyond C counts all C
+    (precision still divides by k).
+    """
     found = sort_relevance(scores, relevant)
     return _values(found, ks)
 
@@ -48,9 +55,11 @@ def _values(found: np.ndarray, ks) -> dict[str, np.ndarray]:
 def per_query_in_trials(
     scores, relevant, own, trials: int, rng: np.random.Generator, size: int = 100, ks=KS
 ) -> dict[str, np.ndarray]:
-    """As `per_query`, averaged over `trials` draws of `size` candidates: the query's own (`own` (Q,)) and others at random.
+    """As `per_query`, averaged over `trials` draws of `size` candidates: the query's own (`own`
+    (Q,)) and others at random.
 
-    A co-author's statement of the protocol; the release ranks the whole pool. With no more than `size` candidates both agree.
+    A co-author's statement of the protocol; the release ranks the whole pool. With no more than
+    `size` candidates both agree.
     """
     scores, relevant, own = np.asarray(scores, float), np.asarray(relevant, bool), np.asarray(own)
     queries, candidates = scores.shape
@@ -61,13 +70,17 @@ def per_query_in_trials(
         chance = rng.random((queries, candidates))
         chance[np.arange(queries), own] = -1
         picked = np.argpartition(chance, size - 1, axis=1)[:, :size]
-        values = per_query(np.take_along_axis(scores, picked, 1), np.take_along_axis(relevant, picked, 1), ks)
+        values = per_query(
+            np.take_along_axis(scores, picked, 1), np.take_along_axis(relevant, picked, 1), ks
+        )
         sums = values if sums is None else {name: sums[name] + values[name] for name in sums}
     return {name: value / trials for name, value in sums.items()}
 
 
 def chance(right, candidates: int, ks=KS) -> dict[str, np.ndarray]:
-    """Expected values of a random order, exact, for queries with `right` (Q,) right ones among `candidates`."""
+    """Expected values of a random order, exact, for queries with `right` (Q,) right ones among
+    `candidates`.
+    """
     right = np.asarray(right)
     wrong = candidates - right
     # survives[j]: the first j of a random order are all wrong
@@ -82,8 +95,9 @@ def chance(right, candidates: int, ks=KS) -> dict[str, np.ndarray]:
 
 
 def estimate(values, groups, n_resamples=1000, seed=0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over the queries that have a value, its bootstrap samples over `groups` (patients), and how many have one: (), (r,) and ()
-    of values (Q,); (V,), (r, V) and (V,) of (V, Q), all with the same resamples."""
+    """Mean over the queries that have a value, its bootstrap samples over `groups` (patients), and
+    how many have one: (), (r,) and () of values (Q,); (V,), (r, V) and (V,) of (V, Q), all with the
+    same resamples."""
     values = np.asarray(values, float)
     there = ~np.isnan(values)
     filled, there = np.where(there, values, 0).T, there.T.astype(float)
@@ -97,12 +111,17 @@ def estimate(values, groups, n_resamples=1000, seed=0) -> tuple[np.ndarray, np.n
 
 
 def single(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of the values of queries with one right answer those that say different things: recall@k is hit@k, precision@k a kth of it."""
-    return {name: value for name, value in values.items() if name == "mrr" or name.startswith("hit")}
+    """Of the values of queries with one right answer those that say different things: recall@k is
+    hit@k, precision@k a kth of it.
+    """
+    return {
+        name: value for name, value in values.items() if name == "mrr" or name.startswith("hit")
+    }
 
 
 def rows(values: dict[str, dict], patients, about: dict, n_resamples=1000, seed=0) -> list[dict]:
-    """Result rows of `values` {subset: {metric: (Q,)}}, with 95 % intervals over `patients` (Q,) and the columns `about`.
+    """Result rows of `values` {subset: {metric: (Q,)}}, with 95 % intervals over `patients` (Q,)
+    and the columns `about`.
 
     Without patients the values are exact, such as those of guessing, and have no interval.
     """
@@ -114,15 +133,24 @@ def rows(values: dict[str, dict], patients, about: dict, n_resamples=1000, seed=
     point, drawn, count = estimate(np.stack(list(named.values())), patients, n_resamples, seed)
     low, high = metrics.interval(drawn)
     return [
-        row | {"value": float(point[k]), "ci_low": float(low[k]), "ci_high": float(high[k]), "n": int(count[k]), "draws": drawn[:, k]}
+        row
+        | {
+            "value": float(point[k]),
+            "ci_low": float(low[k]),
+            "ci_high": float(high[k]),
+            "n": int(count[k]),
+            "draws": drawn[:, k],
+        }
         for k, row in enumerate(found)
     ]
 
 
 def precision(scores, relevant, k: int, weights) -> np.ndarray:
-    """(R, Q) share of right ones among the first `k`, where candidate c is there `weights[r, c]` times: resamples of candidates.
+    """(R, Q) share of right ones among the first `k`, where candidate c is there `weights[r, c]`
+    times: resamples of candidates.
 
-    For queries that are no patients, such as sentences: then the pool is what a bootstrap draws. Ties as everywhere here.
+    For queries that are no patients, such as sentences: then the pool is what a bootstrap draws.
+    Ties as everywhere here.
     """
     scores, relevant = np.asarray(scores, float), np.asarray(relevant, bool)
     found = np.empty((len(weights), len(scores)))
@@ -133,7 +161,9 @@ def precision(scores, relevant, k: int, weights) -> np.ndarray:
 
 
 def sample(candidates, most: int, seed: int) -> np.ndarray:
-    """`most` of `candidates` (n,) at random, in their order; all of them where `most` is 0 or there are no more."""
+    """`most` of `candidates` (n,) at random, in their order; all of them where `most` is 0 or there
+    are no more.
+    """
     if not most or len(candidates) <= most:
         return candidates
     return np.sort(np.random.default_rng([seed, 13]).choice(candidates, most, replace=False))

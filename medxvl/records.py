@@ -1,4 +1,5 @@
-"""What ran, when, and how it ended: one small JSON file a step (a notebook, or the preparation of one role's data).
+"""What ran, when, and how it ended: one small JSON file a step (a notebook, or the preparation of
+one role's data).
 
 The step itself writes it, so that it works wherever Snakemake runs the step.
 """
@@ -11,13 +12,30 @@ from pathlib import Path
 
 # Of results.csv and of the rows that each notebook leaves.
 COLUMNS = (
-    "run", "paper", "task", "dataset", "split", "subset", "model", "metric", "value", "ci_low", "ci_high", "n", "control",
-    "seed", "preset", "checkpoint", "manifest",
-)  # fmt: skip
+    "run",
+    "paper",
+    "task",
+    "dataset",
+    "split",
+    "subset",
+    "model",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "control",
+    "seed",
+    "preset",
+    "checkpoint",
+    "manifest",
+)
 
 
 def run_id() -> str:
-    """Name of this run: MEDXVL_RUN (environment), or the time in UTC. It enters the column `run` and nothing else."""
+    """Name of this run: MEDXVL_RUN (environment), or the time in UTC. It enters the column `run`
+    and nothing else.
+    """
     return os.environ.get("MEDXVL_RUN") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
@@ -43,7 +61,9 @@ def read_json(path: Path):
 
 
 def begin(folder: Path, step: str) -> dict:
-    """Record in `folder`/records that `step` has started; keeps how long it took the last time it went well."""
+    """Record in `folder`/records that `step` has started; keeps how long it took the last time it
+    went well.
+    """
     path = folder / "records" / f"{step}.json"
     last = read_json(path) or {}
     record = {
@@ -51,7 +71,9 @@ def begin(folder: Path, step: str) -> dict:
         "status": "running",
         "run": run_id(),
         "started": time.time(),
-        "expected_seconds": last.get("seconds") if last.get("status") == "ok" else last.get("expected_seconds"),
+        "expected_seconds": last.get("seconds")
+        if last.get("status") == "ok"
+        else last.get("expected_seconds"),
     }
     write_json(path, record)
     return record
@@ -85,7 +107,9 @@ def forget_running(folder: Path) -> None:
 
 
 def outputs(folder: Path, notebook: str) -> dict:
-    """What `Run.finish` noted: {"manifest": hash, "inputs": {...}, "files": [paths in the run folder]}, or {}."""
+    """What `Run.finish` noted: {"manifest": hash, "inputs": {...}, "files": [paths in the run
+    folder]}, or {}.
+    """
     return read_json(folder / "records" / f"{notebook}.outputs.json") or {}
 
 

@@ -1,4 +1,6 @@
-"""Pictures of records that were not used, each with its reason: image files of the raw data that can still be opened."""
+"""Pictures of records that were not used, each with its reason: image files of the raw data that
+can still be opened.
+"""
 
 import glob
 import os
@@ -19,9 +21,11 @@ MOST_PIXELS = 60_000_000  # of a damaged file that is opened all the same
 
 
 def pictures(dataset, show="open", reasons=6, each=3) -> list[tuple[np.ndarray, str, str]]:
-    """(uint8 (SIZE, SIZE), record, reason) of up to `each` rejected images for each of the `reasons` most frequent.
+    """(uint8 (SIZE, SIZE), record, reason) of up to `each` rejected images for each of the
+    `reasons` most frequent.
 
-    [] where the raw data are gone, lie in archives, or may not be shown. Never raises for a bad record.
+    [] where the raw data are gone, lie in archives, or may not be shown. Never raises for a bad
+    record.
     """
     raw = raw_folder(dataset)
     if raw is None or not looks.may_show(dataset, show).any():
@@ -31,7 +35,9 @@ def pictures(dataset, show="open", reasons=6, each=3) -> list[tuple[np.ndarray, 
     licences = _licences(dataset, home, show)
     for reason in rejects["reason"].value_counts().index[:reasons]:
         records = rejects["record"][rejects["reason"] == reason]
-        records = records.iloc[np.unique(np.linspace(0, len(records) - 1, min(TRIES, len(records))).astype(int))]
+        records = records.iloc[
+            np.unique(np.linspace(0, len(records) - 1, min(TRIES, len(records))).astype(int))
+        ]
         here = []
         for record in records:
             place = locate(record, home, dataset.card["name"])
@@ -63,15 +69,19 @@ def why_none(dataset, show="open") -> str:
 
 
 def raw_folder(dataset) -> Path | None:
-    """The raw folder or file that the card names, relative to the prepared one; None when it is not there."""
+    """The raw folder or file that the card names, relative to the prepared one; None when it is not
+    there.
+    """
     raw = Path(os.path.normpath(dataset.folder.resolve() / dataset.card.get("raw", "")))
     return raw if dataset.card.get("raw") and raw.exists() else None
 
 
 def locate(record: str, home: Path, name: str) -> tuple[Path, str] | None:
-    """(root, path below it) of the image file that a record of rejects.csv names; None when there is none.
+    """(root, path below it) of the image file that a record of rejects.csv names; None when there
+    is none.
 
-    A record is a path, a file's name, or either of them after the place in a table ("row 12 images/a.png").
+    A record is a path, a file's name, or either of them after the place in a table ("row 12
+    images/a.png").
     """
     words = record.split(" ")
     for k in range(len(words)):
@@ -99,7 +109,9 @@ def _is_file_inside(home: Path, path: str) -> bool:
 
 
 def _licences(dataset, home: Path, show: str) -> set[str] | None:
-    """File names with an open licence, where it is given for each image; None where all may be shown."""
+    """File names with an open licence, where it is given for each image; None where all may be
+    shown.
+    """
     if not looks.by_licence(dataset, show):
         return None
     try:
@@ -110,7 +122,9 @@ def _licences(dataset, home: Path, show: str) -> set[str] | None:
 
 
 def _open(root: Path, path: str) -> np.ndarray | None:
-    """As the preparation reads it, in a process of its own where the kind of file might crash it; else as far as it goes."""
+    """As the preparation reads it, in a process of its own where the kind of file might crash it;
+    else as far as it goes.
+    """
     grey = next(iter(decoded(root, [path], np.array([0]), SIZE, 1)), (0, None, ""))[1]
     return grey if grey is not None else _as_far_as_it_goes(Path(path_inside(root, path)))
 

@@ -4,30 +4,78 @@ import re
 from difflib import SequenceMatcher
 from functools import lru_cache
 
-# Headings that stand for the impression beside its own name, which is matched with its misspellings.
-_IMPRESSION_TOO = {"conclusion", "conclusions", "opinion", "summary", "interpretation", "assessment"}
-_FILLERS = {"and", "the", "final", "chest", "radiographic", "radiological", "recommendation", "recommendations"}
+# Headings that stand for the impression beside its own name, which is matched with its
+# misspellings.
+_IMPRESSION_TOO = {
+    "conclusion",
+    "conclusions",
+    "opinion",
+    "summary",
+    "interpretation",
+    "assessment",
+}
+_FILLERS = {
+    "and",
+    "the",
+    "final",
+    "chest",
+    "radiographic",
+    "radiological",
+    "recommendation",
+    "recommendations",
+}
 # Headings of the other sections begin with one of these.
 _OTHER = (
-    "exam", "study", "procedure", "indication", "reason for", "history", "clinical", "technique", "comparison", "view",
-    "wet read", "preliminary", "addendum", "recommendation", "notification", "final report", "reference", "dose",
-    "contrast", "diagnosis", "date", "patient", "referring", "dictated", "signed", "electronically signed",
-    "attending", "radiologist",
-)  # fmt: skip
+    "exam",
+    "study",
+    "procedure",
+    "indication",
+    "reason for",
+    "history",
+    "clinical",
+    "technique",
+    "comparison",
+    "view",
+    "wet read",
+    "preliminary",
+    "addendum",
+    "recommendation",
+    "notification",
+    "final report",
+    "reference",
+    "dose",
+    "contrast",
+    "diagnosis",
+    "date",
+    "patient",
+    "referring",
+    "dictated",
+    "signed",
+    "electronically signed",
+    "attending",
+    "radiologist",
+)
 _HEADED = re.compile(r"[\s*#]*([A-Za-z][A-Za-z /&,()'-]{1,58}?)[\s*]*:[\s*]*(.*)", re.S)
 _DASHED = re.compile(r"[\s*#]*([A-Z][A-Z /&]{3,40}?)\s+[-–—]+\s+(.*)", re.S)
 _ALONE = re.compile(r"[\s*#]*([A-Za-z][A-Za-z /&]{1,40}?)[\s*:.–—-]*$")
 # Reports on one line: a heading in capitals that stands inside the line gets a line of its own.
 _INLINE = re.compile(
-    r"(?<=[^A-Z\s#*])[ \t]+(?=(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|COMPARISONS?|INDICATIONS?|TECHNIQUE|HISTORY|"
+    r"(?<=[^A-Z\s#*])[ "
+    r"\t]+(?=(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|COMPARISONS?|INDICATIONS?|TECHNIQUE|HISTORY|"
     r"EXAMINATION|RECOMMENDATIONS?|NOTIFICATION)(?:(?: AND | ?/ ?| ?& ?)[A-Z]+)?\s*:)"
 )
-ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")  # tried in this order: Windows writes ’ and “ where Latin-1 has controls
+ENCODINGS = (
+    "utf-8-sig",
+    "cp1252",
+    "latin-1",
+)  # tried in this order: Windows writes ’ and “ where Latin-1 has controls
 _SIGNED = re.compile(r"\s*(dictated|electronically|signed|attending|reviewed|transcribed)\b", re.I)
 
 
 def decode(data: bytes) -> tuple[str, bool]:
-    """(text, whether it was UTF-8). Else it is read as Windows-1252, or Latin-1; ValueError when it is no text at all."""
+    """(text, whether it was UTF-8). Else it is read as Windows-1252, or Latin-1; ValueError when it
+    is no text at all.
+    """
     if b"\0" in data:
         raise ValueError("report is not text (it holds zero bytes)")
     for encoding in ENCODINGS:
@@ -38,7 +86,9 @@ def decode(data: bytes) -> tuple[str, bool]:
 
 
 def clean(text: str) -> str:
-    """One line: de-identification blanks `___` removed, white space collapsed; "" when no letter is left."""
+    """One line: de-identification blanks `___` removed, white space collapsed; "" when no letter is
+    left.
+    """
     text = re.sub(r"_{2,}|[\x00-\x1f\x7f-\x9f]", " ", text)
     text = re.sub(r"\s+([.,;:?!])", r"\1", re.sub(r"\s+", " ", text)).strip(" -:;,*")
     return text if re.search(r"[A-Za-z]", text) else ""
@@ -47,17 +97,19 @@ def clean(text: str) -> str:
 def sections(text: str) -> dict[str, str]:
     """FINDINGS and IMPRESSION of a free-text radiology report, each on one line, "" when absent.
 
-    Headings are recognised at the start of a line, with a colon, a dash or alone on it; in capitals also inside a line.
-    A joint section ("FINDINGS AND IMPRESSION") and the last paragraph of a report without either heading count as
-    impression, because the papers' models read that one. Addenda and preliminary readings are left out. Repeated
-    sections are joined.
+    Headings are recognised at the start of a line, with a colon, a dash or alone on it; in capitals
+    also inside a line. A joint section ("FINDINGS AND IMPRESSION") and the last paragraph of a
+    report without either heading count as impression, because the papers' models read that one.
+    Addenda and preliminary readings are left out. Repeated sections are joined.
     """
     text = _INLINE.sub("\n", text.replace("\r\n", "\n").replace("\r", "\n"))
     found: dict[str, list[str]] = {"findings": [], "impression": []}
     headed, kind = False, "other"
     for line in text.split("\n"):
         new, rest = _heading(line)
-        if new is None or (new == "unknown" and kind in found):  # "LUNGS: clear" inside FINDINGS is content
+        if new is None or (
+            new == "unknown" and kind in found
+        ):  # "LUNGS: clear" inside FINDINGS is content
             rest = line
         else:
             kind = new
@@ -70,7 +122,9 @@ def sections(text: str) -> dict[str, str]:
 
 
 def _heading(line: str) -> tuple[str | None, str]:
-    """(findings | impression | other | unknown, rest of the line), or (None, "") when the line has no heading."""
+    """(findings | impression | other | unknown, rest of the line), or (None, "") when the line has
+    no heading.
+    """
     match = _HEADED.match(line)
     if match:
         kind = _kind(match[1])
@@ -79,7 +133,10 @@ def _heading(line: str) -> tuple[str | None, str]:
     if match and _kind(match[1]) in ("findings", "impression"):
         return _kind(match[1]), match[2]
     match = _ALONE.match(line)
-    if match and (_kind(match[1]) in ("findings", "impression") or (match[1].isupper() and _kind(match[1]) == "other")):
+    if match and (
+        _kind(match[1]) in ("findings", "impression")
+        or (match[1].isupper() and _kind(match[1]) == "other")
+    ):
         return _kind(match[1]), ""
     return None, ""
 
@@ -103,7 +160,9 @@ def _kind(heading: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _close(word: str, target: str) -> bool:
-    """True for the word itself, its singular or plural and slips of the pen; "compression" stays out at 0.86."""
+    """True for the word itself, its singular or plural and slips of the pen; "compression" stays
+    out at 0.86.
+    """
     return abs(len(word) - len(target)) <= 2 and SequenceMatcher(None, word, target).ratio() > 0.865
 
 

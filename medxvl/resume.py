@@ -1,4 +1,6 @@
-"""What an interrupted training goes on from: the state of everything that a step changes, and the log up to there."""
+"""What an interrupted training goes on from: the state of everything that a step changes, and the
+log up to there.
+"""
 
 import fcntl
 import json
@@ -25,7 +27,9 @@ def locked(folder: Path):
 
 
 def save(folder: Path, state: dict) -> None:
-    """Write `state` (tensors, numbers, texts) to `folder`/last.pt: the old file or the new one is there, never a part."""
+    """Write `state` (tensors, numbers, texts) to `folder`/last.pt: the old file or the new one is
+    there, never a part.
+    """
     partial = folder / f"{LAST}.partial"
     with open(partial, "wb") as stream:
         torch.save(state, stream)
@@ -35,20 +39,25 @@ def save(folder: Path, state: dict) -> None:
 
 
 def load(folder: Path, settings: str, processes: int) -> dict | None:
-    """The state saved in `folder`; None when there is none for these settings, data and code, or a kept file is lost.
+    """The state saved in `folder`; None when there is none for these settings, data and code, or a
+    kept file is lost.
 
-    Raises ValueError when the training was begun, and is not finished, with another number of processes: the batches
-    would be others.
+    Raises ValueError when the training was begun, and is not finished, with another number of
+    processes: the batches would be others.
     """
     if not (folder / LAST).is_file():
         return None
     state = torch.load(folder / LAST, weights_only=True, map_location="cpu")
-    if state.get("settings") != settings or not all((folder / name).is_file() for name in (*state["best"], LOG)):
+    if state.get("settings") != settings or not all(
+        (folder / name).is_file() for name in (*state["best"], LOG)
+    ):
         return None
     if state["processes"] != processes and not state["finished"]:
         raise ValueError(
-            f"{folder}: this training was begun with {state['processes']} processes, expected as many, found {processes}; "
-            f"go on with --nproc_per_node {state['processes']}, or delete {LAST} there to begin anew"
+            f"{folder}: this training was begun with {state['processes']} processes, expected "
+            f"as many, found {processes}; "
+            f"go on with --nproc_per_node {state['processes']}, or delete {LAST} there to "
+            "begin anew"
         )
     return state
 
@@ -56,8 +65,12 @@ def load(folder: Path, settings: str, processes: int) -> dict | None:
 def generators(generator: torch.Generator, rng, device: torch.device) -> dict:
     """State of the training's own generators, of torch's and of the device's."""
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0)
-    return {"torch": generator.get_state(), "numpy": json.dumps(rng.bit_generator.state), "global": torch.get_rng_state(),
-            "cuda": cuda}  # fmt: skip
+    return {
+        "torch": generator.get_state(),
+        "numpy": json.dumps(rng.bit_generator.state),
+        "global": torch.get_rng_state(),
+        "cuda": cuda,
+    }
 
 
 def restore_generators(state: dict, generator: torch.Generator, device: torch.device) -> None:
@@ -76,7 +89,9 @@ class Log:
     """`log.jsonl`: one line a log step, written at once. `rows` holds all of them."""
 
     def __init__(self, folder: Path, steps: int, writes: bool):
-        """Go on after `steps` steps: later lines, and a line that was cut off, are dropped from the file."""
+        """Go on after `steps` steps: later lines, and a line that was cut off, are dropped from the
+        file.
+        """
         self.path, self.writes = folder / LOG, writes
         self.rows = _rows_before(self.path, steps)
 

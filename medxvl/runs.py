@@ -1,4 +1,6 @@
-"""A run as a notebook sees it: settings, seed, device, data, and the rows and figures that it leaves behind."""
+"""A run as a notebook sees it: settings, seed, device, data, and the rows and figures that it
+leaves behind.
+"""
 
 import csv
 import hashlib
@@ -24,17 +26,20 @@ from medxvl import graph, paths, presets, records, variants
 COLUMNS = records.COLUMNS
 NEEDED = ("paper", "task", "dataset", "split", "subset", "model", "metric", "value")
 OPTIONAL = ("ci_low", "ci_high", "n", "control", "checkpoint")
-DRAWS = 30  # bootstrap draws of a row that are kept, so that masks can be compared draw by draw (MedViLL, ablation)
+# bootstrap draws of a row that are kept, so that masks can be compared draw by draw (MedViLL,
+# ablation)
+DRAWS = 30
 KEY = ("paper", "task", "dataset", "split", "subset", "model", "metric", "control", "seed")
 NUMBERS = ("value", "ci_low", "ci_high", "n")
 HEADLESS = "MEDXVL_HEADLESS"  # set by medxvl.notebook
 
 
 def start(notebook: str, preset: str = "demo", overrides: str = "", data: str = "") -> "Run":
-    """Begin the run of a notebook: load the settings, seed every generator, set the threads, say what runs where.
+    """Begin the run of a notebook: load the settings, seed every generator, set the threads, say
+    what runs where.
 
-    `overrides` such as ``"seed=1 epochs=3"``; `data` such as ``"main=mimic_cxr:/path"``. Raises ValueError for an
-    unknown name, and for a device that is not there.
+    `overrides` such as ``"seed=1 epochs=3"``; `data` such as ``"main=mimic_cxr:/path"``. Raises
+    ValueError for an unknown name, and for a device that is not there.
     """
     run = Run(notebook, presets.load(preset, overrides), data)
     seed_everything(run.preset.seed)
@@ -45,7 +50,11 @@ def start(notebook: str, preset: str = "demo", overrides: str = "", data: str = 
         ["notebook", notebook],
         ["preset", f"{preset} {overrides}".strip()],
         ["device", f"{run.device}, {threads} thread{'s' * (threads > 1)}"],
-        ["versions", f"Python {platform.python_version()}, " + ", ".join(f"{n} {version(n)}" for n in _VERSIONS)],
+        [
+            "versions",
+            f"Python {platform.python_version()}, "
+            + ", ".join(f"{n} {version(n)}" for n in _VERSIONS),
+        ],
     ]
     rows += [
         [f"data: {role}", f"{s.name} at {s.raw}" + " (synthetic phantom)" * s.synthetic]
@@ -59,62 +68,97 @@ _VERSIONS = ("torch", "timm", "transformers", "numpy")
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and ask torch for deterministic operations (it warns where it has none)."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+    """Seed Python, NumPy and torch, and ask torch for deterministic operations (it warns where it
+    has none).
+    """
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # without it cuBLAS is not deterministic
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # costs time, and nothing here reads such memory
+    )
 
 
 def progress(iterable_or_total, desc: str = "") -> tqdm:
-    """Progress bar over an iterable, or over a number of steps (`.update(1)`); few lines in a saved notebook."""
+    """Progress bar over an iterable, or over a number of steps (`.update(1)`); few lines in a saved
+    notebook.
+    """
     total = iterable_or_total if isinstance(iterable_or_total, int) else None
     items = None if total is not None else iterable_or_total
     return tqdm(
-        items, total=total, desc=desc, file=sys.stdout, mininterval=30 if os.environ.get(HEADLESS) else 0.2, ncols=100
+        items,
+        total=total,
+        desc=desc,
+        file=sys.stdout,
+        mininterval=30 if os.environ.get(HEADLESS) else 0.2,
+        ncols=100,
     )
 
 
 def results(preset, every: bool = False) -> pd.DataFrame:
-    """All rows of this run, in the notebooks' order; with `every` those of the other masks and seeds in runs/<preset>, too.
+    """All rows of this run, in the notebooks' order; with `every` those of the other masks and
+    seeds in runs/<preset>, too.
 
-    `preset` is a name or a Preset. Columns as COLUMNS; value, ci_low, ci_high and n are numbers (NaN where not given), the
-    others text ("").
+    `preset` is a name or a Preset. Columns as COLUMNS; value, ci_low, ci_high and n are numbers
+    (NaN where not given), the others text ("").
     """
     name = getattr(preset, "name", preset)
-    return read_rows(variants.folders(paths.RUNS / name).values() if every else [variants.run_folder(name)])
+    return read_rows(
+        variants.folders(paths.RUNS / name).values() if every else [variants.run_folder(name)]
+    )
 
 
 def read_rows(folders) -> pd.DataFrame:
     """All rows in some run folders; columns as in `results`."""
-    files = [file for folder in folders for book in graph.NAMES if (file := folder / "rows" / f"{book}.csv").is_file()]
+    files = [
+        file
+        for folder in folders
+        for book in graph.NAMES
+        if (file := folder / "rows" / f"{book}.csv").is_file()
+    ]
     frames = [pd.read_csv(f, dtype=str, keep_default_na=False) for f in files]
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS), dtype=str)
+    table = (
+        pd.concat(frames, ignore_index=True)
+        if frames
+        else pd.DataFrame(columns=list(COLUMNS), dtype=str)
+    )
     for column in NUMBERS:
         table[column] = pd.to_numeric(table[column])
     return table
 
 
 def draws(preset, every: bool = False) -> pd.DataFrame:
-    """Bootstrap draws of the rows that kept them: KEY, draw (0 to DRAWS - 1) and value; `preset`, `every` as in `results`.
+    """Bootstrap draws of the rows that kept them: KEY, draw (0 to DRAWS - 1) and value; `preset`,
+    `every` as in `results`.
 
     A draw of the same number takes the same patients wherever test set and seed are the same.
     """
     name = getattr(preset, "name", preset)
     folders = variants.folders(paths.RUNS / name).values() if every else [variants.run_folder(name)]
-    frames = [pd.read_csv(f, dtype=dict.fromkeys(KEY, str), keep_default_na=False, na_values={"value": [""]})
-              for folder in folders for f in sorted((folder / "draws").glob("*.csv"))]  # fmt: skip
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*KEY, "draw", "value"])
+    frames = [
+        pd.read_csv(
+            f, dtype=dict.fromkeys(KEY, str), keep_default_na=False, na_values={"value": [""]}
+        )
+        for folder in folders
+        for f in sorted((folder / "draws").glob("*.csv"))
+    ]
+    return (
+        pd.concat(frames, ignore_index=True)
+        if frames
+        else pd.DataFrame(columns=[*KEY, "draw", "value"])
+    )
 
 
 class Run:
     """One run of one notebook; made by `start`.
 
-    notebook, preset, device (torch.device), sources (role -> Source), folder (runs/<preset>, or that of a variant), and in
-    it the folders checkpoints, predictions and figures.
+    notebook, preset, device (torch.device), sources (role -> Source), folder (runs/<preset>, or
+    that of a variant), and in it the folders checkpoints, predictions and figures.
     """
 
     def __init__(self, notebook: str, preset, data: str = ""):
@@ -126,7 +170,9 @@ class Run:
         self.predictions = self.folder / "predictions"
         self.figures = self.folder / "figures"
         known = datasets.sources(preset, data)
-        self.sources = {role: known[role] for role in graph.notebook(notebook).roles if role in known}
+        self.sources = {
+            role: known[role] for role in graph.notebook(notebook).roles if role in known
+        }
         self._datasets = {}
         self._rows, self._draws = [], []
         self._saved = []
@@ -137,7 +183,8 @@ class Run:
         """Data of a role as a `medxvl.data.Dataset`, prepared first where they are not yet."""
         if role not in self.sources:
             raise ValueError(
-                f"{self.notebook} has no data for the role {role!r}, but for {', '.join(self.sources) or 'none'}: "
+                f"{self.notebook} has no data for the role {role!r}, but for "
+                f"{', '.join(self.sources) or 'none'}: "
                 f"bring your own with --data {role}=NAME:PATH"
             )
         if role not in self._datasets:
@@ -146,10 +193,11 @@ class Run:
         return self._datasets[role]
 
     def add_rows(self, rows: list[dict]) -> None:
-        """Add results: dictionaries with the keys in NEEDED, and any in OPTIONAL; raises ValueError for another key.
+        """Add results: dictionaries with the keys in NEEDED, and any in OPTIONAL; raises ValueError
+        for another key.
 
-        run, seed, preset and manifest are filled in by `finish`. "draws" (r,), the row's bootstrap values, may stand there,
-        too: the first DRAWS are kept beside the rows.
+        run, seed, preset and manifest are filled in by `finish`. "draws" (r,), the row's bootstrap
+        values, may stand there, too: the first DRAWS are kept beside the rows.
         """
         for row in rows:
             row = dict(row)
@@ -167,32 +215,48 @@ class Run:
                 self._draws += [[*key, number, value] for number, value in enumerate(drawn[:DRAWS])]
 
     def save_figure(self, fig, name: str) -> None:
-        """Write a figure to runs/<preset>/figures: PDF (vector, with fonts) and PNG (200 dpi), same bytes each time.
+        """Write a figure to runs/<preset>/figures: PDF (vector, with fonts) and PNG (200 dpi), same
+        bytes each time.
 
         The figure stays open: the notebook shows it once, at the end of the cell.
         """
         if not name or Path(name).name != name or Path(name).suffix in (".pdf", ".png"):
-            raise ValueError(f"figure name {name!r}: expected a plain name without folder and extension")
+            raise ValueError(
+                f"figure name {name!r}: expected a plain name without folder and extension"
+            )
         from medxvl import style
 
         style.save(fig, self.figures / name)
         self._saved.append(name)
 
     def save_rows(self) -> str:
-        """Write the rows added so far, for a figure that reads them; gives the manifest's hash. `finish` does it too."""
-        manifest = hashlib.sha256(json.dumps(self.inputs(), sort_keys=True).encode()).hexdigest()[:12]
+        """Write the rows added so far, for a figure that reads them; gives the manifest's hash.
+        `finish` does it too.
+        """
+        manifest = hashlib.sha256(json.dumps(self.inputs(), sort_keys=True).encode()).hexdigest()[
+            :12
+        ]
         if self._rows:
             self._write_rows(manifest)
         return manifest
 
     def finish(self, rows: int | list = 0, figures: list[str] = (), files: list = ()) -> None:
-        """Write the rows and check what the notebook promised; prints the list, RuntimeError when something is missing.
+        """Write the rows and check what the notebook promised; prints the list, RuntimeError when
+        something is missing.
 
-        rows: at least this many, or a list of (task, metric) that must all be there with a finite value. figures: names
-        given to `save_figure`. files: paths, absolute or in the run's folder, that must exist and not be empty.
+        rows: at least this many, or a list of (task, metric) that must all be there with a finite
+        value. figures: names given to `save_figure`. files: paths, absolute or in the run's folder,
+        that must exist and not be empty.
         """
-        checks = [self._check_rows(rows)] if isinstance(rows, int) else [self._check_value(*pair) for pair in rows]
-        checks += [(f"figure {name}", "" if name in self._saved else "was not saved in this run") for name in figures]
+        checks = (
+            [self._check_rows(rows)]
+            if isinstance(rows, int)
+            else [self._check_value(*pair) for pair in rows]
+        )
+        checks += [
+            (f"figure {name}", "" if name in self._saved else "was not saved in this run")
+            for name in figures
+        ]
         checks += [_check_file(self.folder / file) for file in files]
         for what, fault in checks:
             print(f"[MISSING] {what}: {fault}" if fault else f"[OK]      {what}")
@@ -200,10 +264,16 @@ class Run:
         if faults:
             raise RuntimeError("the notebook did not leave what it promised: " + "; ".join(faults))
         inputs, manifest = self.inputs(), self.save_rows()
-        made = [f"figures/{name}{suffix}" for name in dict.fromkeys(self._saved) for suffix in (".pdf", ".png")]
+        made = [
+            f"figures/{name}{suffix}"
+            for name in dict.fromkeys(self._saved)
+            for suffix in (".pdf", ".png")
+        ]
         made += [os.path.relpath(self.folder / file, self.folder) for file in files]
         if self._rows:
-            made += [f"rows/{self.notebook}.csv"] + [f"draws/{self.notebook}.csv"] * bool(self._draws)
+            made += [f"rows/{self.notebook}.csv"] + [f"draws/{self.notebook}.csv"] * bool(
+                self._draws
+            )
         else:
             records.retire_rows(self.folder, self.notebook)
         records.write_json(
@@ -212,14 +282,17 @@ class Run:
         )
 
     def inputs(self) -> dict:
-        """What decides on the rows: settings, data opened, code, versions. Its hash is the column `manifest`."""
+        """What decides on the rows: settings, data opened, code, versions. Its hash is the column
+        `manifest`.
+        """
         return {
             "notebook": self.notebook,
             "settings": presets.group(self.preset, *graph.notebook(self.notebook).groups),
             "data": {role: [d.label, d.fingerprint] for role, d in sorted(self._datasets.items())},
             "code": graph.code_hash(self.notebook),
             **self._prompts(),
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in _VERSIONS},
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in _VERSIONS},
         }
 
     def _prompts(self) -> dict:
@@ -229,13 +302,20 @@ class Run:
         return {"prompts": hashlib.sha256(Path(self.preset.prompts).read_bytes()).hexdigest()[:12]}
 
     def _write_rows(self, manifest: str) -> None:
-        fixed = {"run": records.run_id(), "seed": self.preset.seed, "preset": self.preset.name, "manifest": manifest}
+        fixed = {
+            "run": records.run_id(),
+            "seed": self.preset.seed,
+            "preset": self.preset.name,
+            "manifest": manifest,
+        }
         lines = [[_text((row | fixed).get(column)) for column in COLUMNS] for row in self._rows]
         path = self.folder / "rows" / f"{self.notebook}.csv"
         if path.is_file():
             with open(path, newline="", encoding="utf-8") as stream:
                 old = list(csv.reader(stream))[1:]
-            if old and [line[1:] for line in old] != [line[1:] for line in lines]:  # the run's name apart
+            if old and [line[1:] for line in old] != [
+                line[1:] for line in lines
+            ]:  # the run's name apart
                 (self.folder / "history").mkdir(exist_ok=True)
                 os.replace(path, self.folder / "history" / f"{old[0][0]}-{self.notebook}.csv")
         text = io.StringIO()
@@ -251,10 +331,15 @@ class Run:
         finite = sum(_is_finite(row["value"]) for row in self._rows)
         if len(self._rows) < least:
             return "rows of results", f"{len(self._rows)} rows, at least {least} were promised"
-        return f"{len(self._rows)} rows of results", "no row has a finite value" if least and not finite else ""
+        return (
+            f"{len(self._rows)} rows of results",
+            "no row has a finite value" if least and not finite else "",
+        )
 
     def _check_value(self, task: str, metric: str) -> tuple[str, str]:
-        values = [row["value"] for row in self._rows if row["task"] == task and row["metric"] == metric]
+        values = [
+            row["value"] for row in self._rows if row["task"] == task and row["metric"] == metric
+        ]
         finite = sum(_is_finite(value) for value in values)
         fault = "" if finite else "no such row" if not values else "no row has a finite value"
         return f"{len(values)} rows of {task}, {metric}", fault
@@ -265,7 +350,8 @@ def _device(name: str) -> torch.device:
         raise ValueError(f"setting device={name!r}: expected cpu, cuda or auto")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            "setting device=cuda, but torch finds no CUDA device: use device=cpu, or install a CUDA build of torch"
+            "setting device=cuda, but torch finds no CUDA device: use device=cpu, or install "
+            "a CUDA build of torch"
         )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 

@@ -1,4 +1,6 @@
-"""The one style of all figures, the line that says what a figure was made from, and the writing of figure files."""
+"""The one style of all figures, the line that says what a figure was made from, and the writing of
+figure files.
+"""
 
 import functools
 import os
@@ -12,26 +14,52 @@ from matplotlib.patches import FancyBboxPatch
 ONE_COLUMN, TWO_COLUMNS = 3.35, 7.0  # inches
 DPI = 200
 STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "legend.fontsize": 7,
-    "xtick.labelsize": 7, "ytick.labelsize": 7, "figure.titlesize": 7,
-    "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": DPI,
-    "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.3,
-    "lines.markersize": 4, "legend.frameon": False, "figure.constrained_layout.use": True, "figure.dpi": 110,
-    "pdf.fonttype": 42, "ps.fonttype": 42, "pdf.compression": 6, "svg.hashsalt": "medxvl",
-}  # fmt: skip
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.5,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "figure.titlesize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": DPI,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 110,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "pdf.compression": 6,
+    "svg.hashsalt": "medxvl",
+}
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#8C8C8C"
-PALE = {"image": "#d9e8f5", "text": "#fbe3c8", "joint": "#e4efe0", "head": "#f0dfe9"}  # fills of a schematic
+PALE = {
+    "image": "#d9e8f5",
+    "text": "#fbe3c8",
+    "joint": "#e4efe0",
+    "head": "#f0dfe9",
+}  # fills of a schematic
 
 
 def save(fig, path):
-    """Write `path`.pdf (vector, fonts embedded) and `path`.png (200 dpi); the same figure gives the same bytes.
+    """Write `path`.pdf (vector, fonts embedded) and `path`.png (200 dpi); the same figure gives the
+    same bytes.
 
     `path` has no suffix. Each file appears whole or not at all. Gives the two paths.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    dateless = {"pdf": {"CreationDate": None, "Creator": None, "Producer": None}, "png": {"Software": None}}
+    dateless = {
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        "png": {"Software": None},
+    }
     written = []
     with applied():
         for suffix, metadata in dateless.items():
@@ -50,8 +78,8 @@ def is_synthetic(dataset):
 
 @contextmanager
 def applied():
-    """Our style inside, the user's outside. Not `rc_context`: it also undoes what Jupyter's backend sets when the first
-    figure starts it, and no later figure would be shown."""
+    """Our style inside, the user's outside. Not `rc_context`: it also undoes what Jupyter's backend
+    sets when the first figure starts it, and no later figure would be shown."""
     before = {key: plt.rcParams[key] for key in STYLE}
     plt.rcParams.update(STYLE)
     try:
@@ -62,16 +90,24 @@ def applied():
 
 def styled(function):
     """Run a drawing function with our style."""
+
     @functools.wraps(function)
     def drawn(*args, **kwargs):
         with applied():
             return function(*args, **kwargs)
+
     return drawn
 
 
 def note(fig, dataset, text="", width=None):
     """Small line on top that says what the figure was made from."""
-    source = "synthetic phantom, not patients" if is_synthetic(dataset) else f"data: {dataset}" if dataset else ""
+    source = (
+        "synthetic phantom, not patients"
+        if is_synthetic(dataset)
+        else f"data: {dataset}"
+        if dataset
+        else ""
+    )
     line = "; ".join(part for part in (source, text) if part)
     if line:
         colour = VERMILION if is_synthetic(dataset) else "0.3"
@@ -89,7 +125,8 @@ def grid(count, columns, height, width=TWO_COLUMNS):
 
 
 def schematic(height, top):
-    """An empty drawing 100 wide and `top` high, on paper `height` inches high: (figure, box, arrow, axes).
+    """An empty drawing 100 wide and `top` high, on paper `height` inches high: (figure, box, arrow,
+    axes).
 
     `box(x, y, w, h, text, colour)` and `arrow(x0, y0, x1, y1)` draw into it.
     """
@@ -99,10 +136,17 @@ def schematic(height, top):
 
     def box(x, y, w, h, text, colour, size=7, edge="-"):
         shape = "round,pad=0.2,rounding_size=0.8"
-        ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle=shape, fc=colour, ec="0.3", lw=0.6, ls=edge))
+        ax.add_patch(
+            FancyBboxPatch((x, y), w, h, boxstyle=shape, fc=colour, ec="0.3", lw=0.6, ls=edge)
+        )
         ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=size)
 
     def arrow(x0, y0, x1, y1, dash="-"):
-        ax.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "-|>", "lw": 0.8, "color": "0.3", "ls": dash})
+        ax.annotate(
+            "",
+            (x1, y1),
+            (x0, y0),
+            arrowprops={"arrowstyle": "-|>", "lw": 0.8, "color": "0.3", "ls": dash},
+        )
 
     return fig, box, arrow, ax

@@ -1,8 +1,9 @@
-"""Sentences through the text encoder, once: what was encoded is kept in memory, by the content of weights and sentences.
+"""Sentences through the text encoder, once: what was encoded is kept in memory, by the content of
+weights and sentences.
 
-Prompts are scored against one set of images after another by the same checkpoint; their features stay the same. The key is a
-hash of the text encoder's weights, its vocabulary and the sentences: another checkpoint, or another step of a training, is
-another key.
+Prompts are scored against one set of images after another by the same checkpoint; their features
+stay the same. The key is a hash of the text encoder's weights, its vocabulary and the sentences:
+another checkpoint, or another step of a training, is another key.
 """
 
 import hashlib
@@ -18,12 +19,15 @@ _known: OrderedDict[str, tuple] = OrderedDict()
 
 @torch.no_grad()
 def of(model, tokenizer, sentences: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """States (B, L, d), mask (B, L) and unit features (B, D) of raw `sentences`, by X-VL in evaluation mode.
+    """States (B, L, d), mask (B, L) and unit features (B, D) of raw `sentences`, by X-VL in
+    evaluation mode.
 
     Raises ValueError for a model in training mode: with dropout no two passes are alike.
     """
     if model.training:
-        raise ValueError("text features are kept for a model in evaluation mode: call model.eval() first")
+        raise ValueError(
+            "text features are kept for a model in evaluation mode: call model.eval() first"
+        )
     preset, device = model.preset, next(model.parameters()).device
     cleaned = [text.clean_report(s, preset.max_words) for s in sentences]
     key = _key(model, tokenizer, cleaned)

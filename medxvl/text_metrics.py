@@ -1,7 +1,9 @@
-"""Scores of generated reports: BLEU, METEOR, ROUGE-L, CIDEr (pycocoevalcap) and CheXpert labels, each report's share kept apart.
+"""Scores of generated reports: BLEU, METEOR, ROUGE-L, CIDEr (pycocoevalcap) and CheXpert labels,
+each report's share kept apart.
 
-A score that is no mean over reports (BLEU, F1, perplexity) is a function of counts that add up: with `weights` (r, n), how often
-each of r bootstrap resamples drew each report, it gives (r,), and nothing is scored again.
+A score that is no mean over reports (BLEU, F1, perplexity) is a function of counts that add up:
+with `weights` (r, n), how often each of r bootstrap resamples drew each report, it gives (r,), and
+nothing is scored again.
 """
 
 import atexit
@@ -20,21 +22,25 @@ SCORES = ("accuracy", "precision", "recall", "f1")
 
 
 def plain(text: str) -> str:
-    """Lower case, words and punctuation set apart by one blank: both sides of every score are read so."""
+    """Lower case, words and punctuation set apart by one blank: both sides of every score are read
+    so.
+    """
     return " ".join(_WORD.findall(text.lower()))
 
 
 def _pairs(texts, references):
     if len(texts) != len(references):
         raise ValueError(
-            f"expected a reference for each text: found {len(texts)} texts and {len(references)} references"
+            f"expected a reference for each text: found {len(texts)} texts and "
+            f"{len(references)} references"
         )
     lists = [[r] if isinstance(r, str) else list(r) for r in references]
     return {k: [t] for k, t in enumerate(texts)}, dict(enumerate(lists))
 
 
 def bleu_counts(texts: list[str], references: list) -> np.ndarray:
-    """(n, 10): n-grams found in the reference and n-grams there, for n = 1 to 4; words; words of the reference of closest length.
+    """(n, 10): n-grams found in the reference and n-grams there, for n = 1 to 4; words; words of
+    the reference of closest length.
 
     `references` are texts, or lists of several.
     """
@@ -53,11 +59,18 @@ def bleu_counts(texts: list[str], references: list) -> np.ndarray:
 
 
 def bleu(counts, weights=None) -> np.ndarray:
-    """BLEU-1 to 4 of the corpus, (4,) or (r, 4): geometric mean of the n-gram precisions, times the brevity penalty."""
+    """BLEU-1 to 4 of the corpus, (4,) or (r, 4): geometric mean of the n-gram precisions, times the
+    brevity penalty.
+    """
     sums = counts.sum(0) if weights is None else weights @ counts
     correct, guess, words, length = sums[..., :4], sums[..., 4:8], sums[..., 8:9], sums[..., 9:]
-    tiny, small = 1e-15, 1e-9  # as in pycocoevalcap, so that nothing found is no division by nothing
-    precision = np.exp(np.cumsum(np.log((correct + tiny) / (guess + small)), axis=-1) / np.arange(1, 5))
+    tiny, small = (
+        1e-15,
+        1e-9,
+    )  # as in pycocoevalcap, so that nothing found is no division by nothing
+    precision = np.exp(
+        np.cumsum(np.log((correct + tiny) / (guess + small)), axis=-1) / np.arange(1, 5)
+    )
     ratio = (words + tiny) / (length + small)
     return precision * np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
 
@@ -67,12 +80,16 @@ def rouge_l(texts, references) -> np.ndarray:
     from pycocoevalcap.rouge.rouge import Rouge
 
     return (
-        np.asarray(Rouge().compute_score(*reversed(_pairs(texts, references)))[1], float) if len(texts) else np.empty(0)
+        np.asarray(Rouge().compute_score(*reversed(_pairs(texts, references)))[1], float)
+        if len(texts)
+        else np.empty(0)
     )
 
 
 def cider(texts, references) -> np.ndarray:
-    """CIDEr of each report, (n,); how rare a word is comes from these references. NaN for a single one, which has no rarity."""
+    """CIDEr of each report, (n,); how rare a word is comes from these references. NaN for a single
+    one, which has no rarity.
+    """
     from pycocoevalcap.cider.cider import Cider
 
     if len(texts) < 2:
@@ -81,7 +98,9 @@ def cider(texts, references) -> np.ndarray:
 
 
 def meteor(texts, references) -> np.ndarray:
-    """METEOR 1.5 of each report, (n,); NaN where there is no Java. The mean over reports, not METEOR's own sum over a corpus."""
+    """METEOR 1.5 of each report, (n,); NaN where there is no Java. The mean over reports, not
+    METEOR's own sum over a corpus.
+    """
     if shutil.which("java") is None:
         return np.full(len(texts), np.nan)
     found, wanted = _pairs([t or "-" for t in texts], references)
@@ -113,31 +132,43 @@ def perplexity(losses, words, weights=None):
 
 
 def label_tables(texts, references) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """CheXpert-style labels (n, 14) of the texts and of the references, by rules (medxvl.labels)."""
+    """CheXpert-style labels (n, 14) of the texts and of the references, by rules
+    (medxvl.labels).
+    """
     return labels.label_reports(list(texts)), labels.label_reports(list(references))
 
 
 def label_counts(found: pd.DataFrame, wanted: pd.DataFrame, category: str) -> np.ndarray:
     """(n, 4) true and false positives, false and true negatives of each report, over its 14 cells.
 
-    category: positive, negative or uncertain: a cell counts when it has that label; "mentioned": when it has any (what the
-    release calls "all": whether the labels agree plays no part).
+    category: positive, negative or uncertain: a cell counts when it has that label; "mentioned":
+    when it has any (what the release calls "all": whether the labels agree plays no part).
     """
     if category == "mentioned":
         a, b = found.notna().to_numpy(), wanted.notna().to_numpy()
     elif category in CATEGORIES:
         a, b = ((table == CATEGORIES[category]).to_numpy() for table in (found, wanted))
     else:
-        raise ValueError(f"category={category!r}: expected mentioned or one of {', '.join(CATEGORIES)}")
-    return np.stack([(a & b).sum(1), (a & ~b).sum(1), (~a & b).sum(1), (~a & ~b).sum(1)], axis=1).astype(float)
+        raise ValueError(
+            f"category={category!r}: expected mentioned or one of {', '.join(CATEGORIES)}"
+        )
+    return np.stack(
+        [(a & b).sum(1), (a & ~b).sum(1), (~a & b).sum(1), (~a & ~b).sum(1)], axis=1
+    ).astype(float)
 
 
 def label_scores(counts, weights=None) -> dict[str, np.ndarray]:
-    """Micro accuracy, precision, recall and F1 of `label_counts`. Nothing to find and nothing found: NaN but for accuracy."""
+    """Micro accuracy, precision, recall and F1 of `label_counts`. Nothing to find and nothing
+    found: NaN but for accuracy.
+    """
     tp, fp, fn, tn = np.moveaxis(counts.sum(0) if weights is None else weights @ counts, -1, 0)
 
     def ratio(a, b):
         return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) > 0)[()]
 
-    return {"accuracy": ratio(tp + tn, tp + fp + fn + tn), "precision": ratio(tp, tp + fp), "recall": ratio(tp, tp + fn),
-            "f1": ratio(2 * tp, 2 * tp + fp + fn)}  # fmt: skip
+    return {
+        "accuracy": ratio(tp + tn, tp + fp + fn + tn),
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+    }

@@ -1,7 +1,9 @@
-"""One `fit` for every model: mixed precision, several processes, accumulation, checkpoints, resume, and a log line a step.
+"""One `fit` for every model: mixed precision, several processes, accumulation, checkpoints, resume,
+and a log line a step.
 
-A `Task` says what is trained and on which batches; `fit` says how. An interrupted run, started again, ends with the same
-bits as one that was not: every draw comes from a generator whose state is in the checkpoint, and is made in one order.
+A `Task` says what is trained and on which batches; `fit` says how. An interrupted run, started
+again, ends with the same bits as one that was not: every draw comes from a generator whose state is
+in the checkpoint, and is made in one order.
 """
 
 import json
@@ -21,21 +23,26 @@ from . import distributed, records, resume
 
 
 class Task:
-    """What `fit` asks of a training; a task overrides what it needs. `k` counts batches within an epoch, from 0.
+    """What `fit` asks of a training; a task overrides what it needs. `k` counts batches within an
+    epoch, from 0.
 
-    A batch is that of all processes together (`distributed.processes()`): `batch` draws for all of it, so that a sample gets
-    the same draws whatever their number, and gives the part of this process (`distributed.own`).
+    A batch is that of all processes together (`distributed.processes()`): `batch` draws for all of
+    it, so that a sample gets the same draws whatever their number, and gives the part of this
+    process (`distributed.own`).
     """
 
     label = "training"  # what the progress bar says
     score_label = "validation score"
     epochs = 1
-    settings = ""  # fingerprint of all that shapes the result: a state of another one is never gone on from
+    # fingerprint of all that shapes the result: a state of another one is never gone on from
+    settings = ""
     max_norm = 0.0  # 0: gradients are not clipped
     skips_parameters = False  # whether some steps leave parameters unused
 
     def build(self, device: torch.device) -> nn.Module:
-        """The model, on `device`: model(*inputs) -> loss terms by name, scalars, of which "total" is minimised."""
+        """The model, on `device`: model(*inputs) -> loss terms by name, scalars, of which "total"
+        is minimised.
+        """
         raise NotImplementedError
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
@@ -52,7 +59,9 @@ class Task:
     def start_epoch(self, epoch: int) -> None:
         """Changes to the model before an epoch; not repeated when the epoch is resumed."""
 
-    def batch(self, epoch: int, k: int, order, rng: np.random.Generator, generator: torch.Generator) -> tuple:
+    def batch(
+        self, epoch: int, k: int, order, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple:
         """(study ids of the whole batch, inputs of the model for this process's part)."""
         raise NotImplementedError
 
@@ -87,13 +96,15 @@ class Task:
 
 
 def fit(task: Task, preset, folder: Path, device: torch.device, progress) -> pd.DataFrame:
-    """Train `task` and return its log: a row a log step with the rate, the task's columns and every loss term.
+    """Train `task` and return its log: a row a log step with the rate, the task's columns and every
+    loss term.
 
-    Of `preset` it reads seed, precision, accumulation, checkpoint_every, log_every and checkpoints. Writes to `folder`:
-    `log.jsonl`; `last.pt`, from which an interrupted run goes on; the best epochs, `epoch-NNN.safetensors`, and their
-    scores, `best.json`. A finished run is read back, not repeated; one that another process is at is waited for.
-    `progress(total, desc)` makes the bar. Started by torchrun, each process calls it; the first writes. Raises RuntimeError
-    naming the studies of a batch whose loss is not finite.
+    Of `preset` it reads seed, precision, accumulation, checkpoint_every, log_every and checkpoints.
+    Writes to `folder`: `log.jsonl`; `last.pt`, from which an interrupted run goes on; the best
+    epochs, `epoch-NNN.safetensors`, and their scores, `best.json`. A finished run is read back, not
+    repeated; one that another process is at is waited for. `progress(total, desc)` makes the bar.
+    Started by torchrun, each process calls it; the first writes. Raises RuntimeError naming the
+    studies of a batch whose loss is not finite.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,9 +123,13 @@ class _Training:
         torch.manual_seed(preset.seed)
         self.model = task.build(self.device)
         if not self.first:
-            torch.manual_seed(preset.seed + distributed.rank())  # its own dropout; the weights are those of the first
+            torch.manual_seed(
+                preset.seed + distributed.rank()
+            )  # its own dropout; the weights are those of the first
         distributed.share_batch_statistics(self.model)
-        optimizer = torch.optim.AdamW(task.parameter_groups(self.model), fused=True)  # on a CPU a sixth of the time
+        optimizer = torch.optim.AdamW(
+            task.parameter_groups(self.model), fused=True
+        )  # on a CPU a sixth of the time
         self.generator = torch.Generator().manual_seed(preset.seed)
         with warnings.catch_warnings():
             warnings.filterwarnings(
@@ -122,7 +137,13 @@ class _Training:
             )  # no other way by accelerate
             self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
 
-        self.epoch, self.step, self.steps, self.best, self.drawn = 0, 0, 0, {}, None  # steps: of all epochs
+        self.epoch, self.step, self.steps, self.best, self.drawn = (
+            0,
+            0,
+            0,
+            {},
+            None,
+        )  # steps: of all epochs
         state = resume.load(folder, task.settings, distributed.processes())
         if state:
             self._take_up(state)
@@ -134,11 +155,17 @@ class _Training:
         lengths = [task.batches(epoch) // preset.accumulation for epoch in range(task.epochs)]
         if not all(lengths):
             raise ValueError(
-                f"{task.label}: {min(map(task.batches, range(task.epochs)))} batches in an epoch do not make one step "
+                f"{task.label}: {min(map(task.batches, range(task.epochs)))} batches in an "
+                "epoch do not make one step "
                 f"of accumulation={preset.accumulation}"
             )
-        self.lengths, self.bar = lengths, progress(sum(lengths), task.label) if self.first else _NoBar()
-        self.bar.n = self.bar.initial = self.bar.last_print_n = self.steps  # so that its rate counts this start's steps
+        self.lengths, self.bar = (
+            lengths,
+            progress(sum(lengths), task.label) if self.first else _NoBar(),
+        )
+        self.bar.n = self.bar.initial = self.bar.last_print_n = (
+            self.steps
+        )  # so that its rate counts this start's steps
 
     def run(self) -> pd.DataFrame:
         self.log.open()
@@ -162,9 +189,16 @@ class _Training:
         ready = None
         while self.step < steps:
             ready = ready or self._batches(order, rng)
-            rate, decay = (f(epoch, self.step, steps) for f in (task.learning_rate, task.weight_decay))
+            rate, decay = (
+                f(epoch, self.step, steps) for f in (task.learning_rate, task.weight_decay)
+            )
             ids, terms = self._take_step(ready, rate, decay)
-            row = {"step": self.steps, "epoch": epoch, "stage": task.stage(epoch), "learning_rate": rate}
+            row = {
+                "step": self.steps,
+                "epoch": epoch,
+                "stage": task.stage(epoch),
+                "learning_rate": rate,
+            }
             self.pending.append((row, ids, terms))
             self.step, self.steps, ready = self.step + 1, self.steps + 1, None
             due = self.preset.checkpoint_every and self.steps % self.preset.checkpoint_every == 0
@@ -188,7 +222,9 @@ class _Training:
     def _keep(self, epoch: int, score: float) -> None:
         """Save this epoch when it is among the best."""
         name = f"epoch-{epoch:03d}.safetensors"
-        ranked = sorted({**self.best, name: score}.items(), key=lambda item: (-np.nan_to_num(item[1]), item[0]))
+        ranked = sorted(
+            {**self.best, name: score}.items(), key=lambda item: (-np.nan_to_num(item[1]), item[0])
+        )
         self.best = dict(ranked[: self.preset.checkpoints])
         if name in self.best:
             self.task.save(self.folder / name, score)
@@ -201,13 +237,19 @@ class _Training:
             for k in range(self.step * n, (self.step + 1) * n)
         ]
 
-    def _take_step(self, batches, rate: float, decay: float | None) -> tuple[list[str], dict[str, Tensor]]:
-        """One step of the optimizer on `batches`; study ids, and loss terms as means over the batches."""
+    def _take_step(
+        self, batches, rate: float, decay: float | None
+    ) -> tuple[list[str], dict[str, Tensor]]:
+        """One step of the optimizer on `batches`; study ids, and loss terms as means over the
+        batches.
+        """
         ids, found = [], []
         self.optimizer.zero_grad(set_to_none=True)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-            group["weight_decay"] = decay if decay is not None and group["weight_decay"] else group["weight_decay"]
+            group["weight_decay"] = (
+                decay if decay is not None and group["weight_decay"] else group["weight_decay"]
+            )
         for k, (studies, inputs) in enumerate(batches):
             ids += studies
             inputs = [x.to(self.device) if hasattr(x, "to") else x for x in inputs]
@@ -223,11 +265,19 @@ class _Training:
             self.accelerator.unscale_gradients(self.optimizer)
         self.task.clip(self.model)
         self.optimizer.step()
-        terms = found[0] if len(found) == 1 else {n: torch.stack([f[n] for f in found]).mean() for n in found[0]}
-        return ids, {name: value.detach().clone() for name, value in self.task.values().items()} | terms
+        terms = (
+            found[0]
+            if len(found) == 1
+            else {n: torch.stack([f[n] for f in found]).mean() for n in found[0]}
+        )
+        return ids, {
+            name: value.detach().clone() for name, value in self.task.values().items()
+        } | terms
 
     def _look_at_losses(self) -> None:
-        """Fetch the losses of the pending steps, stop if one is not finite, write the log lines that are due."""
+        """Fetch the losses of the pending steps, stop if one is not finite, write the log lines
+        that are due.
+        """
         values = torch.stack([torch.stack(list(terms.values())) for _, _, terms in self.pending])
         if distributed.processes() > 1:
             values = self.accelerator.reduce(values, reduction="mean")
@@ -235,7 +285,8 @@ class _Training:
             found = dict(zip(terms, numbers, strict=True))
             if not math.isfinite(found["total"]):
                 raise RuntimeError(
-                    f"the loss is {found['total']} in epoch {row['epoch']}; studies of the batch: {', '.join(ids)}"
+                    f"the loss is {found['total']} in epoch {row['epoch']}; studies of the "
+                    f"batch: {', '.join(ids)}"
                 )
             if row["step"] % self.preset.log_every == 0:
                 self.log.add(row | found)
@@ -247,42 +298,69 @@ class _Training:
         every = distributed.gather_objects(drawn)
         if self.first:
             scaler = self.accelerator.scaler
-            resume.save(self.folder, {
-                "settings": self.task.settings, "processes": distributed.processes(), "epoch": self.epoch, "step": self.step,
-                "steps": self.steps, "best": self.best, "finished": self.epoch == self.task.epochs, "drawn": every,
-                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "scaler": scaler.state_dict() if scaler is not None else {},
-            })  # fmt: skip
+            resume.save(
+                self.folder,
+                {
+                    "settings": self.task.settings,
+                    "processes": distributed.processes(),
+                    "epoch": self.epoch,
+                    "step": self.step,
+                    "steps": self.steps,
+                    "best": self.best,
+                    "finished": self.epoch == self.task.epochs,
+                    "drawn": every,
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": scaler.state_dict() if scaler is not None else {},
+                },
+            )
 
     def _take_up(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self.steps, self.best = state["epoch"], state["step"], state["steps"], state["best"]
+        self.epoch, self.step, self.steps, self.best = (
+            state["epoch"],
+            state["step"],
+            state["steps"],
+            state["best"],
+        )
         self.drawn = state["drawn"][min(distributed.rank(), len(state["drawn"]) - 1)]
         resume.restore_generators(self.drawn, self.generator, self.device)
 
     def _tidy(self) -> None:
-        """List the best epochs, and delete others: of other settings, pushed out, or of an epoch to be trained again."""
+        """List the best epochs, and delete others: of other settings, pushed out, or of an epoch to
+        be trained again.
+        """
         records.write_text(self.folder / "best.json", json.dumps(self.best, indent=1))
         for file in self.folder.glob("epoch-*.safetensors"):
             if file.name not in self.best:
                 file.unlink()
 
 
-def accelerator(precision: str, device: torch.device, skips_parameters: bool = False) -> Accelerator:
-    """The accelerator for one training: DDP when torchrun started several processes, autocast to `precision`."""
+def accelerator(
+    precision: str, device: torch.device, skips_parameters: bool = False
+) -> Accelerator:
+    """The accelerator for one training: DDP when torchrun started several processes, autocast to
+    `precision`.
+    """
     if precision == "fp16" and device.type == "cpu":
-        raise ValueError("setting precision=fp16 needs a GPU: use precision=bf16 or precision=fp32 on a CPU")
+        raise ValueError(
+            "setting precision=fp16 needs a GPU: use precision=bf16 or precision=fp32 on a CPU"
+        )
     threads = torch.get_num_threads()
-    AcceleratorState._reset_state(reset_partial_state=True)  # it is one for the process, and refuses another precision
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # it is one for the process, and refuses another precision
     made = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no"}.get(precision, precision),
         # Buffers are equal in each process: queues and twins follow from gathered features.
         kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=skips_parameters, broadcast_buffers=False)
+            DistributedDataParallelKwargs(
+                find_unused_parameters=skips_parameters, broadcast_buffers=False
+            )
         ],
     )
     torch.set_num_threads(threads)
@@ -300,12 +378,18 @@ class _NoBar:
 
 
 def clip_each(parameters, limit: float) -> None:
-    """Cut the gradient norm of each parameter to `limit` (X-VL's release does so, for the vision encoder alone)."""
+    """Cut the gradient norm of each parameter to `limit` (X-VL's release does so, for the vision
+    encoder alone).
+    """
     grads = [p.grad for p in parameters if p.grad is not None]
     scales = [(limit / (n + 1e-6)).clamp(max=1.0) for n in torch._foreach_norm(grads)]
     torch._foreach_mul_(grads, scales)
 
 
 def without_decay(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay spares a parameter: biases, norms, class token and position embeddings."""
-    return parameter.ndim < 2 or any(part in name for part in ("pos_embed", "cls_token", "position_embeddings"))
+    """Whether weight decay spares a parameter: biases, norms, class token and position
+    embeddings.
+    """
+    return parameter.ndim < 2 or any(
+        part in name for part in ("pos_embed", "cls_token", "position_embeddings")
+    )

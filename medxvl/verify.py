@@ -1,9 +1,11 @@
-"""Does the same command give the same numbers? Run everything a second time, into a second folder, and compare every row.
+"""Does the same command give the same numbers? Run everything a second time, into a second folder,
+and compare every row.
 
-`./run_all.sh verify [PRESET] [PREFIX...]` takes the settings and the data of the run in runs/<preset>, trains and evaluates anew in
-runs/verify/<preset>, and compares rows and bootstrap draws bit for bit. When all agree it writes runs/<preset>/certificate.json.
-The prepared data are read again, not made again: their fingerprints are in the certificate.
-Only the standard library is imported at the top (see medxvl.launch).
+`./run_all.sh verify [PRESET] [PREFIX...]` takes the settings and the data of the run in
+runs/<preset>, trains and evaluates anew in runs/verify/<preset>, and compares rows and bootstrap
+draws bit for bit. When all agree it writes runs/<preset>/certificate.json. The prepared data are
+read again, not made again: their fingerprints are in the certificate. Only the standard library is
+imported at the top (see medxvl.launch).
 """
 
 import csv
@@ -28,26 +30,36 @@ _NOT_KEY = ("value", "ci_low", "ci_high", "n", "checkpoint", "manifest")
 
 
 def parse(arguments: list[str]) -> Namespace:
-    """Plan (medxvl.launch) of the second run: the notebooks and cores asked for, settings and data of the first.
+    """Plan (medxvl.launch) of the second run: the notebooks and cores asked for, settings and data
+    of the first.
 
     Raises ValueError for another option, and where there is no first run.
     """
     from medxvl import launch
 
-    options = [word for word in arguments if word.startswith("-") and word.partition("=")[0] != "--cores"]
+    options = [
+        word for word in arguments if word.startswith("-") and word.partition("=")[0] != "--cores"
+    ]
     if options:
-        raise ValueError(f"verify takes a preset, notebooks and --cores, not {options[0]}: settings and data are the first run's")
+        raise ValueError(
+            f"verify takes a preset, notebooks and --cores, not {options[0]}: settings and "
+            "data are the first run's"
+        )
     preset = next((word for word in arguments if word in presets.NAMES), "demo")
     first = records.read_json(paths.RUNS / preset / "manifest.json")
     if first is None:
-        raise ValueError(f"there is no run in {paths.RUNS / preset} to verify: ./run_all.sh {preset} makes it")
+        raise ValueError(
+            f"there is no run in {paths.RUNS / preset} to verify: ./run_all.sh {preset} makes it"
+        )
     again = [word for item in shlex.split(first["overrides"]) for word in ("--set", item)]
     again += [word for item in shlex.split(first["data_option"]) for word in ("--data", item)]
     return launch.parse([*arguments, *again])
 
 
 def run(plan: Namespace) -> int:
-    """Verify a plan of `parse`; exit code: 0 all rows agree, 1 some differ or a notebook failed, 2 not started, 130 stopped."""
+    """Verify a plan of `parse`; exit code: 0 all rows agree, 1 some differ or a notebook failed, 2
+    not started, 130 stopped.
+    """
     from medxvl import collect
 
     preset = presets.load(plan.preset, plan.overrides)
@@ -56,10 +68,14 @@ def run(plan: Namespace) -> int:
     steps = [step for step in wanted if (first / step.file).is_file()]
     try:
         if not steps:
-            raise ValueError(f"none of these notebooks has run in {first}: ./run_all.sh {plan.preset} first")
+            raise ValueError(
+                f"none of these notebooks has run in {first}: ./run_all.sh {plan.preset} first"
+            )
         if older := _older(plan, first, steps):
-            raise ValueError(f"{', '.join(older)} in {first} would run again (other code, settings or data): "
-                             f"./run_all.sh {plan.preset} first, with the same options")  # fmt: skip
+            raise ValueError(f"{', '.join(older)} in {first} would run again (other code, "
+                             "settings or data): "
+                             f"./run_all.sh {plan.preset} first, with the same "
+                             "options")  # fmt: skip
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -75,12 +91,18 @@ def run(plan: Namespace) -> int:
     for step, what in found[:SHOWN]:
         print(f"DIFFERS  {step.label}: {what}")
     if found:
-        print(f"not verified: {len(found)} differences{f', {SHOWN} shown' * (len(found) > SHOWN)}, among {count} rows")
+        print(
+            f"not verified: {len(found)} "
+            f"differences{f', {SHOWN} shown' * (len(found) > SHOWN)}, among {count} rows"
+        )
         return 1
     told = _certificate(first, second, plan, steps, count, collect)
     records.write_json(first / CERTIFICATE, told)
     skipped = [step.label for step in wanted if step not in steps]
-    print(f"verified: {count} rows of {len(steps)} notebooks are the same, bit for bit (rows hash {told['rows_sha256'][:12]})")
+    print(
+        f"verified: {count} rows of {len(steps)} notebooks are the same, bit for bit (rows "
+        f"hash {told['rows_sha256'][:12]})"
+    )
     if skipped:
         print(f"note: not covered, as the first run does not have them: {', '.join(skipped)}")
     print(f"certificate  {first / CERTIFICATE}")
@@ -88,13 +110,25 @@ def run(plan: Namespace) -> int:
 
 
 def certificate(folder: Path) -> dict | None:
-    """The certificate in a run folder; None where there is none, or the rows are no longer those that it speaks of."""
+    """The certificate in a run folder; None where there is none, or the rows are no longer those
+    that it speaks of.
+    """
     told = records.read_json(folder / CERTIFICATE)
-    return told if told and rows_hash(folder, [variants.Step(*pair) for pair in told["steps"]]) == told["rows_sha256"] else None
+    return (
+        told
+        if told
+        and rows_hash(folder, [variants.Step(*pair) for pair in told["steps"]])
+        == told["rows_sha256"]
+        else None
+    )
 
 
-def differences(first: Path, second: Path, steps: list[variants.Step]) -> list[tuple[variants.Step, str]]:
-    """What differs between the rows and draws of two run folders, in words, a row each; the run's name does not count."""
+def differences(
+    first: Path, second: Path, steps: list[variants.Step]
+) -> list[tuple[variants.Step, str]]:
+    """What differs between the rows and draws of two run folders, in words, a row each; the run's
+    name does not count.
+    """
     found = []
     for step in steps:
         for kind in ("rows", "draws"):
@@ -106,7 +140,9 @@ def differences(first: Path, second: Path, steps: list[variants.Step]) -> list[t
             for key in dict.fromkeys([*keyed[0], *keyed[1]]):
                 a, b = keyed[0].get(key), keyed[1].get(key)
                 if a != b:
-                    found.append((step, f"{kind[:-1]} {' '.join(filter(None, key))}: {_told(a, b)}"))
+                    found.append(
+                        (step, f"{kind[:-1]} {' '.join(filter(None, key))}: {_told(a, b)}")
+                    )
             if len(found) == before:
                 found.append((step, f"{kind}: the same lines in another order or number"))
     return found
@@ -122,12 +158,17 @@ def rows_hash(folder: Path, steps: list[variants.Step]) -> str:
 
 
 def _lines(folder: Path, step: variants.Step, kind: str) -> list[dict]:
-    """Rows or draws that a notebook left, as {column: text} without the run's name; [] where it leaves none."""
+    """Rows or draws that a notebook left, as {column: text} without the run's name; [] where it
+    leaves none.
+    """
     path = folder / variants.prefix(step.variant) / kind / f"{step.name}.csv"
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as stream:
-        return [{column: cell for column, cell in line.items() if column != "run"} for line in csv.DictReader(stream)]
+        return [
+            {column: cell for column, cell in line.items() if column != "run"}
+            for line in csv.DictReader(stream)
+        ]
 
 
 def _key(line: dict) -> tuple:
@@ -137,26 +178,45 @@ def _key(line: dict) -> tuple:
 def _told(a: dict | None, b: dict | None) -> str:
     if a is None or b is None:
         return f"only in the {'second' if a is None else 'first'} run"
-    return ", ".join(f"{column} {a[column] or 'empty'} -> {b[column] or 'empty'}" for column in a if a[column] != b[column])
+    return ", ".join(
+        f"{column} {a[column] or 'empty'} -> {b[column] or 'empty'}"
+        for column in a
+        if a[column] != b[column]
+    )
 
 
 def _older(plan: Namespace, first: Path, steps: list[variants.Step]) -> list[str]:
-    """Steps of the first run that the same command would make anew now: their rows are not of this code."""
+    """Steps of the first run that the same command would make anew now: their rows are not of this
+    code.
+    """
     from medxvl import batch
 
-    asked = Namespace(**vars(plan) | {"notebooks": list(dict.fromkeys(step.name for step in steps))})
+    asked = Namespace(
+        **vars(plan) | {"notebooks": list(dict.fromkeys(step.name for step in steps))}
+    )
     with tempfile.TemporaryDirectory() as scratch:
-        would = batch.planned([*batch.snakemake(asked, first, Path(scratch) / "run.json", []), "--dry-run"])
+        would = batch.planned(
+            [*batch.snakemake(asked, first, Path(scratch) / "run.json", []), "--dry-run"]
+        )
     gone = {path for path in batch.stale(first)}
     return [step.label for step in steps if step.file in would or first / step.file in gone]
 
 
 def _again(plan: Namespace, steps: list[variants.Step], runs: Path) -> int:
     """Exit code of the same command with `runs` as its runs folder."""
-    command = [sys.executable, "-P", "-m", "medxvl.launch", plan.preset, *dict.fromkeys(step.name for step in steps)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "medxvl.launch",
+        plan.preset,
+        *dict.fromkeys(step.name for step in steps),
+    ]
     command += [word for item in shlex.split(plan.overrides) for word in ("--set", item)]
     command += [word for item in shlex.split(plan.data) for word in ("--data", item)]
-    child = subprocess.Popen([*command, "--cores", str(plan.cores)], env=os.environ | {"MEDXVL_RUNS": str(runs)})
+    child = subprocess.Popen(
+        [*command, "--cores", str(plan.cores)], env=os.environ | {"MEDXVL_RUNS": str(runs)}
+    )
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:
         try:
@@ -165,10 +225,13 @@ def _again(plan: Namespace, steps: list[variants.Step], runs: Path) -> int:
             pass
 
 
-def _certificate(first: Path, second: Path, plan: Namespace, steps: list, count: int, collect) -> dict:
+def _certificate(
+    first: Path, second: Path, plan: Namespace, steps: list, count: int, collect
+) -> dict:
     once, twice = (records.read_json(folder / "manifest.json") for folder in (first, second))
     return {
-        "says": "Run twice on one machine, every row and bootstrap draw below came out the same, bit for bit.",
+        "says": "Run twice on one machine, every row and bootstrap draw below came out the "
+                "same, bit for bit.",
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "runs": [once["run"], twice["run"]],
         "medxvl": twice["medxvl"],

@@ -1,7 +1,9 @@
-"""Medical X-VL: the model and its pre-training objective `MLM + ITA + 2 * ITM` (arXiv 2208.05140, section 3).
+"""Medical X-VL: the model and its pre-training objective `MLM + ITA + 2 * ITM` (arXiv 2208.05140,
+section 3).
 
-Image and text encoders, projections into a joint space, a fusion encoder, momentum twins of all of them, and two queues of
-momentum features. Shapes: N studies, P image tokens, L text tokens, S sentences in the batch, D joint width, Q queue length.
+Image and text encoders, projections into a joint space, a fusion encoder, momentum twins of all of
+them, and two queues of momentum features. Shapes: N studies, P image tokens, L text tokens, S
+sentences in the batch, D joint width, Q queue length.
 """
 
 import copy
@@ -14,10 +16,19 @@ from torch import Tensor, nn
 
 from . import distributed, fusion, packed, vision
 from .distributed import gather, gather_ragged, mean_weight
-from .objective import contrastive_losses, distilled_cross_entropy, hard_negatives, pairing_loss, released_distillation
+from .objective import (
+    contrastive_losses,
+    distilled_cross_entropy,
+    hard_negatives,
+    pairing_loss,
+    released_distillation,
+)
 
-BEST = 3.0  # factor on the mean of best cosines, which differs less from pair to pair than the cosine of means
-SHARPNESS = 2.0  # SD over the patches of what the softmax of the first cross-attention takes, where the objective begins
+# factor on the mean of best cosines, which differs less from pair to pair than the cosine of means
+BEST = 3.0
+# SD over the patches of what the softmax of the first cross-attention takes, where the objective
+# begins
+SHARPNESS = 2.0
 
 
 @dataclass
@@ -68,7 +79,9 @@ class Encoders(nn.Module):
         return states, unit(self.text_proj(states[:, 0]))
 
     def summarise_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`[CLS]` states (N, d) and unit features (N, D): what `encode_text` gives, where no other token is needed."""
+        """`[CLS]` states (N, d) and unit features (N, D): what `encode_text` gives, where no other
+        token is needed.
+        """
         if not self.packed:
             states, feature = self.encode_text(ids, mask)
             return states[:, 0], feature
@@ -81,10 +94,12 @@ class Encoders(nn.Module):
         """The first cross-attention: its queries and keys are where words and patches meet."""
         return self.fusion.encoder.layer[0].crossattention.self
 
-    def compare(self, ids: Tensor, mask: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Of texts (B, L): features (B, D); mean query of the words (B, d), of length one; and with keys (I, P, d) of images the best
-        cosine of each word's query with any of an image's, averaged over the words (B, I): late interaction (Yao et al. 2021, arXiv
-        2111.07783)."""
+    def compare(
+        self, ids: Tensor, mask: Tensor, keys: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of texts (B, L): features (B, D); mean query of the words (B, d), of length one; and with
+        keys (I, P, d) of images the best cosine of each word's query with any of an image's,
+        averaged over the words (B, I): late interaction (Yao et al. 2021, arXiv 2111.07783)."""
         states, feature = self.encode_text(ids, mask)
         words = mask.bool().clone()
         words[:, 0] = False
@@ -99,21 +114,33 @@ class Encoders(nn.Module):
             return feature, unit(mean(query)), None
         with exactly(keys):
             cosines = (query @ unit(keys).flatten(0, 1).t()).unflatten(1, keys.shape[:2])
-            best = cosines.max(dim=2).values  # (words, I); amax would share the gradient among equals, slowly
+            best = cosines.max(
+                dim=2
+            ).values  # (words, I); amax would share the gradient among equals, slowly
         return feature, unit(mean(query)), mean(best)
 
     @torch.no_grad()
     def sharpen(self, ids: Tensor, mask: Tensor, images: Tensor) -> None:
-        """Scale queries and keys of texts (B, L) and their images: the contrast fixed directions alone, and attention divides by no
-        length."""
+        """Scale queries and keys of texts (B, L) and their images: the contrast fixed directions
+        alone, and attention divides by no length."""
         own = packed.from_mask(mask)
-        states, tokens = own.pack(self.encode_text(ids, mask)[0]), self.encode_image(images)[0][:, 1:]
-        states = own.pad(packed.attend(self.fusion.encoder.layer[0].attention, states, own, states, own))
+        states, tokens = (
+            own.pack(self.encode_text(ids, mask)[0]),
+            self.encode_image(images)[0][:, 1:],
+        )
+        states = own.pad(
+            packed.attend(self.fusion.encoder.layer[0].attention, states, own, states, own)
+        )
         q, k = (
             x.unflatten(2, (self.look.num_attention_heads, -1)).transpose(1, 2)
             for x in (self.look.query(states), self.look.key(tokens))
         )
-        spread = (q @ k.transpose(2, 3) / q.shape[3] ** 0.5).std(dim=3).transpose(1, 2)[mask.bool()].mean()
+        spread = (
+            (q @ k.transpose(2, 3) / q.shape[3] ** 0.5)
+            .std(dim=3)
+            .transpose(1, 2)[mask.bool()]
+            .mean()
+        )
         for part in (*self.look.query.parameters(), *self.look.key.parameters()):
             part.mul_((SHARPNESS / spread) ** 0.5)
 
@@ -131,7 +158,9 @@ class Momentum:
 
 
 class XVL(nn.Module):
-    """Model with its twins and queues. `forward(batch)` returns every loss term by name; `total` is what is minimised."""
+    """Model with its twins and queues. `forward(batch)` returns every loss term by name; `total` is
+    what is minimised.
+    """
 
     def __init__(self, preset, vocabulary: int):
         super().__init__()
@@ -147,13 +176,17 @@ class XVL(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(preset.temperature))
         self.twin = copy.deepcopy(self.online).requires_grad_(False)
         for name in ("image_queue", "text_queue"):
-            self.register_buffer(name, F.normalize(torch.randn(preset.queue_size, preset.projection), dim=-1))
+            self.register_buffer(
+                name, F.normalize(torch.randn(preset.queue_size, preset.projection), dim=-1)
+            )
         self.register_buffer("queue_at", torch.zeros((), dtype=torch.long))
-        self.follows = True  # whether a step moves the twin; not so where gradients are still being accumulated
+        # whether a step moves the twin; not so where gradients are still being accumulated
+        self.follows = True
 
     def train(self, mode: bool = True):
         super().train(mode)
-        self.twin.eval()  # a target without dropout and with running statistics; the release leaves it in train mode
+        # a target without dropout and with running statistics; the release leaves it in train mode
+        self.twin.eval()
         return self
 
     @torch.no_grad()
@@ -166,7 +199,9 @@ class XVL(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, image: Tensor, text: Tensor) -> None:
-        """Overwrite the oldest entries with this batch's momentum features (any batch size, any queue size)."""
+        """Overwrite the oldest entries with this batch's momentum features (any batch size, any
+        queue size).
+        """
         size = len(self.image_queue)
         at = (self.queue_at + torch.arange(len(image), device=image.device)) % size
         at, newest = at[-size:], slice(-size, None)  # of a batch larger than the queue its end
@@ -179,7 +214,9 @@ class XVL(nn.Module):
         return self.both_directions(logits, text, mask, image)
 
     def match_every(self, text: Tensor, mask: Tensor, image: Tensor) -> Tensor:
-        """`match_logits` of every image with every text, (I, B, 2): text states (B, L, d), image tokens (I, P, e)."""
+        """`match_logits` of every image with every text, (I, B, 2): text states (B, L, d), image
+        tokens (I, P, e).
+        """
         logits = self.itm_head(self.online.fusion.every_pair(text, mask, image))
         if self.image_fusion is None:
             return logits
@@ -188,44 +225,69 @@ class XVL(nn.Module):
         return (logits + self.image_itm_head(fused).transpose(0, 1)) / 2
 
     def both_directions(self, logits, text, mask, image, groups=(None,)) -> Tensor:
-        """Early X-VL: the mean of `logits` (B, 2) and those of the image looking at the text; else `logits` alone."""
+        """Early X-VL: the mean of `logits` (B, 2) and those of the image looking at the text; else
+        `logits` alone.
+        """
         if self.image_fusion is None:
             return logits
         image = fusion.regroup(image, groups)
         everywhere = torch.ones(image.shape[:2], dtype=mask.dtype, device=mask.device)
-        fused = self.image_fusion.tokens(image, everywhere, text, first_of(everywhere), memory_mask=mask)
+        fused = self.image_fusion.tokens(
+            image, everywhere, text, first_of(everywhere), memory_mask=mask
+        )
         return (logits + self.image_itm_head(fused)) / 2
 
-    def contrast(self, images, ids, mask, sentence_ids, sentence_mask, belongs) -> dict[str, Tensor]:
-        """Both directions of plain in-batch contrast between the online encoders: the warm-up of the small presets.
+    def contrast(
+        self, images, ids, mask, sentence_ids, sentence_mask, belongs
+    ) -> dict[str, Tensor]:
+        """Both directions of plain in-batch contrast between the online encoders: the warm-up of
+        the small presets.
 
-        It stands in for the pre-trained encoders that the published models start from; twins, queues and most of fusion wait. Images
-        (n, C, s, s) and reports (n, L) are this process's, single sentences (S, M) those of the whole batch of N; belongs
-        (N, N + S) bool says which report and sentences each image's study holds.
+        It stands in for the pre-trained encoders that the published models start from; twins,
+        queues and most of fusion wait. Images (n, C, s, s) and reports (n, L) are this process's,
+        single sentences (S, M) those of the whole batch of N; belongs (N, N + S) bool says which
+        report and sentences each image's study holds.
 
-        An image and a text are compared by their features, as later, and by the keys of patches and queries of words of the first
-        cross-attention: their means, and for single sentences the best patch for each word, so that it begins by looking up what a
-        word names. The patches are those before the vision layers mix them. Without fusion features count alone.
+        An image and a text are compared by their features, as later, and by the keys of patches and
+        queries of words of the first cross-attention: their means, and for single sentences the
+        best patch for each word, so that it begins by looking up what a word names. The patches are
+        those before the vision layers mix them. Without fusion features count alone.
         """
         if not self.preset.fusion:
-            f_image, f_text = gather(self.online.encode_image(images)[1]), gather(self.online.summarise_text(ids, mask)[1])
+            f_image, f_text = (
+                gather(self.online.encode_image(images)[1]),
+                gather(self.online.summarise_text(ids, mask)[1]),
+            )
             f_sentence = self.online.summarise_text(sentence_ids, sentence_mask)[1]
             with exactly(f_image):
                 return self.both_ways([(1, f_image @ torch.cat([f_text, f_sentence]).t(), belongs)])
         local, tokens = vision.local_and_last(self.online.vision, images)
-        f_image, keys = gather(unit(self.online.vision_proj(tokens[:, 0]))), gather(self.online.look.key(local))
+        f_image, keys = (
+            gather(unit(self.online.vision_proj(tokens[:, 0]))),
+            gather(self.online.look.key(local)),
+        )
         reports = [gather(x) for x in self.online.compare(ids, mask)[:2]]
         *sentences, best = self.online.compare(sentence_ids, sentence_mask, keys)
         feature, mean = (torch.cat(both) for both in zip(reports, sentences, strict=True))
         with exactly(keys):
             means, alone = unit(keys.mean(dim=1)) @ mean.t(), belongs[:, len(belongs) :]
-            return self.both_ways([(1 / 2, f_image @ feature.t(), belongs), (1 / 4, means, belongs), (1 / 4, BEST * best.t(), alone)])
+            return self.both_ways(
+                [
+                    (1 / 2, f_image @ feature.t(), belongs),
+                    (1 / 4, means, belongs),
+                    (1 / 4, BEST * best.t(), alone),
+                ]
+            )
 
     def both_ways(self, ways: list[tuple[float, Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Contrast of images with texts and of texts with images. Of each way to compare: its share, the similarities of N images
-        and T texts (N, T), and which belong together (N, T) bool."""
+        """Contrast of images with texts and of texts with images. Of each way to compare: its
+        share, the similarities of N images and T texts (N, T), and which belong together (N, T)
+        bool."""
         i2t = sum(share * pairing_loss(s / self.temperature, belongs) for share, s, belongs in ways)
-        t2i = sum(share * pairing_loss(s.t() / self.temperature, belongs.t()) for share, s, belongs in ways)
+        t2i = sum(
+            share * pairing_loss(s.t() / self.temperature, belongs.t())
+            for share, s, belongs in ways
+        )
         return {"i2t": i2t, "t2i": t2i, "total": (i2t + t2i) / 2}
 
     @torch.no_grad()
@@ -234,9 +296,13 @@ class XVL(nn.Module):
 
     @torch.no_grad()
     def momentum(self, b: Batch) -> Momentum:
-        """Pass of the twin over the plain view, the reports, their masked copies and their sentences."""
+        """Pass of the twin over the plain view, the reports, their masked copies and their
+        sentences.
+        """
         n, twin = len(b.ids), self.twin
-        if self.preset.packed:  # reports and sentences, of which only the summary is needed, in one call
+        if (
+            self.preset.packed
+        ):  # reports and sentences, of which only the summary is needed, in one call
             most = max(b.ids.shape[1], b.sentence_ids.shape[1])
             ids, mask = (
                 torch.cat([F.pad(t, (0, most - t.shape[1])) for t in pair])
@@ -244,21 +310,32 @@ class XVL(nn.Module):
             )
             reports, features = twin.summarise_text(ids, mask)
             masked, _ = twin.encode_text(b.masked_ids, b.mask)
-            return Momentum(*twin.encode_image(b.plain), reports[:n], features[:n], masked, features[n:])
+            return Momentum(
+                *twin.encode_image(b.plain), reports[:n], features[:n], masked, features[n:]
+            )
         tokens, f_image = twin.encode_image(b.plain)
         # The report and its masked copy are of equal length: one call.
-        states, f_text = twin.encode_text(torch.cat([b.ids, b.masked_ids]), torch.cat([b.mask, b.mask]))
+        states, f_text = twin.encode_text(
+            torch.cat([b.ids, b.masked_ids]), torch.cat([b.mask, b.mask])
+        )
         _, f_sentence = twin.encode_text(b.sentence_ids, b.sentence_mask)
         return Momentum(tokens, f_image, states[:n, 0], f_text[:n], states[n:], f_sentence)
 
     @torch.no_grad()
-    def draw_negatives(self, f_image, f_text, f_image_m, f_text_m, report, generator) -> tuple[Tensor, Tensor]:
-        """For each image another's report and for each report another's image, (N,) indices each."""
+    def draw_negatives(
+        self, f_image, f_text, f_image_m, f_text_m, report, generator
+    ) -> tuple[Tensor, Tensor]:
+        """For each image another's report and for each report another's image, (N,) indices
+        each.
+        """
         if self.preset.negatives == "online":
             i2t = f_image @ f_text.t() / self.temperature
             t2i = i2t.t()
         else:
-            i2t, t2i = f_image @ f_text_m.t() / self.temperature, f_text @ f_image_m.t() / self.temperature
+            i2t, t2i = (
+                f_image @ f_text_m.t() / self.temperature,
+                f_text @ f_image_m.t() / self.temperature,
+            )
         i2t, t2i = i2t * self.preset.hardness, t2i * self.preset.hardness
         same = unit(report)
         same = same @ same.t()
@@ -266,10 +343,11 @@ class XVL(nn.Module):
         return other_text, hard_negatives(t2i, same, self.preset.same_report, generator)
 
     def forward(self, b: Batch, alpha: float, generator: torch.Generator) -> dict[str, Tensor]:
-        """All loss terms. `alpha` is the share of the momentum targets; `generator` draws the hard negatives.
+        """All loss terms. `alpha` is the share of the momentum targets; `generator` draws the hard
+        negatives.
 
-        With several processes a batch is this process's part, all parts padded alike; alignment and negatives see the whole
-        batch, and `generator` must be in the same state everywhere.
+        With several processes a batch is this process's part, all parts padded alike; alignment and
+        negatives see the whole batch, and `generator` must be in the same state everywhere.
         """
         n = len(b.ids)
         mine = distributed.own(n * distributed.processes())
@@ -277,7 +355,9 @@ class XVL(nn.Module):
             self.temperature.clamp_(0.001, 0.5)
         tokens, f_image = self.online.encode_image(b.augmented)
         # The report and its masked copy are of equal length: one call.
-        states, f_text = self.online.encode_text(torch.cat([b.ids, b.masked_ids]), torch.cat([b.mask, b.mask]))
+        states, f_text = self.online.encode_text(
+            torch.cat([b.ids, b.masked_ids]), torch.cat([b.mask, b.mask])
+        )
         states, masked_states, f_text = states[:n], states[n:], f_text[:n]
         if self.training and self.follows:
             self.update_twin()
@@ -285,41 +365,61 @@ class XVL(nn.Module):
         everyone = [gather(f) for f in (f_image, f_text, m.f_image, m.f_text)]
         with exactly(tokens):
             terms = contrastive_losses(
-                *everyone, self.image_queue, self.text_queue, gather_ragged(m.f_sentence),
-                gather_ragged(b.sentence_of + mine.start), self.temperature, alpha, self.preset.local_weight,
-            )  # fmt: skip
-            other_text, other_image = (k[mine] for k in self.draw_negatives(*everyone, gather(m.report), generator))
+                *everyone,
+                self.image_queue,
+                self.text_queue,
+                gather_ragged(m.f_sentence),
+                gather_ragged(b.sentence_of + mine.start),
+                self.temperature,
+                alpha,
+                self.preset.local_weight,
+            )
+            other_text, other_image = (
+                k[mine] for k in self.draw_negatives(*everyone, gather(m.report), generator)
+            )
         if self.training:
             self.enqueue(*everyone[2:])
 
         if not self.preset.fusion:
             return terms | {"total": terms["ita"]}
 
-        # The three matching passes and the masked-language pass share one call of the fusion encoder.
+        # The three matching passes and the masked-language pass share one call of the fusion
+        # encoder.
         others, other_masks = gather(states)[other_text], gather(b.mask)[other_text]
         texts = torch.cat([states, others, states, masked_states])
         masks = torch.cat([b.mask, other_masks, b.mask, b.mask])
         images = gather(tokens)
-        own = None if images is tokens else torch.arange(mine.start, mine.stop, device=tokens.device)
+        own = (
+            None if images is tokens else torch.arange(mine.start, mine.stop, device=tokens.device)
+        )
         groups = (own, own, other_image, own)
         keep = first_of(masks)
         keep[3 * n :] = b.labels != -100
         fused = self.online.fusion.tokens(texts, masks, images, keep, groups)
         matched = torch.zeros(3 * n, dtype=torch.long, device=fused.device)
         matched[:n] = 1
-        pairs = self.both_directions(self.itm_head(fused[: 3 * n]), texts[: 3 * n], masks[: 3 * n], images, groups[:3])
+        pairs = self.both_directions(
+            self.itm_head(fused[: 3 * n]), texts[: 3 * n], masks[: 3 * n], images, groups[:3]
+        )
         terms["itm"] = F.cross_entropy(pairs, matched)
         terms["mlm"] = self.masked_language(fused[3 * n :], masked_states, tokens, b, m, alpha)
         terms["total"] = terms["mlm"] + terms["ita"] + self.preset.itm_weight * terms["itm"]
         return terms
 
-    def masked_language(self, fused: Tensor, masked_states, tokens, b: Batch, m: Momentum, alpha: float) -> Tensor:
-        """Masked-language loss from the fused states of the masked tokens (K, d), with the twin's distribution as target."""
+    def masked_language(
+        self, fused: Tensor, masked_states, tokens, b: Batch, m: Momentum, alpha: float
+    ) -> Tensor:
+        """Masked-language loss from the fused states of the masked tokens (K, d), with the twin's
+        distribution as target.
+        """
         chosen = b.labels != -100
         weight = mean_weight(chosen.sum(), tokens)
         if self.preset.soft_targets == "sequence":  # as released
             with torch.no_grad():
-                soft = F.softmax(self.twin.fusion.mlm_head(self.twin.fusion(m.masked_states, b.mask, m.tokens)), dim=-1)
+                soft = F.softmax(
+                    self.twin.fusion.mlm_head(self.twin.fusion(m.masked_states, b.mask, m.tokens)),
+                    dim=-1,
+                )
             logits = self.online.fusion.mlm_head(self.online.fusion(masked_states, b.mask, tokens))
             return weight * released_distillation(logits, b.labels, soft, alpha)
         logits = self.online.fusion.mlm_head(fused)
@@ -335,7 +435,9 @@ def unit(x: Tensor) -> Tensor:
 
 
 def exactly(x: Tensor):
-    """Context without autocast: similarities are divided by the temperature, and half precision would show."""
+    """Context without autocast: similarities are divided by the temperature, and half precision
+    would show.
+    """
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -346,7 +448,7 @@ def first_of(mask: Tensor) -> Tensor:
     return first
 
 
-# --- the released layout --------------------------------------------------------------------------------------------
+# --- the released layout --------------------------------------------------------------------------
 _PARTS = (  # the release's name -> ours; `_m` marks a momentum twin
     (r"visual_encoder{m}\.", "vision."),
     (r"vision_proj{m}\.", "vision_proj."),
@@ -354,27 +456,35 @@ _PARTS = (  # the release's name -> ours; `_m` marks a momentum twin
     (r"text_proj{m}\.", "text_proj."),
     (r"fusion_encoder{m}\.cls\.", "fusion.mlm_head."),
 )
-_UNUSED = re.compile(  # present in the release, read by nothing in pre-training or zero-shot scoring
-    r"text_encoder(_m)?\.(cls|cls_projection_head|bert\.pooler|pooler)\.|fusion_encoder(_m)?\.(bert\.)?(embeddings|pooler)\."
+# present in the release, read by nothing in pre-training or zero-shot scoring
+_UNUSED = re.compile(
+    r"text_encoder(_m)?\.(cls|cls_projection_head|bert\.pooler|pooler)\.|"
+    r"fusion_encoder(_m)?\.(bert\.)?(embeddings|pooler)\."
     r"|.*\.position_ids$"
 )
 _FUSION_LAYER = re.compile(r"fusion_encoder(_m)?\.(?:bert\.)?encoder\.layer\.(\d+)\.(.*)")
 
 
 def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names and shapes of the released X-VL layout (pre-training or zero-shot) turned into those of `XVL`.
+    """Names and shapes of the released X-VL layout (pre-training or zero-shot) turned into those of
+    `XVL`.
 
-    Fusion layers are counted from the first that has cross-attention (those below never run), queues are turned to one row a
-    feature, tied copies are filled in where a file holds one of the two. What the model does not use is left out; a name
-    that is not known stays as it is, for the loader to report.
+    Fusion layers are counted from the first that has cross-attention (those below never run),
+    queues are turned to one row a feature, tied copies are filled in where a file holds one of the
+    two. What the model does not use is left out; a name that is not known stays as it is, for the
+    loader to report.
     """
     layers = [_FUSION_LAYER.match(key) for key in state]
-    first = min((int(found[2]) for found in layers if found and found[3].startswith("crossattention")), default=0)
+    first = min(
+        (int(found[2]) for found in layers if found and found[3].startswith("crossattention")),
+        default=0,
+    )
     ours = {}
     for key, value in state.items():
         if found := _FUSION_LAYER.match(key):
             if int(found[2]) >= first:
-                ours[f"{'twin' if found[1] else 'online'}.fusion.encoder.layer.{int(found[2]) - first}.{found[3]}"] = value
+                part, number = "twin" if found[1] else "online", int(found[2]) - first
+                ours[f"{part}.fusion.encoder.layer.{number}.{found[3]}"] = value
         elif key in ("image_queue", "text_queue"):
             ours[key] = value.t().contiguous()
         elif key == "queue_ptr":
@@ -384,7 +494,10 @@ def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif not _UNUSED.match(key):
             ours[_renamed(key)] = value
     for twin, part in (("_m", "twin"), ("", "online")):
-        head, words = f"{part}.fusion.mlm_head.predictions.", f"fusion_encoder{twin}.bert.embeddings.word_embeddings.weight"
+        head, words = (
+            f"{part}.fusion.mlm_head.predictions.",
+            f"fusion_encoder{twin}.bert.embeddings.word_embeddings.weight",
+        )
         if head + "bias" in ours:
             ours.setdefault(head + "decoder.bias", ours[head + "bias"])
             if words in state:

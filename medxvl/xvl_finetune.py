@@ -1,7 +1,8 @@
-"""Fine-tune Medical X-VL on a task (arXiv 2208.05140, section 5): its image tokens and text; the rest is medxvl.finetune.
+"""Fine-tune Medical X-VL on a task (arXiv 2208.05140, section 5): its image tokens and text; the
+rest is medxvl.finetune.
 
-The small presets keep the vision encoder as it was pre-trained (setting xvl_tune_frozen), so that an image's tokens are computed
-once; the published models train it along.
+The small presets keep the vision encoder as it was pre-trained (setting xvl_tune_frozen), so that
+an image's tokens are computed once; the published models train it along.
 """
 
 import numpy as np
@@ -12,8 +13,17 @@ from . import distributed, finetune, vision
 from .finetune import CHUNK, copied, fit  # noqa: F401  (with what else the tasks take from here)
 
 _CODE = (
-    "text", "vision", "packed", "fusion", "objective", "xvl", "xvl_finetune", "distributed", "schedules", "train",
-)  # fmt: skip
+    "text",
+    "vision",
+    "packed",
+    "fusion",
+    "objective",
+    "xvl",
+    "xvl_finetune",
+    "distributed",
+    "schedules",
+    "train",
+)
 
 
 class Pictures(finetune.Pictures):
@@ -24,7 +34,9 @@ class Pictures(finetune.Pictures):
 
     def views(self, picked, generator: torch.Generator) -> Tensor:
         own, picked = distributed.own(len(picked)), np.asarray(picked)
-        return vision.augmented_view(self.pixels(picked[own]), self.preset, generator, own, len(picked))
+        return vision.augmented_view(
+            self.pixels(picked[own]), self.preset, generator, own, len(picked)
+        )
 
     def encode(self, encoder, views: Tensor) -> Tensor:
         return encoder.forward_features(views)
@@ -37,7 +49,9 @@ class Pictures(finetune.Pictures):
 
 
 class Tuned(nn.Module):
-    """A module whose `vision` encoder stays as it is where the preset says so: neither weights nor statistics move."""
+    """A module whose `vision` encoder stays as it is where the preset says so: neither weights nor
+    statistics move.
+    """
 
     def hold(self, vision_encoder: nn.Module, held: bool) -> None:
         self.vision, self.held = vision_encoder, held

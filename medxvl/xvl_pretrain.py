@@ -1,7 +1,7 @@
 """Pre-train Medical X-VL: its corpus, the two stages, and the task that `train.fit` runs.
 
-In a notebook `fit` uses one process. On several GPUs, into the same folder that notebook 21 then reads:
-torchrun --nproc_per_node 8 -m medxvl.xvl_pretrain paper --data main=mimic_cxr:/path
+In a notebook `fit` uses one process. On several GPUs, into the same folder that notebook 21 then
+reads: torchrun --nproc_per_node 8 -m medxvl.xvl_pretrain paper --data main=mimic_cxr:/path
 """
 
 import argparse
@@ -18,15 +18,25 @@ from torch import nn
 from . import data, distributed, metrics, presets, released, schedules, text, train, vision, weights
 from .xvl import XVL, Batch
 
-TERMS = ("i2t", "t2i", "i2i", "t2t", "local", "itm", "mlm")  # of the objective, as its log names them
+TERMS = (
+    "i2t",
+    "t2i",
+    "i2i",
+    "t2t",
+    "local",
+    "itm",
+    "mlm",
+)  # of the objective, as its log names them
 
 
 def vocabulary(dataset, preset, folder: Path):
-    """The tokenizer of the text encoder: that of the released weights it starts from, else one learned from the training
-    reports. Kept in `folder`/tokenizer.json."""
+    """The tokenizer of the text encoder: that of the released weights it starts from, else one
+    learned from the training reports. Kept in `folder`/tokenizer.json."""
     if preset.text_weights:
         released_at = released.locate(preset.text_weights)
-        tokenizer = text.read_vocabulary((released_at if released_at.is_dir() else released_at.parent) / "vocab.txt")
+        tokenizer = text.read_vocabulary(
+            (released_at if released_at.is_dir() else released_at.parent) / "vocab.txt"
+        )
     else:
         parts = report_sentences(dataset, share_of(dataset, dataset.rows("train"), preset), preset)
         tokenizer = text.train_tokenizer([text.join(p) for p in parts if p], preset.vocabulary)
@@ -36,7 +46,9 @@ def vocabulary(dataset, preset, folder: Path):
 
 
 class Corpus:
-    """Cleaned reports and pixels of some rows of a prepared dataset; reports without a sentence are left out."""
+    """Cleaned reports and pixels of some rows of a prepared dataset; reports without a sentence are
+    left out.
+    """
 
     def __init__(self, dataset, split: str, tokenizer, preset):
         rows = dataset.rows(split)
@@ -48,23 +60,34 @@ class Corpus:
         self.dataset, self.tokenizer, self.preset = dataset, tokenizer, preset
         self.images = data.Pixels(dataset, self.rows)
         if split == "train" and not kept:
-            raise ValueError(f"{dataset.label}: expected training studies with a report, found none of {len(rows)}")
+            raise ValueError(
+                f"{dataset.label}: expected training studies with a report, found none of "
+                f"{len(rows)}"
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def reports(self, picked, rng: np.random.Generator | None = None) -> list[str]:
-        """Reports of `picked`; with a generator their sentences are shuffled and, in a share of them, some left out."""
+        """Reports of `picked`; with a generator their sentences are shuffled and, in a share of
+        them, some left out.
+        """
         parts = [self.sentences[k] for k in picked]
         if rng is None:
             return [text.join(p) for p in parts]
         whole = rng.random(len(parts)) >= self.preset.excerpt_share
         counts = np.where(whole, 999, rng.integers(1, 4, len(parts)))
-        return [text.join([p[j] for j in rng.permutation(len(p))[:n]]) for p, n in zip(parts, counts, strict=True)]
+        return [
+            text.join([p[j] for j in rng.permutation(len(p))[:n]])
+            for p, n in zip(parts, counts, strict=True)
+        ]
 
-    def pairs(self, picked, rng: np.random.Generator, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """What `XVL.contrast` takes of the studies `picked` (n,): augmented images and reports of the own part, every sentence
-        alone, once, and which report and sentences each study holds. A share of the words is hidden or replaced."""
+    def pairs(
+        self, picked, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[torch.Tensor, ...]:
+        """What `XVL.contrast` takes of the studies `picked` (n,): augmented images and reports of
+        the own part, every sentence alone, once, and which report and sentences each study holds. A
+        share of the words is hidden or replaced."""
         own, preset = distributed.own(len(picked)), self.preset
         held = [{text.join([s]) for s in self.sentences[k]} for k in picked]
         reports, sentences = self.reports(picked, rng), sorted(set().union(*held))
@@ -72,29 +95,48 @@ class Corpus:
         same = np.unique(reports, return_inverse=True)[1]
         belongs = torch.cat([torch.from_numpy(same[:, None] == same), said], dim=1)
         view = vision.augmented_view(self.images(picked[own]), preset, generator, own, len(picked))
-        (ids, mask), (alone, alone_mask) = (text.encode(self.tokenizer, t, preset.max_tokens) for t in (reports, sentences))
+        (ids, mask), (alone, alone_mask) = (
+            text.encode(self.tokenizer, t, preset.max_tokens) for t in (reports, sentences)
+        )
         ids, alone = (
-            text.mask_tokens(t, len(self.tokenizer), preset.contrast_masked, generator)[0] for t in (ids, alone)
+            text.mask_tokens(t, len(self.tokenizer), preset.contrast_masked, generator)[0]
+            for t in (ids, alone)
         )
         return view, ids[own], mask[own], alone, alone_mask, belongs
 
     def batch(self, picked, rng: np.random.Generator, generator: torch.Generator) -> Batch:
-        """Both views, shuffled report, masked report and single sentences of the studies `picked` (n,); own part."""
+        """Both views, shuffled report, masked report and single sentences of the studies `picked`
+        (n,); own part.
+        """
         own, preset = distributed.own(len(picked)), self.preset
         pixels = self.images(picked[own])
         ids, mask = text.encode(self.tokenizer, self.reports(picked, rng), preset.max_tokens)
-        masked_ids, labels = text.mask_tokens(ids, len(self.tokenizer), preset.mask_share, generator)
+        masked_ids, labels = text.mask_tokens(
+            ids, len(self.tokenizer), preset.mask_share, generator
+        )
         parts = [self.sentences[k] for k in picked[own]]
-        sentence_ids, sentence_mask = text.encode(self.tokenizer, [s for p in parts for s in p], preset.max_tokens)
+        sentence_ids, sentence_mask = text.encode(
+            self.tokenizer, [s for p in parts for s in p], preset.max_tokens
+        )
         return Batch(
-            vision.augmented_view(pixels, preset, generator, own, len(picked)), vision.plain_view(pixels, preset),
-            ids[own], mask[own], masked_ids[own], labels[own],
-            sentence_ids, sentence_mask, torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(p) for p in parts])),
-        )  # fmt: skip
+            vision.augmented_view(pixels, preset, generator, own, len(picked)),
+            vision.plain_view(pixels, preset),
+            ids[own],
+            mask[own],
+            masked_ids[own],
+            labels[own],
+            sentence_ids,
+            sentence_mask,
+            torch.repeat_interleave(
+                torch.arange(len(parts)), torch.tensor([len(p) for p in parts])
+            ),
+        )
 
 
 def share_of(dataset, rows, preset) -> np.ndarray:
-    """Of `rows` those of a share of the patients; with the same seed a smaller share is part of a larger one."""
+    """Of `rows` those of a share of the patients; with the same seed a smaller share is part of a
+    larger one.
+    """
     if preset.share == 1:
         return rows
     patients = dataset.index["patient_id"].to_numpy()[rows]
@@ -103,7 +145,9 @@ def share_of(dataset, rows, preset) -> np.ndarray:
 
 
 def report_sentences(dataset, rows, preset) -> list[list[str]]:
-    """Sentences of the cleaned impression of each row; of the findings where a report has no impression."""
+    """Sentences of the cleaned impression of each row; of the findings where a report has no
+    impression.
+    """
     table = dataset.index.iloc[rows]
     chosen = table["impression"].where(table["impression"] != "", table["findings"])
     return [text.sentences(text.clean_report(t, preset.max_words)) for t in chosen]
@@ -120,34 +164,55 @@ class Stage:
     peak: float
 
     def learning_rate(self, step: int, a_epoch: int, preset) -> float:
-        """Linear warm-up, then a cosine to the final rate; `step` counts from the stage's start. That of the contrast, which
-        trains ENCODERS alone, is theirs."""
+        """Linear warm-up, then a cosine to the final rate; `step` counts from the stage's start.
+        That of the contrast, which trains ENCODERS alone, is theirs."""
         steps = self.epochs * a_epoch
-        rate = schedules.warmup_cosine(step, steps, preset.warmup_steps, self.peak, preset.min_learning_rate)
+        rate = schedules.warmup_cosine(
+            step, steps, preset.warmup_steps, self.peak, preset.min_learning_rate
+        )
         return rate / preset.encoder_rate if self.name == "contrast" else rate
 
 
 def stages(preset) -> list[Stage]:
     both = [
         Stage("contrast", 0, preset.contrast_epochs, preset.contrast_batch, preset.contrast_rate),
-        Stage("objective", preset.contrast_epochs, preset.epochs, preset.batch_size, preset.learning_rate),
+        Stage(
+            "objective",
+            preset.contrast_epochs,
+            preset.epochs,
+            preset.batch_size,
+            preset.learning_rate,
+        ),
     ]
     return [stage for stage in both if stage.epochs]
 
 
-LOOK = "online.fusion.encoder.layer.0.crossattention.self."  # its queries and keys are trained with the encoders
-ENCODERS = ("online.vision.", "online.vision_proj.", "online.text.", "online.text_proj.", f"{LOOK}query.", f"{LOOK}key.")
+# its queries and keys are trained with the encoders
+LOOK = "online.fusion.encoder.layer.0.crossattention.self."
+ENCODERS = (
+    "online.vision.",
+    "online.vision_proj.",
+    "online.text.",
+    "online.text_proj.",
+    f"{LOOK}query.",
+    f"{LOOK}key.",
+)
 
 
 def parameter_groups(model: XVL, preset) -> list[dict]:
-    """Weight decay on matrices alone: not on biases, norms, class token and position embeddings, nor on the temperature,
-    whose rate is `preset.temperature_rate` times the encoders': Adam moves it by whole steps, whatever its size. That of ENCODERS
-    is `preset.encoder_rate` times that of the rest of the fusion encoder and the heads."""
+    """Weight decay on matrices alone: not on biases, norms, class token and position embeddings,
+    nor on the temperature, whose rate is `preset.temperature_rate` times the encoders': Adam moves
+    it by whole steps, whatever its size. That of ENCODERS is `preset.encoder_rate` times that of
+    the rest of the fusion encoder and the heads."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n != "temperature"]
     groups = []
     for slow, scale in ((False, 1.0), (True, preset.encoder_rate)):
         for spared, decay in ((False, preset.weight_decay), (True, 0.0)):
-            chosen = [p for n, p in named if n.startswith(ENCODERS) is slow and train.without_decay(n, p) is spared]
+            chosen = [
+                p
+                for n, p in named
+                if n.startswith(ENCODERS) is slow and train.without_decay(n, p) is spared
+            ]
             groups.append({"params": chosen, "weight_decay": decay, "scale": scale})
     scale = preset.encoder_rate * preset.temperature_rate
     return [*groups, {"params": [model.temperature], "weight_decay": 0.0, "scale": scale}]
@@ -166,17 +231,23 @@ class Objective(nn.Module):
 
 
 class Pretraining(train.Task):
-    """X-VL on the split `train` of `dataset`; the epochs kept tell matched from mismatched validation pairs best."""
+    """X-VL on the split `train` of `dataset`; the epochs kept tell matched from mismatched
+    validation pairs best.
+    """
 
     label, score_label = "pre-training", "validation match AUROC"
 
     def __init__(self, preset, dataset, tokenizer):
         self.preset, self.tokenizer = preset, tokenizer
         self.settings = weights.fingerprint_of(preset, dataset)
-        self.corpus, self.valid = (Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid"))
+        self.corpus, self.valid = (
+            Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
+        )
         self.stages = stages(preset)
         self.epochs = sum(stage.epochs for stage in self.stages)
-        self.skips_parameters = self.stages[0].name == "contrast" or not preset.fusion  # no fusion encoder there
+        self.skips_parameters = (
+            self.stages[0].name == "contrast" or not preset.fusion
+        )  # no fusion encoder there
 
     def build(self, device) -> Objective:
         self.device, self.model = device, XVL(self.preset, len(self.tokenizer)).to(device)
@@ -198,13 +269,16 @@ class Pretraining(train.Task):
     def batches(self, epoch: int) -> int:
         if len(self.corpus) < self._size(epoch):
             raise ValueError(
-                f"{self.corpus.dataset.label}: expected at least {self._size(epoch)} training studies with a report, "
+                f"{self.corpus.dataset.label}: expected at least {self._size(epoch)} training "
+                "studies with a report, "
                 f"found {len(self.corpus)}"
             )
         return round(len(self.corpus) / self.preset.share) // self._size(epoch)
 
     def order(self, epoch: int, rng) -> np.ndarray:
-        """A pass over the studies; of a share of them as many passes as make the same number of steps."""
+        """A pass over the studies; of a share of them as many passes as make the same number of
+        steps.
+        """
         passes = -(-self.batches(epoch) * self._size(epoch) // len(self.corpus))
         return np.concatenate([rng.permutation(len(self.corpus)) for _ in range(passes)])
 
@@ -231,7 +305,13 @@ class Pretraining(train.Task):
         if stage.name == "contrast":
             return studies, (stage.name, follows, *self.corpus.pairs(picked, rng, generator))
         alpha = self.preset.alpha * min(1.0, epoch - stage.first + k / self.batches(epoch))
-        return studies, (stage.name, follows, self.corpus.batch(picked, rng, generator), alpha, generator)
+        return studies, (
+            stage.name,
+            follows,
+            self.corpus.batch(picked, rng, generator),
+            alpha,
+            generator,
+        )
 
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
         stage = self._stage(epoch)
@@ -253,27 +333,31 @@ class Pretraining(train.Task):
 
 
 def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFrame:
-    """Pre-train on the split `train` of `dataset` into `folder`; see `train.fit` for what is written and returned.
+    """Pre-train on the split `train` of `dataset` into `folder`; see `train.fit` for what is
+    written and returned.
 
-    Raises ValueError for fewer training reports than a batch, RuntimeError naming the studies of a batch whose loss is not
-    finite.
+    Raises ValueError for fewer training reports than a batch, RuntimeError naming the studies of a
+    batch whose loss is not finite.
     """
     return train.fit(Pretraining(preset, dataset, tokenizer), preset, folder, device, progress)
 
 
 @torch.no_grad()
 def match_auroc(model: XVL, corpus: Corpus, device, offsets=(1, 2, 3, 5)) -> float:
-    """AUROC of the matching head on validation pairs: each image with its own report and with four others'; of the cosine
-    where there is no fusion encoder."""
+    """AUROC of the matching head on validation pairs: each image with its own report and with four
+    others'; of the cosine where there is no fusion encoder."""
     model.eval()
     n = len(corpus)
     if n < 2:
         return float("nan")
-    encoded = [model.online.encode_image(vision.plain_view(corpus.images(p), corpus.preset).to(device))
-               for p in np.array_split(np.arange(n), max(1, n // 64))]  # fmt: skip
+    encoded = [
+        model.online.encode_image(vision.plain_view(corpus.images(p), corpus.preset).to(device))
+        for p in np.array_split(np.arange(n), max(1, n // 64))
+    ]
     tokens, f_image = (torch.cat(part) for part in zip(*encoded, strict=True))
     ids, mask = (
-        t.to(device) for t in text.encode(corpus.tokenizer, corpus.reports(range(n)), corpus.preset.max_tokens)
+        t.to(device)
+        for t in text.encode(corpus.tokenizer, corpus.reports(range(n)), corpus.preset.max_tokens)
     )
     states, f_text = model.online.encode_text(ids, mask)
     scores = []
@@ -292,7 +376,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(prog="python -m medxvl.xvl_pretrain", description=main.__doc__)
     parser.add_argument("preset", choices=presets.NAMES)
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings to change")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings to change"
+    )
     parser.add_argument("--data", nargs="+", default=[], metavar="ROLE=NAME:PATH", help="own data")
     given = parser.parse_args(arguments)
     run = runs.start("21_xvl_pretrain", given.preset, shlex.join(given.set), shlex.join(given.data))

@@ -1,4 +1,6 @@
-"""A headless Chromium for the tests, driven over its DevTools protocol (websocket-client comes with JupyterLab)."""
+"""A headless Chromium for the tests, driven over its DevTools protocol (websocket-client comes with
+JupyterLab).
+"""
 
 import base64
 import itertools
@@ -21,12 +23,28 @@ def program() -> str | None:
 
 
 class Browser:
-    """A browser process with a profile of its own in `folder`; `page()` gives a tab, `close()` ends it."""
+    """A browser process with a profile of its own in `folder`; `page()` gives a tab, `close()` ends
+    it.
+    """
 
     def __init__(self, folder: Path):
-        command = [program(), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-        command += [f"--user-data-dir={folder}", "--remote-debugging-port=0", "--remote-allow-origins=*", "about:blank"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [
+            program(),
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+        ]
+        command += [
+            f"--user-data-dir={folder}",
+            "--remote-debugging-port=0",
+            "--remote-allow-origins=*",
+            "about:blank",
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         told, deadline = Path(folder) / "DevToolsActivePort", time.time() + 60
         while not (told.is_file() and told.read_text().count("\n")):
             if time.time() > deadline or self.process.poll() is not None:
@@ -49,7 +67,9 @@ class Browser:
 
 
 class Page:
-    """One tab. `problems`: what its console said at level error, exceptions, and what could not be loaded, since `open`."""
+    """One tab. `problems`: what its console said at level error, exceptions, and what could not be
+    loaded, since `open`.
+    """
 
     def __init__(self, address: str):
         self.socket = websocket.create_connection(address, timeout=120)
@@ -71,9 +91,13 @@ class Page:
         what, told = message.get("method"), message.get("params", {})
         self.events.append(what)
         if what == "Runtime.exceptionThrown":
-            self.problems.append(told["exceptionDetails"].get("exception", {}).get("description", "exception"))
+            self.problems.append(
+                told["exceptionDetails"].get("exception", {}).get("description", "exception")
+            )
         elif what == "Runtime.consoleAPICalled" and told["type"] == "error":
-            self.problems.append(" ".join(str(a.get("value", a.get("description"))) for a in told["args"]))
+            self.problems.append(
+                " ".join(str(a.get("value", a.get("description"))) for a in told["args"])
+            )
         elif what == "Log.entryAdded" and told["entry"]["level"] == "error":
             self.problems.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
 
@@ -90,9 +114,13 @@ class Page:
 
     def run(self, expression: str):
         """Value of a JavaScript expression, awaited; RuntimeError with what it threw."""
-        told = self.ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        told = self.ask(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
         if "exceptionDetails" in told:
-            raise RuntimeError(told["exceptionDetails"].get("exception", {}).get("description", "exception"))
+            raise RuntimeError(
+                told["exceptionDetails"].get("exception", {}).get("description", "exception")
+            )
         return told["result"].get("value")
 
     def wait(self, expression: str, seconds: float = 60):
@@ -106,20 +134,37 @@ class Page:
 
     def size(self, width: int, height: int, phone: bool = False) -> None:
         """Size of the window in CSS px; `phone`: as a phone lays pages out."""
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=phone,
+        )
 
     def scheme(self, name: str) -> None:
         """`light` or `dark`, as the system would ask for."""
-        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+        self.ask(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}]
+        )
 
     def click(self, selector: str) -> None:
         """Press the mouse in the middle of the first element that a CSS selector finds."""
         box = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
-            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] })()"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
+            f"e.scrollIntoView({{block: 'center'}});"
+            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height "
+            "/ 2] })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.ask("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+            self.ask(
+                "Input.dispatchMouseEvent",
+                type=kind,
+                x=box[0],
+                y=box[1],
+                button="left",
+                clickCount=1,
+            )
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         """PNG of the window, or of the whole page."""

@@ -1,4 +1,6 @@
-"""Shared fixtures. Tests that need the maintainers' real samples take `shared` and skip where it is absent."""
+"""Shared fixtures. Tests that need the maintainers' real samples take `shared` and skip where it is
+absent.
+"""
 
 from pathlib import Path
 
@@ -11,7 +13,9 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 def shared() -> Path:
     """Folder with real reports, radiographs, labels and parity tensors, beside the checkout."""
     if not (SHARED / "spec").is_dir():
-        pytest.skip("needs the maintainers' sample data (../shared), which is not part of the project")
+        pytest.skip(
+            "needs the maintainers' sample data (../shared), which is not part of the project"
+        )
     return SHARED
 
 

@@ -1,8 +1,10 @@
-"""Weights that are made from their names: tensors for a model of any size, the same bits on every machine.
+"""Weights that are made from their names: tensors for a model of any size, the same bits on every
+machine.
 
-A counter, shifted by the name's CRC-32, goes through the mixing function of SplitMix64 (Steele et al. 2014); its upper 24 bits
-are a uniform number of unit variance, which is then scaled by what the name says the tensor is. The outputs of the original
-models with these weights are recorded, so that a loader can be tested at full size without shipping weights.
+A counter, shifted by the name's CRC-32, goes through the mixing function of SplitMix64 (Steele et
+al. 2014); its upper 24 bits are a uniform number of unit variance, which is then scaled by what the
+name says the tensor is. The outputs of the original models with these weights are recorded, so that
+a loader can be tested at full size without shipping weights.
 """
 
 import zlib
@@ -10,7 +12,12 @@ import zlib
 import numpy as np
 import torch
 
-_GOLDEN, _A, _B, _SHIFT = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x632BE59BD9B4E019
+_GOLDEN, _A, _B, _SHIFT = (
+    0x9E3779B97F4A7C15,
+    0xBF58476D1CE4E5B9,
+    0x94D049BB133111EB,
+    0x632BE59BD9B4E019,
+)
 _ROWS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 
 
@@ -18,7 +25,9 @@ def uniform(name: str, shape) -> np.ndarray:
     """Zero mean, unit variance, float32, of `shape`."""
     n = int(np.prod(shape, dtype=np.int64))
     with np.errstate(over="ignore"):
-        x = np.arange(n, dtype=np.uint64) + np.uint64(zlib.crc32(name.encode())) * np.uint64(_GOLDEN)
+        x = np.arange(n, dtype=np.uint64) + np.uint64(zlib.crc32(name.encode())) * np.uint64(
+            _GOLDEN
+        )
         x = x * np.uint64(_GOLDEN) + np.uint64(_SHIFT)
         for shift, factor in ((30, _A), (27, _B)):
             x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)

@@ -12,21 +12,35 @@ PARAMETERS = 'preset = "demo"\noverrides = ""\ndata = ""'
 
 
 class Project:
-    """A copy of the machinery with four tiny notebooks: 03 needs 02, which fails; 01 leaves a row; 04 stands alone."""
+    """A copy of the machinery with four tiny notebooks: 03 needs 02, which fails; 01 leaves a row;
+    04 stands alone.
+    """
 
     def __init__(self, root):
         self.root, self.folder = root, root / "runs" / "smoke"
         for package in ("medxvl", "data_prep"):
-            shutil.copytree(paths.ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                paths.ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
+            )
         for file in ("Snakefile", "requirements.txt"):
             shutil.copy(paths.ROOT / file, root)
         with open(root / "medxvl" / "graph.py", "a") as stream:
             stream.write(
-                '\nNOTEBOOKS = (Notebook("01_good", groups=("run", "evaluate"), varies=("seed",)), Notebook("02_bad"), '
+                '\nNOTEBOOKS = (Notebook("01_good", groups=("run", "evaluate"), '
+                'varies=("seed",)), Notebook("02_bad"), '
                 'Notebook("03_after", needs=("02_bad",)), '
                 'Notebook("04_free"))\nNAMES = tuple(n.name for n in NOTEBOOKS)\n'
             )
-        row = dict(paper="p", task="t", dataset="d", split="test", subset="", model="m", metric="AUROC", value=0.5)
+        row = dict(
+            paper="p",
+            task="t",
+            dataset="d",
+            split="test",
+            subset="",
+            model="m",
+            metric="AUROC",
+            value=0.5,
+        )
         self.write(
             "01_good",
             'from medxvl import runs\nrun = runs.start("01_good", preset, overrides, data)\n'
@@ -38,14 +52,21 @@ class Project:
         self.write("04_free", "import sys, os\nprint(sys.executable, os.getcwd())")
 
     def write(self, name, source, parameters=PARAMETERS):
-        cells = [("markdown", f"# {name}", {}), ("code", parameters, {"tags": ["parameters"]}), ("code", source, {})]
+        cells = [
+            ("markdown", f"# {name}", {}),
+            ("code", parameters, {"tags": ["parameters"]}),
+            ("code", source, {}),
+        ]
         extra = {"code": {"outputs": [], "execution_count": None}}
         book = {
             "nbformat": 4,
             "nbformat_minor": 5,
-            "metadata": {"kernelspec": {"name": "other", "display_name": "other", "language": "python"}},
+            "metadata": {
+                "kernelspec": {"name": "other", "display_name": "other", "language": "python"}
+            },
             "cells": [
-                {"id": f"c{i}", "cell_type": kind, "source": text, "metadata": meta} | extra.get(kind, {})
+                {"id": f"c{i}", "cell_type": kind, "source": text, "metadata": meta}
+                | extra.get(kind, {})
                 for i, (kind, text, meta) in enumerate(cells)
             ],
         }
@@ -70,12 +91,19 @@ class Project:
     def run(self, *options, **variables):
         """Table of the notebooks' states, and the finished process."""
         done = self.start("smoke", *options, **variables)
-        lines = done.stdout.partition("\nnotebook ")[2].splitlines()[2:] or done.stdout.splitlines()[2:]
+        lines = (
+            done.stdout.partition("\nnotebook ")[2].splitlines()[2:] or done.stdout.splitlines()[2:]
+        )
         table = {}
         for line in lines:
             if line[:2].isdigit():
                 name, _, rest = line.partition(" ")
                 table[name[:2]] = next(
-                    (s for s in ("would run", "up to date", "done", "FAILED", "not run") if s in rest), rest
+                    (
+                        s
+                        for s in ("would run", "up to date", "done", "FAILED", "not run")
+                        if s in rest
+                    ),
+                    rest,
                 )
         return table, done

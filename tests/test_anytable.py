@@ -26,7 +26,10 @@ def test_any_bytes_are_a_table_or_an_error(data):
 
 def test_a_stray_quote_is_named_with_its_line(tmp_path):
     path = tmp_path / "t.csv"
-    for text, where in [('a,b\n1,2\n"x"y,3\n', "in line 3 "), ('a,b\n1,2\n3,"never\nclosed\n', "in line 3 to 4 ")]:
+    for text, where in [
+        ('a,b\n1,2\n"x"y,3\n', "in line 3 "),
+        ('a,b\n1,2\n3,"never\nclosed\n', "in line 3 to 4 "),
+    ]:
         path.write_text(text)
         with pytest.raises(DataError, match=where):
             anytable.load(path)

@@ -1,4 +1,6 @@
-"""python -m data_prep check DIR: a whole dataset passes, each kind of damage is named with what to do."""
+"""python -m data_prep check DIR: a whole dataset passes, each kind of damage is named with what to
+do.
+"""
 
 import json
 
@@ -30,19 +32,25 @@ def run(folder, capsys) -> tuple[int, dict[str, str]]:
     """(exit code, check -> what is wrong, of those that failed)"""
     code = main(["check", str(folder)])
     lines = capsys.readouterr().out.splitlines()
-    failed = dict(line.removeprefix("FAIL  ").split(": ", 1) for line in lines if line.startswith("FAIL"))
+    failed = dict(
+        line.removeprefix("FAIL  ").split(": ", 1) for line in lines if line.startswith("FAIL")
+    )
     assert all(line.startswith(("ok  ", "note", "FAIL")) for line in lines[:-1])
     return code, failed
 
 
 def edit_index(folder, change, honest: bool = False) -> None:
-    """Change index.csv; `honest`: write its new fingerprint to the card, so that only the other checks see it."""
+    """Change index.csv; `honest`: write its new fingerprint to the card, so that only the other
+    checks see it.
+    """
     index = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
     change(index).to_csv(folder / "index.csv", index=False, lineterminator="\n")
     if honest:
         from data_prep.card import sha256
 
-        edit_card(folder, lambda card: card["fingerprint"].update(index=sha256(folder / "index.csv")))
+        edit_card(
+            folder, lambda card: card["fingerprint"].update(index=sha256(folder / "index.csv"))
+        )
 
 
 def edit_card(folder, change) -> None:
@@ -74,15 +82,27 @@ def set_cell(row, column, value):
         (set_cell(1, "Edema", "2"), "labels are 1, 0, -1 or empty", "found Edema '2'"),
         (set_cell(1, "split", "validate"), "splits are train, valid, test", "found validate"),
         (set_cell(0, "split", "test"), "splits have the sizes of the card", "'train': {'rows': 2}"),
-        (set_cell(0, "split", "test"), "patients are in one split each", "the card says 0, found 1"),
+        (
+            set_cell(0, "split", "test"),
+            "patients are in one split each",
+            "the card says 0, found 1",
+        ),
         (set_cell(1, "image_id", "a000"), "image_id is there once", "a000 more than once"),
         (
             lambda index: index.iloc[::-1],
             "index.csv is sorted by study_id, image_id",
             "row 0 is the first out of order",
         ),
-        (lambda index: index.iloc[:-1], "index.csv has the rows of the card", "the card says 6, found 5"),
-        (lambda index: index.drop(columns="view"), "index.csv has its columns, in order", "columns view are missing"),
+        (
+            lambda index: index.iloc[:-1],
+            "index.csv has the rows of the card",
+            "the card says 6, found 5",
+        ),
+        (
+            lambda index: index.drop(columns="view"),
+            "index.csv has its columns, in order",
+            "columns view are missing",
+        ),
         (
             lambda index: index[[*index.columns[::-1]]],
             "index.csv has its columns, in order",
@@ -130,7 +150,9 @@ def test_an_account_that_does_not_add_up(folder, capsys):
     (folder / "rejects.csv").write_text("".join(lines[:-1]))
     edit_card(folder, lambda card: card["attrition"][-2].update(rows=99))
     code, failed = run(folder, capsys)
-    assert code == 2 and "the card says 2, found 1" in failed["rejects.csv has the rows of the card"]
+    assert (
+        code == 2 and "the card says 2, found 1" in failed["rejects.csv has the rows of the card"]
+    )
     assert "1 rows are not" in failed["every row dropped is in rejects.csv"]
     assert "are not 99" in failed["attrition adds up, from the raw records to the index"]
     (folder / "rejects.csv").unlink()
@@ -144,7 +166,10 @@ def test_a_patient_in_two_splits_is_a_note_when_the_card_tells_it(tmp_path, caps
     split.to_csv(raw / "mimic-cxr-2.0.0-split.csv", index=False)
     prepare("mimic_cxr", raw, tmp_path / "out")
     assert main(["check", str(tmp_path / "out")]) == 0
-    assert "note  patients are in one split each: 1 are in two (10000000), as the card says" in capsys.readouterr().out
+    assert (
+        "note  patients are in one split each: 1 are in two (10000000), as the card says"
+        in capsys.readouterr().out
+    )
 
 
 def test_tables_beside_the_index(shared, tmp_path, capsys):
@@ -152,10 +177,14 @@ def test_tables_beside_the_index(shared, tmp_path, capsys):
     assert run(tmp_path / "out", capsys)[0] == 0
     with open(tmp_path / "out" / "readers.csv", "a") as file:
         file.write("x\n")
-    assert list(run(tmp_path / "out", capsys)[1]) == ["readers.csv is the one of the card (SHA-256)"]
+    assert list(run(tmp_path / "out", capsys)[1]) == [
+        "readers.csv is the one of the card (SHA-256)"
+    ]
 
 
-@pytest.mark.parametrize("damage", ["no folder", "no card", "unfinished", "not JSON", "a list", "old"])
+@pytest.mark.parametrize(
+    "damage", ["no folder", "no card", "unfinished", "not JSON", "a list", "old"]
+)
 def test_what_is_no_prepared_dataset(folder, capsys, damage):
     if damage == "no folder":
         folder = folder / "nowhere"
@@ -173,14 +202,21 @@ def test_what_is_no_prepared_dataset(folder, capsys, damage):
         (folder / "card.json").write_text({"not JSON": "{", "a list": "[]"}[damage])
     assert main(["check", str(folder)]) == 2
     error = capsys.readouterr().err
-    expected = {"unfinished": "an unfinished preparation", "not JSON": "a card in", "a list": "a card in"}
+    expected = {
+        "unfinished": "an unfinished preparation",
+        "not JSON": "a card in",
+        "a list": "a card in",
+    }
     assert error.startswith("error: expected ") and error.count("\n") == 1
     assert expected.get(damage, "no card.json in") in error
 
 
 def test_check_needs_a_folder(capsys):
     assert main(["check"]) == 2 and "data_prep check DIR" in capsys.readouterr().err
-    assert main(["covid_cxr", "somewhere"]) == 2 and "options that begin with --" in capsys.readouterr().err
+    assert (
+        main(["covid_cxr", "somewhere"]) == 2
+        and "options that begin with --" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("tree", [covid_tree, mimic_tree])
@@ -197,7 +233,10 @@ def test_pixels_that_stay_in_the_users_file_keep_its_order_and_chunks(tmp_path, 
     with h5py.File(raw / "cxr.h5", "w") as h5:
         h5["cxr"] = pixels
     table = pd.DataFrame(
-        {"Path": [f"p10/p10000001/s5000000{9 - k}/i{k}.jpg" for k in range(6)], "impression": "Clear."}
+        {
+            "Path": [f"p10/p10000001/s5000000{9 - k}/i{k}.jpg" for k in range(6)],
+            "impression": "Clear.",
+        }
     )
     table.to_csv(raw / "cxr.csv", index=False)
     prepare("cxr_h5", raw, tmp_path / "out")
@@ -213,12 +252,24 @@ def test_pixels_that_stay_in_the_users_file_keep_its_order_and_chunks(tmp_path, 
 @pytest.mark.parametrize(
     "change",
     [
-        {"counts": {"train": {}}}, {"counts": [], "attrition": None}, {"fingerprint": {}}, {"fingerprint": None},
-        {"attrition": [{}]}, {"attrition": [{"step": "a", "rows": 1}] * 2}, {"attrition": {"a": 1}}, {"overlap": []},
-        {"extra": {"x.csv": {}}}, {"extra": [1]}, {"extra": {".": {"sha256": ""}}}, {"rows": None}, {"size": "x"},
-        {"images": []}, {"columns": None}, {"rejects": {}},
+        {"counts": {"train": {}}},
+        {"counts": [], "attrition": None},
+        {"fingerprint": {}},
+        {"fingerprint": None},
+        {"attrition": [{}]},
+        {"attrition": [{"step": "a", "rows": 1}] * 2},
+        {"attrition": {"a": 1}},
+        {"overlap": []},
+        {"extra": {"x.csv": {}}},
+        {"extra": [1]},
+        {"extra": {".": {"sha256": ""}}},
+        {"rows": None},
+        {"size": "x"},
+        {"images": []},
+        {"columns": None},
+        {"rejects": {}},
     ],
-)  # fmt: skip
+)
 def test_a_card_whose_entries_have_another_form(folder, capsys, change):
     edit_card(folder, lambda card: card.update(change))
     code, failed = run(folder, capsys)

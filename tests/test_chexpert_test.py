@@ -25,14 +25,22 @@ def tree(root, studies=4, home="CheXpert/test", images=True):
 
 @pytest.mark.parametrize("home", ["CheXpert/test", "CheXpert-v1.0/test", "test", "."])
 def test_with_images(tmp_path, home):
-    index, card, rejects = prepare("chexpert_test", tree(tmp_path / "raw", home=home), tmp_path / "out")
-    assert card["images"] == 4 and set(index["split"]) == {"test"} and set(index["view"]) == {"FRONTAL"}
+    index, card, rejects = prepare(
+        "chexpert_test", tree(tmp_path / "raw", home=home), tmp_path / "out"
+    )
+    assert (
+        card["images"] == 4
+        and set(index["split"]) == {"test"}
+        and set(index["view"]) == {"FRONTAL"}
+    )
     assert index["image_id"][0] == "patient64740/study1/view1_frontal" and not rejects
     assert_checked(tmp_path / "out")
 
 
 def test_labels_alone(tmp_path):
-    index, card, rejects = prepare("chexpert_test", tree(tmp_path / "raw", images=False), tmp_path / "out")
+    index, card, rejects = prepare(
+        "chexpert_test", tree(tmp_path / "raw", images=False), tmp_path / "out"
+    )
     assert card["images"] == 0 and len(index) == 4 and not rejects
     assert any(note.startswith("labels only") for note in card["notes"])
 
@@ -42,10 +50,14 @@ def test_faults_of_images(tmp_path):
     home = raw / "CheXpert" / "test"
     (home / "patient64740" / "study1" / "view1_frontal.jpg").unlink()
     (home / "patient64741" / "study1" / "view1_frontal.jpg").write_bytes(b"")
-    (home / "patient64742" / "study1" / "view2_lateral.jpg").write_bytes(encoded(picture(1), "JPEG"))
+    (home / "patient64742" / "study1" / "view2_lateral.jpg").write_bytes(
+        encoded(picture(1), "JPEG")
+    )
     (home / "patient9" / "study1").mkdir(parents=True)
     (home / "patient9" / "study1" / "view1_frontal.jpg").write_bytes(encoded(picture(1), "JPEG"))
-    index, card, rejects = prepare("chexpert_test", raw, tmp_path / "out", settings={"max_reject_share": 1})
+    index, card, rejects = prepare(
+        "chexpert_test", raw, tmp_path / "out", settings={"max_reject_share": 1}
+    )
     assert len(index) == 28
     reason = "image not used: not the first frontal one of a study in groundtruth.csv"
     assert rejects == {
@@ -76,7 +88,9 @@ def test_bad_rows(tmp_path):
     text = (raw / "groundtruth.csv").read_text().splitlines()
     text += [text[1], "somewhere/else" + ",0" * 14, "patient1/study1" + ",7" * 14]
     (raw / "groundtruth.csv").write_text("\n".join(text))
-    index, _, rejects = prepare("chexpert_test", raw, tmp_path / "out", settings={"max_reject_share": 1})
+    index, _, rejects = prepare(
+        "chexpert_test", raw, tmp_path / "out", settings={"max_reject_share": 1}
+    )
     assert len(index) == 4 and set(rejects.values()) == {
         "Study does not end in patient<number>/study<number>",
         "study_id named before: first row used",
@@ -85,5 +99,9 @@ def test_bad_rows(tmp_path):
 
 
 def test_real_labels(shared, tmp_path):
-    index, card, rejects = prepare("chexpert_test", shared / "data" / "chexpert_test_labels", tmp_path / "out")
-    assert len(index) == 500 and card["images"] == 0 and (tmp_path / "out" / "readers.csv").is_file()
+    index, card, rejects = prepare(
+        "chexpert_test", shared / "data" / "chexpert_test_labels", tmp_path / "out"
+    )
+    assert (
+        len(index) == 500 and card["images"] == 0 and (tmp_path / "out" / "readers.csv").is_file()
+    )

@@ -1,4 +1,6 @@
-"""The COVID-19 image collection: Brixia scores and lung boxes, and what becomes of bad ones; the real 134 images."""
+"""The COVID-19 image collection: Brixia scores and lung boxes, and what becomes of bad ones; the
+real 134 images.
+"""
 
 import json
 
@@ -12,7 +14,9 @@ from data_prep import DataError
 
 def coco(raw, annotations, images=((1, "0.png", 30, 40), (2, "other.png", 30, 40))):
     found = {
-        "images": [{"id": i, "file_name": name, "width": w, "height": h} for i, name, w, h in images],
+        "images": [
+            {"id": i, "file_name": name, "width": w, "height": h} for i, name, w, h in images
+        ],
         "categories": [{"id": 1, "name": "Right Lung"}, {"id": 2, "name": "Left Lung"}],
         "annotations": annotations,
     }
@@ -25,9 +29,20 @@ def box(bbox, image=1, kind=1):
 
 def test_boxes(tmp_path):
     raw = covid_tree(tmp_path / "raw")
-    annotations = [box([1, 2, 10, 20], kind=2), box([0, 0, 31, 41]), box([1, 1, 5, 5], 2), box([1, 1, 99, 5]), box([1]),
-                   box([1, 1, 0, 5]), box("abcd"), box([1, 1, 2, 2], 9), box([1, 1, 2, 2], 1, 9), {}, box(None),
-                   box([float("nan"), 1, 2, 2])]  # fmt: skip
+    annotations = [
+        box([1, 2, 10, 20], kind=2),
+        box([0, 0, 31, 41]),
+        box([1, 1, 5, 5], 2),
+        box([1, 1, 99, 5]),
+        box([1]),
+        box([1, 1, 0, 5]),
+        box("abcd"),
+        box([1, 1, 2, 2], 9),
+        box([1, 1, 2, 2], 1, 9),
+        {},
+        box(None),
+        box([float("nan"), 1, 2, 2]),
+    ]
     coco(raw, annotations)
     _, card, rejects = prepare("covid_cxr", raw, tmp_path / "out")
     boxes = pd.read_csv(tmp_path / "out" / "boxes.csv")
@@ -40,7 +55,9 @@ def test_boxes(tmp_path):
     assert_checked(tmp_path / "out")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"images": 1}', '{"images": [], "annotations": []}', '{"images": [1]}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"images": 1}', '{"images": [], "annotations": []}', '{"images": [1]}']
+)
 def test_a_broken_box_file_is_one_message(tmp_path, text):
     raw = covid_tree(tmp_path / "raw")
     (raw / "lung_bbox_coco.json").write_text(text)
@@ -62,23 +79,38 @@ def test_scores(tmp_path):
     rows = index.set_index("image_id")
     columns = ["brixia_a", "brixia_global", "brixia_junior_a", "brixia_junior_global"]
     assert rows.loc["0.png", columns].tolist() == ["3", "18", "", "7"]
-    assert rows.loc["1.png", columns].tolist() == ["", "", "1", ""] and rows.loc["2.png", columns].tolist() == [""] * 4
-    assert len(pd.read_csv(tmp_path / "out" / "rejects.csv")) == 4  # three bad scores, one file named twice
+    assert (
+        rows.loc["1.png", columns].tolist() == ["", "", "1", ""]
+        and rows.loc["2.png", columns].tolist() == [""] * 4
+    )
+    assert (
+        len(pd.read_csv(tmp_path / "out" / "rejects.csv")) == 4
+    )  # three bad scores, one file named twice
     assert rejects["brixia_public-annotations.csv 0.png"] == "file named before: first row used"
 
 
 def test_real_images(shared, tmp_path):
     """All 134, PNG inside .jpg and RGBA among them; scores, lung boxes, licenses."""
-    index, card, rejects = prepare("covid_cxr", shared / "data" / "covid_cxr", tmp_path / "out", size=64)
+    index, card, rejects = prepare(
+        "covid_cxr", shared / "data" / "covid_cxr", tmp_path / "out", size=64
+    )
     with h5py.File(tmp_path / "out" / "images.h5") as file:
-        assert len(file["cxr"]) == len(index) and (file["cxr"][:].reshape(len(index), -1).std(axis=1) > 5).all()
+        assert (
+            len(file["cxr"]) == len(index)
+            and (file["cxr"][:].reshape(len(index), -1).std(axis=1) > 5).all()
+        )
     assert not [r for r in rejects.values() if not r.startswith("not selected")]
     assert len(index) + len(rejects) == 134 and (index["license"] != "").sum() > 100
     assert (index["brixia_global"] != "").sum() > 0
     boxes = pd.read_csv(tmp_path / "out" / "boxes.csv")
-    assert boxes["image_id"].isin(index["image_id"]).all() and (boxes.groupby("image_id").size() == 2).all()
+    assert (
+        boxes["image_id"].isin(index["image_id"]).all()
+        and (boxes.groupby("image_id").size() == 2).all()
+    )
     assert boxes["image_id"].nunique() == len(index)
     assert ((boxes["x0"] < boxes["x1"]) & (boxes["x1"] <= boxes["width"] + 1)).all()
     assert set(boxes["finding"]) == {"Left Lung", "Right Lung"}
     lungs = boxes.pivot(index="image_id", columns="finding", values="x0")
-    assert (lungs["Right Lung"] < lungs["Left Lung"]).mean() > 0.95  # the patient's right is on the left of the picture
+    assert (
+        lungs["Right Lung"] < lungs["Left Lung"]
+    ).mean() > 0.95  # the patient's right is on the left of the picture

@@ -1,4 +1,6 @@
-"""An HDF5 file of pixels and its CSV: linked when usable as they are, copied otherwise, refused when they do not fit."""
+"""An HDF5 file of pixels and its CSV: linked when usable as they are, copied otherwise, refused
+when they do not fit.
+"""
 
 import hashlib
 
@@ -24,7 +26,9 @@ def pair(root, pixels=None, count=12, name="cxr", **columns):
     with h5py.File(root / "cxr.h5", "w") as file:
         file[name] = pixels
     count = len(pixels)
-    table = {"Path": [f"files/p10/p1000000{k % 10}/s5{count - k:07d}/i{k}.jpg" for k in range(count)]}
+    table = {
+        "Path": [f"files/p10/p1000000{k % 10}/s5{count - k:07d}/i{k}.jpg" for k in range(count)]
+    }
     table |= {"impression": [f"No edema {k}." for k in range(count)]}
     pd.DataFrame(table | columns).to_csv(root / "cxr.csv", index=False)
     return root, pixels
@@ -47,7 +51,10 @@ def test_usable_as_it_is(tmp_path):
     index, card, rejects = prepare("cxr_h5", raw, tmp_path / "out")
     assert is_link(tmp_path / "out") and (tmp_path / "out" / "images.h5").stat().st_size < 5000
     assert np.array_equal(stored(tmp_path / "out"), pixels) and card["images"] == 12 and not rejects
-    assert index["image_id"].tolist() == [f"i{k}" for k in range(12)] and index["patient_id"][3] == "10000003"
+    assert (
+        index["image_id"].tolist() == [f"i{k}" for k in range(12)]
+        and index["patient_id"][3] == "10000003"
+    )
     assert index["study_id"][0] == "50000012" and not index["study_id"].is_monotonic_increasing
     assert index["Edema"].tolist() == ["0"] * 12 and index["impression"][2] == "No edema 2."
     opened = data.open(tmp_path / "out")
@@ -69,8 +76,12 @@ def test_a_copy_is_sorted(tmp_path):
     raw, pixels = pair(tmp_path / "raw")
     linked, _, _ = prepare("cxr_h5", raw, tmp_path / "linked")
     copied, _, _ = prepare("cxr_h5", raw, tmp_path / "copied", settings={"copy": "yes"})
-    assert not is_link(tmp_path / "copied") and np.array_equal(stored(tmp_path / "copied"), pixels[::-1])
-    assert linked["h5_row"].tolist() == copied["h5_row"].tolist()[::-1] == [str(k) for k in range(12)]
+    assert not is_link(tmp_path / "copied") and np.array_equal(
+        stored(tmp_path / "copied"), pixels[::-1]
+    )
+    assert (
+        linked["h5_row"].tolist() == copied["h5_row"].tolist()[::-1] == [str(k) for k in range(12)]
+    )
     assert copied.equals(linked.sort_values("study_id", ignore_index=True))
     for name in ("linked", "copied"):
         assert_checked(tmp_path / name)
@@ -107,7 +118,10 @@ def test_other_numbers_become_grey_levels(tmp_path, make, words):
 
 
 @settings(deadline=None, max_examples=60)
-@given(arrays.arrays(np.float32, (4, 4), elements=st.floats(width=32)), st.sampled_from([0.0, 1.0, 255.0]))
+@given(
+    arrays.arrays(np.float32, (4, 4), elements=st.floats(width=32)),
+    st.sampled_from([0.0, 1.0, 255.0]),
+)
 def test_any_numbers_are_grey_or_a_reason(image, scale):
     try:
         grey = cxr_h5.to_grey(image, scale)
@@ -142,7 +156,8 @@ def test_faults_of_records(tmp_path):
     reasons = {int(name.split()[1]): reason for name, reason in rejects.items()}
     assert reasons == {
         4: "constant image (every pixel is 7)", 5: "values that are no finite numbers",
-        7: "label Edema is 'maybe', expected 1, 0, -1 or empty", 9: "empty report, or none with findings or impression",
+        7: "label Edema is 'maybe', expected 1, 0, -1 or empty", 9: "empty report, or none "
+                                                                    "with findings or impression",
         6: "values 0..999, other images have 0..255", 10: "5 cells, the header has 3",
     }  # fmt: skip
     assert card["images"] == 34
@@ -154,7 +169,9 @@ def test_a_constant_image_in_a_file_usable_otherwise(tmp_path):
     raw, _ = pair(tmp_path / "raw", pixels)
     _, card, rejects = prepare("cxr_h5", raw, tmp_path / "out")
     assert list(rejects.values()) == ["constant image (every pixel is 0)"]
-    assert np.array_equal(stored(tmp_path / "out"), np.delete(pixels, 3, 0)[::-1]) and not is_link(tmp_path / "out")
+    assert np.array_equal(stored(tmp_path / "out"), np.delete(pixels, 3, 0)[::-1]) and not is_link(
+        tmp_path / "out"
+    )
     assert_checked(tmp_path / "out")
 
 
@@ -188,7 +205,9 @@ def test_faults_of_the_dataset(tmp_path):
     (raw / "cxr.csv").write_text(good.rsplit("\n", 2)[0])
     assert "found 11 rows in cxr.csv, 12 images in cxr.h5" in error()
     (raw / "cxr.csv").write_text(good)
-    assert "expected a dataset pixels in" in error(dataset="pixels") and "found cxr" in error(dataset="pixels")
+    assert "expected a dataset pixels in" in error(dataset="pixels") and "found cxr" in error(
+        dataset="pixels"
+    )
     assert "labels of auto, text or none" in error(labels="all")
     (raw / "other.csv").write_text(good)
     prepare("cxr_h5", raw, tmp_path / "same name")
@@ -234,11 +253,17 @@ def test_damaged_files_are_one_message(tmp_path, capsys):
 def test_a_damaged_block_of_pixels_costs_its_images_only(tmp_path):
     raw, pixels = pair(tmp_path / "raw")
     with h5py.File(raw / "cxr.h5", "w") as file:
-        stored_images = file.create_dataset("cxr", data=pixels, chunks=(1, 32, 32), compression="gzip")
+        stored_images = file.create_dataset(
+            "cxr", data=pixels, chunks=(1, 32, 32), compression="gzip"
+        )
         place = stored_images.id.get_chunk_info(5).byte_offset
     content = bytearray((raw / "cxr.h5").read_bytes())
     content[place : place + 100] = b"\xff" * 100
     (raw / "cxr.h5").write_bytes(content)
-    index, _, rejects = prepare("cxr_h5", raw, tmp_path / "out", settings={"max_reject_share": 1}, size=32)
+    index, _, rejects = prepare(
+        "cxr_h5", raw, tmp_path / "out", settings={"max_reject_share": 1}, size=32
+    )
     assert len(index) == 11 and 5 not in set(index["h5_row"].astype(int))
-    assert [reason for reason in rejects.values() if reason.startswith("cannot be read: ")] and len(rejects) == 1
+    assert [reason for reason in rejects.values() if reason.startswith("cannot be read: ")] and len(
+        rejects
+    ) == 1

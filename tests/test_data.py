@@ -15,10 +15,16 @@ DEMO = presets.load("demo")
 def prepared(folder, n=12, name="mimic_cxr", images=True):
     """A prepared dataset in which image k is all grey level k."""
     folder.mkdir(parents=True)
-    index = pd.DataFrame({"study_id": [f"{k:03d}" for k in range(n)], "image_id": [f"i{k}" for k in range(n)]})
+    index = pd.DataFrame(
+        {"study_id": [f"{k:03d}" for k in range(n)], "image_id": [f"i{k}" for k in range(n)]}
+    )
     index["split"] = ["test" if k % 3 == 2 else "train" for k in range(n)]
     index = index.assign(
-        patient_id="007", view="AP", findings="", impression="NA", **dict.fromkeys(data.CHEXPERT_14, "")
+        patient_id="007",
+        view="AP",
+        findings="",
+        impression="NA",
+        **dict.fromkeys(data.CHEXPERT_14, ""),
     )
     index["Edema"] = [("1", "0", "-1", "")[k % 4] for k in range(n)]
     index.to_csv(folder / "index.csv", index=False)
@@ -26,12 +32,17 @@ def prepared(folder, n=12, name="mimic_cxr", images=True):
     if images:
         with h5py.File(folder / "images.h5", "w") as file:
             file["cxr"] = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
-    card = {"name": name, "label": name, "synthetic": False, "fingerprint": {"index": "a" * 64, "pixels": "b" * 64}}
+    card = {
+        "name": name,
+        "label": name,
+        "synthetic": False,
+        "fingerprint": {"index": "a" * 64, "pixels": "b" * 64},
+    }
     (folder / "card.json").write_text(json.dumps(card))
     return folder
 
 
-# --- roles ----------------------------------------------------------------------------------------------------------
+# --- roles ----------------------------------------------------------------------------------------
 def test_parse():
     assert data.parse("") == {}
     given = data.parse("main=mimic_cxr:/a unseen_disease='covid_cxr:/with blank' readers=phantom")
@@ -48,8 +59,15 @@ def test_parse():
     [
         ("main", "expected ROLE=NAME:PATH"),
         ("main=", "expected ROLE=NAME:PATH"),
-        ("train=mimic_cxr:/a", "unknown role 'train': expected one of main, unseen_disease, readers, transfer, questions"),
-        ("main=mimic:/a", "unknown dataset 'mimic' for role main: expected phantom or one of mimic_cxr, openi"),
+        (
+            "train=mimic_cxr:/a",
+            "unknown role 'train': expected one of main, unseen_disease, readers, transfer, "
+            "questions",
+        ),
+        (
+            "main=mimic:/a",
+            "unknown dataset 'mimic' for role main: expected phantom or one of mimic_cxr, openi",
+        ),
         ("main=mimic_cxr", "expected a path, main=mimic_cxr:PATH"),
         ("main=phantom:/a", "takes no path"),
     ],
@@ -63,7 +81,10 @@ def test_the_phantom_serves_every_role_by_default():
     found = data.sources(DEMO)
     assert list(found) == list(data.ROLES) and all(s.synthetic for s in found.values())
     assert found["main"].raw == data.phantom_raw(DEMO) / "mimic_cxr"
-    assert found["unseen_disease"].name == "covid_cxr" and found["main"].folder.parent == paths.PREPARED
+    assert (
+        found["unseen_disease"].name == "covid_cxr"
+        and found["main"].folder.parent == paths.PREPARED
+    )
     assert len({s.folder for s in found.values()}) == len(data.ROLES)
 
 
@@ -75,26 +96,50 @@ def test_the_paper_preset_has_no_default(tmp_path):
 
 def test_own_data_take_the_place_of_the_phantom(tmp_path):
     found = data.sources(DEMO, f"unseen_disease=covid_cxr:{tmp_path}")
-    assert not found["unseen_disease"].synthetic and found["unseen_disease"].raw == tmp_path and found["main"].synthetic
-    assert "phantom" not in found["unseen_disease"].folder.name and "phantom" in found["main"].folder.name
+    assert (
+        not found["unseen_disease"].synthetic
+        and found["unseen_disease"].raw == tmp_path
+        and found["main"].synthetic
+    )
+    assert (
+        "phantom" not in found["unseen_disease"].folder.name
+        and "phantom" in found["main"].folder.name
+    )
 
 
 def test_prepared_folders_are_kept_apart(tmp_path):
-    """Another path, size or choice of views is another folder; what does not change the data is not."""
+    """Another path, size or choice of views is another folder; what does not change the data is
+    not.
+    """
 
     def folder(path=tmp_path, overrides=""):
-        return data.sources(presets.load("demo", overrides), f"main=mimic_cxr:{path}")["main"].folder
+        return data.sources(presets.load("demo", overrides), f"main=mimic_cxr:{path}")[
+            "main"
+        ].folder
 
-    folders = {folder(), folder(tmp_path / "b"), folder(overrides="store_size=99"), folder(overrides="views=AP,PA")}
+    folders = {
+        folder(),
+        folder(tmp_path / "b"),
+        folder(overrides="store_size=99"),
+        folder(overrides="views=AP,PA"),
+    }
     assert len(folders) == 4 and folder(overrides="seed=5 epochs=1") == folder()
-    phantoms = {data.sources(presets.load("demo", o))["main"].folder for o in ("", "studies=50", "phantom_seed=8")}
+    phantoms = {
+        data.sources(presets.load("demo", o))["main"].folder
+        for o in ("", "studies=50", "phantom_seed=8")
+    }
     assert len(phantoms) == 3
 
 
 def test_settings_of_a_dataset(tmp_path):
     """They are read beside the data of their role, make another folder, and reach data_prep."""
-    given = f"main=table:{tmp_path}/t.csv main.text_column='my report' unseen_disease=covidx:{tmp_path}"
-    assert data.parse(given) == {"main": ("table", f"{tmp_path}/t.csv"), "unseen_disease": ("covidx", str(tmp_path))}
+    given = (
+        f"main=table:{tmp_path}/t.csv main.text_column='my report' unseen_disease=covidx:{tmp_path}"
+    )
+    assert data.parse(given) == {
+        "main": ("table", f"{tmp_path}/t.csv"),
+        "unseen_disease": ("covidx", str(tmp_path)),
+    }
     assert data.settings(given) == {"main": {"text_column": "my report"}}
     (tmp_path / "t.csv").write_text("my report,other\nNo edema.,a\nEdema.,b\n")
     source = data.sources(DEMO, given)["main"]
@@ -135,8 +180,10 @@ def test_a_prepared_folder_is_used_as_it_is(tmp_path):
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
-# --- a prepared folder ----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("rows", [[3], [0, 1, 2], [5, 2, 9], [4, 4, 4, 1, 4], [11, 0], list(range(11, -1, -1)), []])
+# --- a prepared folder ----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "rows", [[3], [0, 1, 2], [5, 2, 9], [4, 4, 4, 1, 4], [11, 0], list(range(11, -1, -1)), []]
+)
 def test_images_come_in_the_order_asked_for(tmp_path, rows):
     """Near each other or far apart, in any order, repeated or none."""
     images = data.open(prepared(tmp_path / "x")).images(np.array(rows, dtype=int))
@@ -147,8 +194,12 @@ def test_images_come_in_the_order_asked_for(tmp_path, rows):
 def test_rows_and_labels(tmp_path):
     found = data.open(prepared(tmp_path / "x"))
     assert found.rows("test").tolist() == [2, 5, 8, 11] and found.rows("none").tolist() == []
-    assert found.index["study_id"].iloc[1] == "001" and found.index["patient_id"].iloc[0] == "007", "ids stay text"
-    assert found.index["impression"].iloc[0] == "NA", "a report that says NA is text, no missing value"
+    assert (
+        found.index["study_id"].iloc[1] == "001" and found.index["patient_id"].iloc[0] == "007"
+    ), "ids stay text"
+    assert found.index["impression"].iloc[0] == "NA", (
+        "a report that says NA is text, no missing value"
+    )
     edema = found.index["Edema"]
     assert edema.iloc[:3].tolist() == [1, 0, -1] and np.isnan(edema.iloc[3])
     assert found.rejects["reason"].tolist() == ["truncated"] and len(found.fingerprint) == 12
@@ -172,7 +223,9 @@ def test_what_is_missing_is_said(tmp_path):
 
 
 def test_a_dataset_must_fit_its_role(tmp_path):
-    with pytest.raises(ValueError, match="does not fit role unseen_disease: expected phantom or covid_cxr, covidx"):
+    with pytest.raises(
+        ValueError, match="does not fit role unseen_disease: expected phantom or covid_cxr, covidx"
+    ):
         data.parse("unseen_disease=chexpert_test:/a")
     assert all(data.parse(f"main={name}:/a") for name in data.NAMES), "any dataset can be looked at"
     (tmp_path / "card.json").write_text('{"name": "mimic_cxr"}')

@@ -27,7 +27,9 @@ def test_shrink_and_pad_equals_the_released_function(shared):
     assert len(cases) >= 15
     for key in cases:
         _, case, size = key.split("/")
-        np.testing.assert_array_equal(images.shrink_and_pad(tensors[f"in/{case}"], int(size)), tensors[key])
+        np.testing.assert_array_equal(
+            images.shrink_and_pad(tensors[f"in/{case}"], int(size)), tensors[key]
+        )
 
 
 def test_every_kind_of_image_becomes_8_bit_grey():
@@ -83,11 +85,14 @@ SPELLINGS = {
     "markdown": f"**FINDINGS:** {F}\n\n## IMPRESSION: {G}",
     "more markdown": f"**Findings**: {F}\n\n**Impression**\n{G}",
     "other order": f"IMPRESSION: {G}\n\nCOMPARISON: None.\n\nFINDINGS: {F}",
-    "followed by others": f"FINDINGS: {F}\nIMPRESSION: {G}\nRECOMMENDATION(S): CT.\nNOTIFICATION: Dr. ___ at 3 pm.",
-    "wet read": f"WET READ: ___ 4:10 AM\n Pneumonia.\n\n FINAL REPORT\n FINDINGS: {F}\n IMPRESSION: {G}",
+    "followed by others": f"FINDINGS: {F}\nIMPRESSION: {G}\nRECOMMENDATION(S): "
+    "CT.\nNOTIFICATION: Dr. ___ at 3 pm.",
+    "wet read": f"WET READ: ___ 4:10 AM\n Pneumonia.\n\n FINAL REPORT\n FINDINGS: {F}\n "
+    f"IMPRESSION: {G}",
     "addendum": f"FINDINGS: {F}\n IMPRESSION: {G}\n\n ADDENDUM: Pneumonia after all.",
     "signature": f"FINDINGS: {F}\nIMPRESSION: {G}\n\nElectronically signed by: someone",
-    "blank in the middle": "FINDINGS: The lungs ___ are clear.\nIMPRESSION: No acute ___\n process.",
+    "blank in the middle": "FINDINGS: The lungs ___ are clear.\nIMPRESSION: No acute ___\n "
+    "process.",
     "rule": f"______________\nFINDINGS: {F}\n______________\nIMPRESSION: {G}",
 }
 
@@ -100,7 +105,11 @@ def test_sections_of_many_spellings(name):
 @pytest.mark.parametrize(
     "text, findings, impression",
     [
-        ("FINDINGS:\nLUNGS: Clear.\nHEART: Normal.\nIMPRESSION: Fine.", "LUNGS: Clear. HEART: Normal.", "Fine."),
+        (
+            "FINDINGS:\nLUNGS: Clear.\nHEART: Normal.\nIMPRESSION: Fine.",
+            "LUNGS: Clear. HEART: Normal.",
+            "Fine.",
+        ),
         ("FINDINGS: Clear.\nOther findings: none here.", "Clear. Other findings: none here.", ""),
         (
             "IMPRESSION: AP chest compared to ___:\n\n 1. Clear.\n 2. No fracture.",
@@ -110,8 +119,16 @@ def test_sections_of_many_spellings(name):
         ("FINDINGS AND IMPRESSION: Clear.", "", "Clear."),
         ("FINDINGS/IMPRESSION:\n Clear.", "", "Clear."),
         ("IMPRESSION: A.\nFINDINGS: B.\nIMPRESSION: C.", "B.", "A. C."),
-        ("REASON FOR EXAM: cough.\n\nPORTABLE CHEST: one view.\n\nThe lungs are clear.", "", "The lungs are clear."),
-        ("PORTABLE AP CHEST: The lungs are clear.\n\nDictated by someone", "", "The lungs are clear."),
+        (
+            "REASON FOR EXAM: cough.\n\nPORTABLE CHEST: one view.\n\nThe lungs are clear.",
+            "",
+            "The lungs are clear.",
+        ),
+        (
+            "PORTABLE AP CHEST: The lungs are clear.\n\nDictated by someone",
+            "",
+            "The lungs are clear.",
+        ),
         ("The lungs are clear.", "", "The lungs are clear."),
         ("INDICATION: Cough and fever.\n\nCOMPARISON: None.", "", ""),
         ("FINDINGS: ___\nIMPRESSION: ___.", "", ""),
@@ -133,26 +150,46 @@ def test_mimic_tree_is_read(tmp_path):
     assert list(index["split"]) == ["train", "train", "valid", "valid", "test", "test"]
     assert index["findings"][0] == "Heart size is normal on. The lungs are clear."
     assert index["impression"][0] == "No acute process."
-    assert index.loc[1, ["Edema", "Fracture", "No Finding", "Pneumonia"]].tolist() == ["1", "-1", "0", ""]
+    assert index.loc[1, ["Edema", "Fracture", "No Finding", "Pneumonia"]].tolist() == [
+        "1",
+        "-1",
+        "0",
+        "",
+    ]
     assert list(index.columns[7:21]) == CHEXPERT_14
     assert rejects == {
         "files/p10/p10000000/s50000000/b000.jpg": "not selected: view LATERAL",
-        "files/p10/p10000000/s50000000/c000.jpg": "not selected: another image of this study is used",
+        "files/p10/p10000000/s50000000/c000.jpg": "not selected: another image of this study "
+        "is used",
     }
-    assert [(s["rows"], s["dropped"]) for s in card["attrition"] if s["dropped"]] == [(7, 1), (6, 1)]
+    assert [(s["rows"], s["dropped"]) for s in card["attrition"] if s["dropped"]] == [
+        (7, 1),
+        (6, 1),
+    ]
     assert card["counts"]["train"] == {"rows": 2, "studies": 2, "patients": 1}
-    assert card["prevalence"]["No Finding"] == {"positive": 0, "negative": 5, "uncertain": 0, "empty": 1}
+    assert card["prevalence"]["No Finding"] == {
+        "positive": 0,
+        "negative": 5,
+        "uncertain": 0,
+        "empty": 1,
+    }
     assert not any(card["overlap"].values()) and len(card["overlap"]) == 4
     assert (card["images"], card["label"], card["synthetic"]) == (6, "mimic_cxr", False)
     with h5py.File(tmp_path / "out" / "images.h5") as h5:
-        assert h5["cxr"].shape == (6, 32, 32) and h5["cxr"].dtype == np.uint8 and h5["cxr"].chunks == (1, 32, 32)
+        assert (
+            h5["cxr"].shape == (6, 32, 32)
+            and h5["cxr"].dtype == np.uint8
+            and h5["cxr"].chunks == (1, 32, 32)
+        )
         raw = (tmp_path / "raw/files/p10/p10000001/s50000003/c003.jpg").read_bytes()
         np.testing.assert_array_equal(h5["cxr"][3], images.shrink_and_pad(images.decode(raw), 32))
 
 
 def test_zipped_tables_and_reports_give_the_same_rows(tmp_path):
     plain, _, _ = prepare("mimic_cxr", mimic_tree(tmp_path / "plain"), tmp_path / "a")
-    zipped, _, _ = prepare("mimic_cxr", mimic_tree(tmp_path / "zipped", zipped=True), tmp_path / "b")
+    zipped, _, _ = prepare(
+        "mimic_cxr", mimic_tree(tmp_path / "zipped", zipped=True), tmp_path / "b"
+    )
     pd.testing.assert_frame_equal(plain, zipped)
 
 
@@ -189,33 +226,54 @@ def test_phantom_mark_makes_the_dataset_synthetic(tmp_path):
     raw = mimic_tree(tmp_path / "raw")
     (raw / "PHANTOM.json").write_text('{"studies": 6, "seed": 1}')
     _, card, _ = prepare("mimic_cxr", raw, tmp_path / "out")
-    assert card["synthetic"] and card["label"] == "phantom:mimic_cxr" and card["phantom"] == {"studies": 6, "seed": 1}
+    assert (
+        card["synthetic"]
+        and card["label"] == "phantom:mimic_cxr"
+        and card["phantom"] == {"studies": 6, "seed": 1}
+    )
 
 
 def test_overlap_between_splits_is_reported(tmp_path):
     raw = mimic_tree(tmp_path / "raw")
     split = pd.read_csv(raw / "mimic-cxr-2.0.0-split.csv")
-    split.loc[split["study_id"] == 50000001, "split"] = "test"  # its patient's other study is in train
+    split.loc[split["study_id"] == 50000001, "split"] = (
+        "test"  # its patient's other study is in train
+    )
     split.to_csv(raw / "mimic-cxr-2.0.0-split.csv", index=False)
     one = raw / "files/p10/p10000002/s50000004/c004.jpg"
     (raw / "files/p10/p10000001/s50000002/c002.jpg").write_bytes(one.read_bytes())
     _, card, _ = prepare("mimic_cxr", raw, tmp_path / "out")
-    assert card["overlap"] == {"patients": 1, "studies": 0, "identical_images": 1, "near_identical_images": 0}
+    assert card["overlap"] == {
+        "patients": 1,
+        "studies": 0,
+        "identical_images": 1,
+        "near_identical_images": 0,
+    }
     assert any("1 patients in more than one split: 10000000" in note for note in card["notes"])
 
 
-# ---------------------------------------------------------------- the other datasets, on real samples
+# ---------------------------------------------------------------- the other datasets, on real sampl
 
 
 def test_openi_reads_the_real_archive(shared, tmp_path):
-    index, card, rejects = prepare("openi", shared / "data" / "openi" / "NLMCXR_reports.tgz", tmp_path / "out")
-    assert len(index) == 2743 and card["images"] == 0 and not (tmp_path / "out" / "images.h5").exists()
+    index, card, rejects = prepare(
+        "openi", shared / "data" / "openi" / "NLMCXR_reports.tgz", tmp_path / "out"
+    )
+    assert (
+        len(index) == 2743 and card["images"] == 0 and not (tmp_path / "out" / "images.h5").exists()
+    )
     assert set(rejects.values()) == {"no findings or impression"} and len(rejects) == 21
-    assert (index["impression"] != "").sum() == 2363 + 375 and (index["findings"] != "").sum() == 2363 + 5
+    assert (index["impression"] != "").sum() == 2363 + 375 and (
+        index["findings"] != ""
+    ).sum() == 2363 + 5
     share = index["split"].value_counts(normalize=True)
-    assert share["train"] == pytest.approx(0.7, abs=0.02) and share["test"] == pytest.approx(0.2, abs=0.02)
+    assert share["train"] == pytest.approx(0.7, abs=0.02) and share["test"] == pytest.approx(
+        0.2, abs=0.02
+    )
     first = index.set_index("study_id").loc["CXR1"]
-    assert first["impression"] == "Normal chest x-XXXX." and first["findings"].startswith("The cardiac silhouette")
+    assert first["impression"] == "Normal chest x-XXXX." and first["findings"].startswith(
+        "The cardiac silhouette"
+    )
     assert first["split"] == split_by_hash(pd.Series(["CXR1"]))[0]  # of the id alone
     assert prepare("openi", shared / "data" / "openi", tmp_path / "folder")[0].equals(index)
 
@@ -226,7 +284,10 @@ def test_openi_unpacked_with_some_images(tmp_path):
     (raw / "NLMCXR_png").mkdir()
     for k in range(3):
         pictures = "".join(f'<parentImage id="CXR{k}_IM-{n}"/>' for n in range(k))
-        text = f'<r><uId id="CXR{k}"/><AbstractText Label="IMPRESSION">Clear {k}.</AbstractText>{pictures}</r>'
+        text = (
+            f'<r><uId id="CXR{k}"/><AbstractText Label="IMPRESSION">Clear '
+            f"{k}.</AbstractText>{pictures}</r>"
+        )
         (raw / "ecgen-radiology" / f"{k}.xml").write_text(text)
     for name in ("CXR1_IM-0", "CXR2_IM-1", "CXR9_IM-0"):
         (raw / "NLMCXR_png" / f"{name}.png").write_bytes(encoded(picture(1)))
@@ -248,7 +309,9 @@ def test_covid_reads_the_134_real_radiographs(shared, tmp_path):
     assert index["covid"].value_counts().to_dict() == {"1": 60, "0": 30, "": 22}
     scores = index["brixia_global"][index["brixia_global"] != ""].astype(int)
     assert len(scores) == 43 and scores.max() == 17
-    assert set(index["license"]) >= {"CC BY-NC-SA", "CC BY 4.0"} and (index["split"] == "test").all()
+    assert (
+        set(index["license"]) >= {"CC BY-NC-SA", "CC BY 4.0"} and (index["split"] == "test").all()
+    )
     with h5py.File(tmp_path / "all" / "images.h5") as h5:
         assert (h5["cxr"][:].reshape(112, -1).std(1) > 10).all()
     names = pd.read_csv(raw / "metadata.csv", dtype=str)["filename"]
@@ -264,9 +327,12 @@ def test_covid_counts_absent_files_without_failing(tmp_path):
     index, card, rejects = prepare("covid_cxr", raw, tmp_path / "out")
     assert len(index) == 5 and rejects["images/extra.png"] == "file not in metadata.csv"
     assert rejects["images/3.png"] == "file not in the folder" and len(rejects) == 6
-    assert {"step": "image file is there", "rows": 5, "dropped": 5, "why": "file not in the folder: 5"} in card[
-        "attrition"
-    ]
+    assert {
+        "step": "image file is there",
+        "rows": 5,
+        "dropped": 5,
+        "why": "file not in the folder: 5",
+    } in card["attrition"]
 
 
 def test_chexpert_readers_are_taken_by_column_name(shared, tmp_path):
@@ -278,7 +344,9 @@ def test_chexpert_readers_are_taken_by_column_name(shared, tmp_path):
         "benchmark": 3, "decision": 5, "ground_truth": 5, "labeler": 2, "model": 6,
     }  # fmt: skip
     truth = readers[readers["kind"] == "ground_truth"]
-    votes = truth.pivot_table(index="study_id", columns="finding", values="value", aggfunc="sum")[CHEXPERT_14]
+    votes = truth.pivot_table(index="study_id", columns="finding", values="value", aggfunc="sum")[
+        CHEXPERT_14
+    ]
     labels = index.set_index("study_id")[CHEXPERT_14].astype(int).loc[votes.index]
     assert (
         (votes >= 3).astype(int) == labels
@@ -286,8 +354,14 @@ def test_chexpert_readers_are_taken_by_column_name(shared, tmp_path):
     wide = pd.read_csv(raw / "radiologists/benchmark_radiologists/bc6.csv").set_index("Study")
     ours = readers[(readers["kind"] == "benchmark") & (readers["reader"] == "bc6")]
     ours = ours.pivot(index="study_id", columns="finding", values="value")
-    np.testing.assert_array_equal(ours[CHEXPERT_14], wide[CHEXPERT_14].loc["CheXpert-v1.0/test/" + ours.index])
-    scores = readers[(readers["kind"] == "model") & (readers["reader"] == "jfaboy") & (readers["finding"] == "Edema")]
+    np.testing.assert_array_equal(
+        ours[CHEXPERT_14], wide[CHEXPERT_14].loc["CheXpert-v1.0/test/" + ours.index]
+    )
+    scores = readers[
+        (readers["kind"] == "model")
+        & (readers["reader"] == "jfaboy")
+        & (readers["finding"] == "Edema")
+    ]
     wide = pd.read_csv(raw / "example_models/predictions/standard/jfaboy_predictions.csv")
     np.testing.assert_array_equal(np.sort(scores["value"]), np.sort(wide["Edema"]))
 
@@ -313,14 +387,21 @@ def test_no_report_in_a_csv_beside_hdf5(tmp_path):
     with h5py.File(tmp_path / "cxr.h5", "w") as file:
         file["cxr"] = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
     (tmp_path / "cxr.csv").write_text("findings,impression\nNone,nan\nn/a,Nodule.\nNo nodule.,-\n")
-    index, _, rejects = prepare("cxr_h5", tmp_path, tmp_path / "out", settings={"max_reject_share": 1})
-    assert index[["findings", "impression"]].to_numpy().tolist() == [["", "Nodule."], ["No nodule.", ""]]
+    index, _, rejects = prepare(
+        "cxr_h5", tmp_path, tmp_path / "out", settings={"max_reject_share": 1}
+    )
+    assert index[["findings", "impression"]].to_numpy().tolist() == [
+        ["", "Nodule."],
+        ["No nodule.", ""],
+    ]
     assert len(rejects) == 1
 
 
 def test_a_table_in_a_guessed_encoding_is_noted(tmp_path):
     raw = covid_tree(tmp_path / "raw", 4)
     path = raw / "metadata.csv"
-    path.write_bytes(pd.read_csv(path, dtype=str).assign(note="’").to_csv(index=False).encode("cp1252"))
+    path.write_bytes(
+        pd.read_csv(path, dtype=str).assign(note="’").to_csv(index=False).encode("cp1252")
+    )
     _, card, _ = prepare("covid_cxr", raw, tmp_path / "out")
     assert "the table is not UTF-8: its encoding was guessed to be cp1252" in card["notes"]

@@ -1,4 +1,6 @@
-"""The command line of data_prep: what it shows, and one line on stderr with exit code 2 for what is wrong."""
+"""The command line of data_prep: what it shows, and one line on stderr with exit code 2 for what is
+wrong.
+"""
 
 import subprocess
 import sys
@@ -25,7 +27,10 @@ from data_prep.phantom import LAYOUTS
             "a number for max_reject_share",
         ),
         *(
-            (["covid_cxr", "--raw", "RAW", "--out", "OUT", "--set", f"max_reject_share={share}"], "a share from 0 to 1")
+            (
+                ["covid_cxr", "--raw", "RAW", "--out", "OUT", "--set", f"max_reject_share={share}"],
+                "a share from 0 to 1",
+            )
             for share in ("5", "inf", "nan", "-1")
         ),
         (["covid_cxr", "--raw", "RAW", "--out", "OUT", "--size", "0"], "size=0"),
@@ -56,10 +61,18 @@ def test_command_line_shows_what_became_of_the_records(tmp_path):
         str(tmp_path / "out"),
     ]
     for text in ("image is decoded", "already prepared"):
-        result = subprocess.run([*command, "--size", "16"], cwd=ROOT, capture_output=True, text=True)
-        assert result.returncode == 0 and text in result.stdout and "empty file (0 bytes): 1" in result.stdout
+        result = subprocess.run(
+            [*command, "--size", "16"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert (
+            result.returncode == 0
+            and text in result.stdout
+            and "empty file (0 bytes): 1" in result.stdout
+        )
         assert str(tmp_path / "out" / "rejects.csv") in result.stdout
-    shown = subprocess.run([sys.executable, "-m", "data_prep", "list"], cwd=ROOT, capture_output=True, text=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-m", "data_prep", "list"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     assert "views=AP,PA,AP Supine" in shown and "chexpert_test" in shown
 
 
@@ -73,14 +86,18 @@ def test_list_shows_what_each_dataset_needs_and_its_settings(capsys):
         assert module.NEEDS in part
         for setting in module.SETTINGS:
             assert f"    {setting}=" in part
-    assert "{" not in shown.replace("{metadata,split,chexpert}", "").replace('{"id", "label", "text", "img"}', "")
+    assert "{" not in shown.replace("{metadata,split,chexpert}", "").replace(
+        '{"id", "label", "text", "img"}', ""
+    )
 
 
 def test_list_names_the_layouts_of_the_phantom(capsys):
     assert main(["list"]) == 0
     part = capsys.readouterr().out.partition("\nphantom\n")[2]
     assert (
-        "--layout" in part and "max_reject_share" not in part and "    mimic_cxr      mimic_cxr (the default)\n" in part
+        "--layout" in part
+        and "max_reject_share" not in part
+        and "    mimic_cxr      mimic_cxr (the default)\n" in part
     )
     for layout, (reader, _, _) in LAYOUTS.items():
         assert f"    {layout:14} {reader}" in part

@@ -1,4 +1,6 @@
-"""The prepared bytes are the same whatever happens on the way: other numbers of workers, a kill, two runs at once."""
+"""The prepared bytes are the same whatever happens on the way: other numbers of workers, a kill,
+two runs at once.
+"""
 
 import json
 import os
@@ -73,7 +75,10 @@ def test_changed_reader_files_and_reports_are_prepared_anew(tmp_path, capsys):
     raw, out = mimic_tree(tmp_path / "raw", zipped=True), tmp_path / "out"
     (tmp_path / "else").mkdir()
     (raw / "mimic-cxr-reports.zip").rename(tmp_path / "mimic-cxr-reports.zip")  # beside the images
-    for archive, settings in (("mimic-cxr-reports.zip", {}), ("else/r.zip", {"reports": str(tmp_path / "else/r.zip")})):
+    for archive, settings in (
+        ("mimic-cxr-reports.zip", {}),
+        ("else/r.zip", {"reports": str(tmp_path / "else/r.zip")}),
+    ):
         if settings:
             (tmp_path / "mimic-cxr-reports.zip").rename(tmp_path / archive)
             out = tmp_path / "other"
@@ -82,7 +87,9 @@ def test_changed_reader_files_and_reports_are_prepared_anew(tmp_path, capsys):
             file.writestr(f"files/{out.name}.txt", "")
         capsys.readouterr()
         prepare("mimic_cxr", raw, out, settings=settings)
-        assert ("reports changed" if settings else "mimic-cxr-reports.zip changed") in capsys.readouterr().out
+        assert (
+            "reports changed" if settings else "mimic-cxr-reports.zip changed"
+        ) in capsys.readouterr().out
     readers = tmp_path / "readers"
     (readers / "labeler").mkdir(parents=True)
     row = ",".join(["Study", *CHEXPERT_14]) + "\npatient1/study1" + ",0" * 14 + "\n"
@@ -97,12 +104,27 @@ def test_changed_reader_files_and_reports_are_prepared_anew(tmp_path, capsys):
 
 def test_a_folder_made_by_other_code_is_prepared_anew(tmp_path, capsys, monkeypatch):
     raw, out = covid_tree(tmp_path / "raw"), tmp_path / "out"
-    read, code = Path.read_bytes, {prepared.fingerprint_code("covid_cxr"), prepared.fingerprint_code("openi")}
-    modules = ("prepared", "writing", "card", "overlap", "images", "decoding", "archives", "raw", "covid_cxr")
+    read, code = (
+        Path.read_bytes,
+        {prepared.fingerprint_code("covid_cxr"), prepared.fingerprint_code("openi")},
+    )
+    modules = (
+        "prepared",
+        "writing",
+        "card",
+        "overlap",
+        "images",
+        "decoding",
+        "archives",
+        "raw",
+        "covid_cxr",
+    )
     files = [prepared.PACKAGE / f"{module}.py" for module in modules]
     files.append(prepared.PACKAGE.parent / "medxvl" / "reports.py")
     for changed in files:
-        monkeypatch.setattr(Path, "read_bytes", lambda path, p=changed: read(path) + b"#" * (path == p))
+        monkeypatch.setattr(
+            Path, "read_bytes", lambda path, p=changed: read(path) + b"#" * (path == p)
+        )
         code.add(prepared.fingerprint_code("covid_cxr"))
         monkeypatch.undo()
     assert len(code) == len(files) + 2
@@ -115,7 +137,9 @@ def test_a_folder_made_by_other_code_is_prepared_anew(tmp_path, capsys, monkeypa
     prepare("covid_cxr", raw, tmp_path / "alone")
     assert contents(out) == contents(tmp_path / "alone")
     card = json.loads((out / "card.json").read_text())
-    (out / "card.json").write_text(json.dumps({k: v for k, v in card.items() if k not in prepared.CHANGES}))
+    (out / "card.json").write_text(
+        json.dumps({k: v for k, v in card.items() if k not in prepared.CHANGES})
+    )
     prepare("covid_cxr", raw, out)
     assert "an earlier version" in capsys.readouterr().out
     assert contents(out) == contents(tmp_path / "alone")
@@ -126,7 +150,9 @@ def test_the_code_of_a_dataset_covers_what_its_module_uses(name):
     module = data_prep.dataset(name)
     text = Path(module.__file__).read_text()
     for other in getattr(module, "CODE", ()):
-        assert any(Path(module.__file__).parent.glob(other)) or other.startswith("../"), f"{other} names no file"
+        assert any(Path(module.__file__).parent.glob(other)) or other.startswith("../"), (
+            f"{other} names no file"
+        )
     if "label_from_text" in text or "medxvl.labels" in text or "mimic_labels" in text:
         assert "../medxvl/label*.py" in module.CODE
 
@@ -149,7 +175,9 @@ def test_a_kill_while_a_folder_is_replaced(tmp_path, monkeypatch, moves):
     with pytest.raises(KeyboardInterrupt):
         prepare("covid_cxr", raw, out)
     monkeypatch.undo()
-    (raw / "metadata.csv").write_text(before)  # as it was for the old card: half-replaced files are not taken for it
+    (raw / "metadata.csv").write_text(
+        before
+    )  # as it was for the old card: half-replaced files are not taken for it
     index, card, _ = prepare("covid_cxr", raw, out)
     assert len(index) == card["images"] == 4 and not (tmp_path / "out.partial").exists()
 
@@ -175,12 +203,17 @@ def test_raw_inside_the_prepared_folder(tmp_path):
 
 
 def start_and_kill(raw: Path, out: Path, workers: int) -> None:
-    """Start a preparation in a process of its own and kill it as soon as some images are marked as done."""
+    """Start a preparation in a process of its own and kill it as soon as some images are marked as
+    done.
+    """
     code = f"""if True:
         from data_prep import prepared, writing
         writing.MARK_SECONDS = 0
-        prepared.prepare("covid_cxr", {str(raw)!r}, {str(out)!r}, size=64, workers={workers}, progress=False)"""
-    run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"DATA_PREP_TEST": str(out)})
+        raw, out = {str(raw)!r}, {str(out)!r}
+        prepared.prepare("covid_cxr", raw, out, size=64, workers={workers}, progress=False)"""
+    run = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"DATA_PREP_TEST": str(out)}
+    )
     done, deadline = out.with_name("out.partial") / "done.u8", time.monotonic() + 30
     while not (done.is_file() and sum(done.read_bytes()) > 0) and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -199,9 +232,21 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, workers):
     finished = sum((tmp_path / "out.partial" / "done.u8").read_bytes())
     assert 0 < finished < 59, "the run was not killed in the middle"
     assert not (tmp_path / "out").exists()
-    command = [sys.executable, "-m", "data_prep", "covid_cxr", "--raw", str(raw), "--out", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "data_prep",
+        "covid_cxr",
+        "--raw",
+        str(raw),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     result = subprocess.run(
-        [*command, "--size", "64", "--workers", str(workers)], cwd=ROOT, capture_output=True, text=True
+        [*command, "--size", "64", "--workers", str(workers)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert f"going on: {finished} of 60" in result.stdout, result.stderr
     data_prep.prepare("covid_cxr", raw, tmp_path / "whole", size=64, progress=False)
@@ -215,7 +260,16 @@ def test_killed_again_and_again_at_any_moment(tmp_path, workers):
     big = encoded(np.random.default_rng(0).integers(0, 256, (1200, 1200), dtype=np.uint8), "JPEG")
     for k in range(60):
         (raw / "images" / f"{k}.png").write_bytes(big)
-    command = [sys.executable, "-m", "data_prep", "covid_cxr", "--raw", str(raw), "--out", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "data_prep",
+        "covid_cxr",
+        "--raw",
+        str(raw),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     command += ["--size", "64", "--workers", str(workers)]
     for seconds in (0.3, 0.7, 0.9, 1.1, 1.3):  # while it starts, reads, decodes, writes, moves
         with suppress(subprocess.TimeoutExpired):
@@ -227,9 +281,22 @@ def test_killed_again_and_again_at_any_moment(tmp_path, workers):
 
 def test_two_processes_at_once_make_one_dataset(tmp_path):
     raw = covid_tree(tmp_path / "raw", 40)
-    command = [sys.executable, "-m", "data_prep", "covid_cxr", "--raw", str(raw), "--size", "32", "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "data_prep",
+        "covid_cxr",
+        "--raw",
+        str(raw),
+        "--size",
+        "32",
+        "--workers",
+        "1",
+    ]
     runs = [
-        subprocess.Popen([*command, "--out", str(tmp_path / "out")], cwd=ROOT, stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            [*command, "--out", str(tmp_path / "out")], cwd=ROOT, stdout=subprocess.DEVNULL
+        )
         for _ in range(2)
     ]
     assert [run.wait() for run in runs] == [0, 0]
@@ -237,11 +304,15 @@ def test_two_processes_at_once_make_one_dataset(tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to look for left-over processes")
+@pytest.mark.skipif(
+    not Path("/proc").is_dir(), reason="needs /proc to look for left-over processes"
+)
 def test_workers_end_with_a_killed_parent(tmp_path):
     raw, deadline = covid_tree(tmp_path / "raw", 200), time.monotonic() + 40
     start_and_kill(raw, tmp_path / "out", 2)
-    while (left := _processes_with(f"DATA_PREP_TEST={tmp_path / 'out'}")) and time.monotonic() < deadline:
+    while (
+        left := _processes_with(f"DATA_PREP_TEST={tmp_path / 'out'}")
+    ) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
 
@@ -276,7 +347,13 @@ def test_a_kill_while_files_are_moved_into_a_folder_with_the_raw_data(tmp_path, 
     monkeypatch.undo()
     index, card, _ = prepare("covid_cxr", raw, out)
     assert len(index) == card["images"] == 4
-    assert sorted(p.name for p in out.iterdir()) == ["card.json", "images.h5", "index.csv", "raw", "rejects.csv"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "card.json",
+        "images.h5",
+        "index.csv",
+        "raw",
+        "rejects.csv",
+    ]
     assert not (tmp_path / "out.partial").exists()
 
 
@@ -295,15 +372,23 @@ def test_pixels_of_another_raw_folder_are_not_taken_over(tmp_path):
 
 
 def test_a_script_without_a_guard_is_told_so(tmp_path):
-    """A worker runs the script it was started from; if that prepares at once, no file is to blame."""
+    """A worker runs the script it was started from; if that prepares at once, no file is to
+    blame.
+    """
     covid_tree(tmp_path / "raw", 64)
     (tmp_path / "script.py").write_text(
         "from data_prep import prepare\n"
-        f"prepare('covid_cxr', {str(tmp_path / 'raw')!r}, {str(tmp_path / 'out')!r}, size=16, workers=2)\n"
+        f"prepare('covid_cxr', {str(tmp_path / 'raw')!r}, {str(tmp_path / 'out')!r}, size=16, "
+        "workers=2)\n"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode and "if __name__ == '__main__':" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()

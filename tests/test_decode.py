@@ -20,15 +20,21 @@ def recorded(shared):
     return load_file(f"{path}.safetensors"), json.loads(path.with_suffix(".json").read_text())
 
 
-@pytest.mark.parametrize("name", ["beam3", "beam4_lp0.5", "beam3_min6", "beam3_nodup2", "beam5_lp1"])
+@pytest.mark.parametrize(
+    "name", ["beam3", "beam4_lp0.5", "beam3_min6", "beam3_nodup2", "beam5_lp1"]
+)
 def test_beam_search_is_the_original_s(recorded, name):
     t, about = recorded
     model, _ = build(under(t, "beam/weights/"), FINE, layer_norm_eps=1e-5, tied=False)
     case = about["beams"][name]
     rules = Rules(
-        stop=102, most=12, beams=case["beam"], length_penalty=case["length_penalty"], least=case["min_len"] or 0,
+        stop=102,
+        most=12,
+        beams=case["beam"],
+        length_penalty=case["length_penalty"],
+        least=case["min_len"] or 0,
         ngram=case["ngram_size"] if case["forbid_duplicate_ngrams"] else 0,
-    )  # fmt: skip
+    )
     decoder = medvill_decode.Decoder(model, SPECIAL, MASK, positions="released")
     found = decode.beam(decoder.step, decoder.start(t["beam/in/features"]), 2, rules)
     assert found.words.tolist() == case["pred_seq"]
@@ -45,9 +51,12 @@ def test_teacher_forced_decoding_is_the_original_s_greedy(recorded):
         logits.append(log_p)
         last = t["greedy/in/gt_token"][:, k]
     found = torch.stack(logits, dim=1)
-    # 258 image places that all say [UNK]: float32 itself is 1e-4 off here (so far lies our float64 run from the recording)
+    # 258 image places that all say [UNK]: float32 itself is 1e-4 off here (so far lies our float64
+    # run from the recording)
     close(found, t["greedy/out/logits"].log_softmax(dim=-1), 3e-4)
-    assert found.argmax(dim=-1).equal(t["greedy/out/ids"]) and not t["greedy/out/ids"].equal(t["greedy/out/ids_with_other_gt"])
+    assert found.argmax(dim=-1).equal(t["greedy/out/ids"]) and not t["greedy/out/ids"].equal(
+        t["greedy/out/ids_with_other_gt"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +70,20 @@ def tiny():
 
 
 def uncached(model, features, texts, lengths):
-    """Log-probabilities of the next word from whole sequences, one report at a time, as without a cache."""
+    """Log-probabilities of the next word from whole sequences, one report at a time, as without a
+    cache.
+    """
     rows = []
     for k, length in enumerate(lengths):
         ids = torch.cat([texts[k, :length], torch.tensor([4])])[None]
-        mask = masks.attention("seq2seq", features.shape[1] + 2, torch.ones_like(ids, dtype=torch.bool))
+        mask = masks.attention(
+            "seq2seq", features.shape[1] + 2, torch.ones_like(ids, dtype=torch.bool)
+        )
         grid = torch.arange(features.shape[1])[None]
         joint = medvill_batch.join(ids, mask, grid, (2, 3), every=True, positions="generation")
-        rows.append(model.mlm_logits(model.encode(features[k : k + 1], joint))[0, -1].log_softmax(dim=-1))
+        rows.append(
+            model.mlm_logits(model.encode(features[k : k + 1], joint))[0, -1].log_softmax(dim=-1)
+        )
     return torch.stack(rows)
 
 
@@ -105,7 +120,9 @@ def test_the_cache_changes_nothing_for_beams(tiny):
 
     def step(state, last):
         words = state.words if last is None else torch.cat([state.words, last[:, None]], dim=1)
-        return uncached(model, state.features, words, [words.shape[1]] * len(words)), Whole(state.features, words)
+        return uncached(model, state.features, words, [words.shape[1]] * len(words)), Whole(
+            state.features, words
+        )
 
     rules, decoder = Rules(stop=5, most=10, beams=3), medvill_decode.Decoder(model, (2, 3), 4)
     found = decode.beam(decoder.step, decoder.start(features), 6, rules)
@@ -116,7 +133,9 @@ def test_the_cache_changes_nothing_for_beams(tiny):
 
 def test_kept_places_are_those_put_in_whatever_the_room():
     g = torch.Generator().manual_seed(0)
-    pairs = [tuple(torch.randn(5, 2, 3, 4, generator=g) for _ in range(2)) for _ in range(3)]  # layers x keys and values
+    pairs = [
+        tuple(torch.randn(5, 2, 3, 4, generator=g) for _ in range(2)) for _ in range(3)
+    ]  # layers x keys and values
     kept, wanted = cached.Kept.of(pairs), [list(pair) for pair in pairs]
     for k in range(90):
         new = torch.randint(1, 3, (), generator=g).item()
@@ -127,7 +146,9 @@ def test_kept_places_are_those_put_in_whatever_the_room():
             for part in range(2):
                 pair[part] = torch.cat([pair[part], fresh[part]], dim=2)
                 assert seen[part].equal(pair[part])
-                pair[part] = pair[part][:, :, : pair[part].shape[2] - (new - 1)]  # one stays, as of a word and its [MASK]
+                pair[part] = pair[part][
+                    :, :, : pair[part].shape[2] - (new - 1)
+                ]  # one stays, as of a word and its [MASK]
         kept = cached.Kept(kept.store, kept.places + 1)
         if k % 7 == 0:
             rows = torch.randint(len(wanted[0][0]), (4,), generator=g)
@@ -142,12 +163,16 @@ def test_true_words_in_one_pass_are_those_of_the_steps(tiny):
     model, features = tiny
     ids = torch.randint(6, 60, (6, 7), generator=torch.Generator().manual_seed(0))
     real = torch.arange(7) < torch.tensor([7, 3, 5, 7, 1, 6])[:, None]
-    logits = medvill_decode.true_word_logits(model, features, ids, real, (2, 3), 4).log_softmax(dim=-1)
+    logits = medvill_decode.true_word_logits(model, features, ids, real, (2, 3), 4).log_softmax(
+        dim=-1
+    )
     decoder = medvill_decode.Decoder(model, (2, 3), 4)
     cache, last = decoder.start(features), None
     for k in range(7):
         log_p, cache = decoder.step(cache, last)
-        close(logits[:, k][real[:, k]], log_p[real[:, k]], 5e-5)  # sums in another order, of values around 5
+        close(
+            logits[:, k][real[:, k]], log_p[real[:, k]], 5e-5
+        )  # sums in another order, of values around 5
         close(log_p[real[:, k]], uncached(model, features, ids, [k] * 6)[real[:, k]], 5e-5)
         last = ids[:, k]
 
@@ -155,7 +180,11 @@ def test_true_words_in_one_pass_are_those_of_the_steps(tiny):
 def test_a_text_is_the_same_alone_and_in_a_batch(tiny):
     model, features = tiny
     decoder = medvill_decode.Decoder(model, (2, 3), 4)
-    for rules in (Rules(stop=5, most=9), Rules(stop=5, most=9, beams=3), Rules(stop=5, most=9, beams=3, length_penalty=0.5)):
+    for rules in (
+        Rules(stop=5, most=9),
+        Rules(stop=5, most=9, beams=3),
+        Rules(stop=5, most=9, beams=3, length_penalty=0.5),
+    ):
         search = decode.beam if rules.beams > 1 else decode.greedy
         together = search(decoder.step, decoder.start(features), 6, rules)
         for k in range(6):
@@ -167,7 +196,10 @@ def test_a_text_is_the_same_alone_and_in_a_batch(tiny):
 def test_one_beam_is_greedy_and_more_find_likelier_texts(tiny):
     model, features = tiny
     decoder = medvill_decode.Decoder(model, (2, 3), 4)
-    found = {n: decode.beam(decoder.step, decoder.start(features), 6, Rules(stop=5, most=9, beams=n)) for n in (1, 4)}
+    found = {
+        n: decode.beam(decoder.step, decoder.start(features), 6, Rules(stop=5, most=9, beams=n))
+        for n in (1, 4)
+    }
     plain = decode.greedy(decoder.step, decoder.start(features), 6, Rules(stop=5, most=9))
     assert found[1].words.equal(plain.words)
     assert (found[4].scores >= found[1].scores - 1e-4).all()
@@ -177,9 +209,16 @@ def test_rules(tiny):
     model, features = tiny
     decoder = medvill_decode.Decoder(model, (2, 3), 4)
     for search, beams in ((decode.greedy, 1), (decode.beam, 3)):
-        words = search(decoder.step, decoder.start(features), 6, Rules(stop=5, most=10, beams=beams, least=4)).words
+        words = search(
+            decoder.step, decoder.start(features), 6, Rules(stop=5, most=10, beams=beams, least=4)
+        ).words
         assert (words[:, :4] != 5).all()
-        words = search(decoder.step, decoder.start(features), 6, Rules(stop=5, most=10, beams=beams, least=9, ngram=2)).words
+        words = search(
+            decoder.step,
+            decoder.start(features),
+            6,
+            Rules(stop=5, most=10, beams=beams, least=9, ngram=2),
+        ).words
         for row in words.tolist():
             row = row[: row.index(5)] if 5 in row else row
             pairs = list(zip(row, row[1:], strict=False))

@@ -19,7 +19,9 @@ class Labelled:
 
     def __init__(self, **labels):
         n = len(next(iter(labels.values())))
-        self.index = pd.DataFrame({"split": ["train"] * (n // 2) + ["test"] * (n - n // 2), **labels})
+        self.index = pd.DataFrame(
+            {"split": ["train"] * (n // 2) + ["test"] * (n - n // 2), **labels}
+        )
         self.card = {"prevalence": dict.fromkeys(labels)}
 
     def rows(self, split):
@@ -27,19 +29,36 @@ class Labelled:
 
 
 def test_chest_findings_have_the_sentences_of_the_release():
-    found = descriptions.of(SMOKE, Labelled(**{f: [0, 1, 0, 1] for f in prompts.FINDINGS}, Other=[0, 1, 0, 1]))
+    found = descriptions.of(
+        SMOKE, Labelled(**{f: [0, 1, 0, 1] for f in prompts.FINDINGS}, Other=[0, 1, 0, 1])
+    )
     assert found.positive == prompts.PROMPTS and found.negative["Edema"] == "no edema."
-    assert [(name, len(members)) for name, members in found.means] == [("mean of 5", 5), ("mean of 8", 8)]
+    assert [(name, len(members)) for name, members in found.means] == [
+        ("mean of 5", 5),
+        ("mean of 8", 8),
+    ]
     few = descriptions.of(SMOKE, Labelled(Edema=[0, 1, 0, 1], Pneumonia=[0, 1, 0, 1]))
-    assert few.findings == ["Edema", "Pneumonia"] and [name for name, _ in few.means] == ["mean of 2"]
+    assert few.findings == ["Edema", "Pneumonia"] and [name for name, _ in few.means] == [
+        "mean of 2"
+    ]
 
 
 def test_other_findings_are_asked_for_by_name():
     nan = float("nan")
-    data = Labelled(**{"Free Air": [1, 1, 0, 1], "Never": [1, 1, 0, 0], "Always": [1, 1, 1, 1], "Doubt": [0, 0, -1, nan]})
+    data = Labelled(
+        **{
+            "Free Air": [1, 1, 0, 1],
+            "Never": [1, 1, 0, 0],
+            "Always": [1, 1, 1, 1],
+            "Doubt": [0, 0, -1, nan],
+        }
+    )
     found = descriptions.of(SMOKE, data)
     assert found.findings == ["Free Air"], "what no test study has, or all have, has no AUROC"
-    assert len(found.positive["Free Air"]) == 5 and found.positive["Free Air"][0] == "free air is present."
+    assert (
+        len(found.positive["Free Air"]) == 5
+        and found.positive["Free Air"][0] == "free air is present."
+    )
     assert found.negative == {"Free Air": "no free air."} and "names of the labels" in found.source
     with pytest.raises(ValueError, match="no finding to ask for"):
         descriptions.of(SMOKE, Labelled(Never=[0, 0, 0, 0]))
@@ -74,7 +93,9 @@ def test_a_faulty_file_is_told(tmp_path, lines, told):
 def test_a_finding_without_a_negative_sentence_gets_one(tmp_path):
     (tmp_path / "p.csv").write_text("kind,finding,sentence\npositive,Free Air , free air. \n")
     found = descriptions.read(tmp_path / "p.csv")
-    assert found.positive == {"Free Air": ("free air.",)} and found.negative == {"Free Air": "no free air."}
+    assert found.positive == {"Free Air": ("free air.",)} and found.negative == {
+        "Free Air": "no free air."
+    }
     with pytest.raises(FileNotFoundError, match="no such file"):
         descriptions.read(tmp_path / "q.csv")
 
@@ -82,6 +103,9 @@ def test_a_finding_without_a_negative_sentence_gets_one(tmp_path):
 def test_the_file_is_found_from_where_the_user_is(tmp_path, monkeypatch):
     (tmp_path / "p.csv").write_text("finding,sentence,kind\nA,x,positive")
     monkeypatch.chdir(tmp_path)
-    assert launch.parse(["smoke", "22", "--set", "prompts=p.csv"]).overrides == f"prompts={tmp_path / 'p.csv'}"
+    assert (
+        launch.parse(["smoke", "22", "--set", "prompts=p.csv"]).overrides
+        == f"prompts={tmp_path / 'p.csv'}"
+    )
     with pytest.raises(ValueError, match="there is no file"):
         launch.parse(["smoke", "22", "--set", "prompts=q.csv"])

@@ -1,4 +1,6 @@
-"""DICOM: the right picture the right way round, or a reason; nothing crashes, hangs or fills the memory."""
+"""DICOM: the right picture the right way round, or a reason; nothing crashes, hangs or fills the
+memory.
+"""
 
 import io
 import tracemalloc
@@ -25,7 +27,10 @@ LITTLE, BIG_ENDIAN, IMPLICIT, DEFLATED, JPEG_2000 = (
 )
 # What becomes of each real file: the shape, or the reason.
 REAL = {
-    "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm": (1024, 1024),  # JPEG baseline, MONOCHROME2
+    "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm": (
+        1024,
+        1024,
+    ),  # JPEG baseline, MONOCHROME2
     "CT_small.dcm": (128, 128),  # signed, rescaled, padded
     "Fake_MONOHR1.dcm": (1024, 1024),  # the same pixels as the first, but MONOCHROME1
     "JLSL_16_15_1_1F.dcm": (128, 128),  # JPEG-LS
@@ -43,19 +48,33 @@ REAL = {
 }
 
 
-def made(pixels: np.ndarray, syntax: UID = LITTLE, preamble: bool = True, codestream: bytes = b"", **elements) -> bytes:
+def made(
+    pixels: np.ndarray,
+    syntax: UID = LITTLE,
+    preamble: bool = True,
+    codestream: bytes = b"",
+    **elements,
+) -> bytes:
     """A DICOM file with these pixels; elements with the value None are left out."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = syntax, UID("1.2.840.10008.5.1.4.1.1.1")
     meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     dataset = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.SOPClassUID, dataset.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
     depth = pixels.dtype.itemsize * 8
     usual = {
-        "Rows": pixels.shape[0], "Columns": pixels.shape[1], "SamplesPerPixel": 1, "BitsAllocated": depth,
-        "PhotometricInterpretation": "MONOCHROME2", "BitsStored": depth, "HighBit": depth - 1,
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "SamplesPerPixel": 1,
+        "BitsAllocated": depth,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsStored": depth,
+        "HighBit": depth - 1,
         "PixelRepresentation": int(pixels.dtype.kind == "i"),
-    }  # fmt: skip
+    }
     for name, value in (usual | elements).items():
         if value is not None:
             setattr(dataset, name, value)
@@ -66,7 +85,11 @@ def made(pixels: np.ndarray, syntax: UID = LITTLE, preamble: bool = True, codest
     if not preamble:
         del dataset.file_meta, dataset.preamble
     file = io.BytesIO()
-    implicit = {} if preamble else {"implicit_vr": syntax == IMPLICIT, "little_endian": syntax != BIG_ENDIAN}
+    implicit = (
+        {}
+        if preamble
+        else {"implicit_vr": syntax == IMPLICIT, "little_endian": syntax != BIG_ENDIAN}
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pydicom.dcmwrite(file, dataset, enforce_file_format=False, **implicit)
@@ -96,21 +119,30 @@ def test_each_real_file_is_decoded_or_named(shared, tmp_path):
     folder = shared / "data" / "dicom"
     assert sorted(REAL) == sorted(path.name for path in folder.iterdir())
     for name, expected in REAL.items():
-        (tmp_path / "x.jpg").write_bytes((folder / name).read_bytes())  # recognised by content, whatever the suffix
+        (tmp_path / "x.jpg").write_bytes(
+            (folder / name).read_bytes()
+        )  # recognised by content, whatever the suffix
         grey, reason = images.load(tmp_path, "x.jpg", 64)
         if isinstance(expected, str):
             assert grey is None and reason.startswith(expected), name
         else:
-            assert reason == "" and images.decode((folder / name).read_bytes()).shape == expected, name
+            assert reason == "" and images.decode((folder / name).read_bytes()).shape == expected, (
+                name
+            )
 
 
 def test_bone_is_bright(shared):
     def of(name: str) -> np.ndarray:
         return images.decode((shared / "data" / "dicom" / name).read_bytes()).astype(int)
 
-    plain, fake = of("1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm"), of("Fake_MONOHR1.dcm")
+    plain, fake = (
+        of("1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm"),
+        of("Fake_MONOHR1.dcm"),
+    )
     assert plain[500:900, 470:550].mean() > plain[350:550, 250:400].mean() + 50  # spine and lung
-    np.testing.assert_array_equal(fake, 255 - plain)  # same stored values, said to mean the opposite
+    np.testing.assert_array_equal(
+        fake, 255 - plain
+    )  # same stored values, said to mean the opposite
     chest, leg = of("RG1_J2KI.dcm"), of("RG3_J2KR.dcm")
     assert chest[900:1500, 850:950].mean() > chest[500:800, 350:500].mean() + 30
     assert leg[650:750, 690:760].mean() > leg[650:750, 1150:1200].mean() + 50  # tibia and air
@@ -123,27 +155,52 @@ def test_every_bundled_file_of_pydicom_gives_a_picture_or_a_reason(tmp_path):
     pictures = [name for name, (grey, _) in outcome.items() if grey is not None]
     reasons = {name: reason for name, (_, reason) in outcome.items() if reason}
     assert len(pictures) > 60 and len(pictures) + len(reasons) == len(outcome)
-    assert all(len(reason) < 400 and "\n" not in reason and "0x" not in reason for reason in reasons.values())
+    assert all(
+        len(reason) < 400 and "\n" not in reason and "0x" not in reason
+        for reason in reasons.values()
+    )
     for name, expected in {
-        "waveform_ecg.dcm": "without pixels (12-lead ECG Waveform Storage)", "test-SR.dcm": "without pixels",
-        "rtstruct.dcm": "without pixels", "DICOMDIR": "without pixels", "rtdose.dcm": "multi-frame DICOM (15 frames)",
-        "examples_ybr_color.dcm": "multi-frame DICOM (30 frames)", "SC_rgb_small_odd.dcm": "3 x 3 pixels",
-    }.items():  # fmt: skip
+        "waveform_ecg.dcm": "without pixels (12-lead ECG Waveform Storage)",
+        "test-SR.dcm": "without pixels",
+        "rtstruct.dcm": "without pixels",
+        "DICOMDIR": "without pixels",
+        "rtdose.dcm": "multi-frame DICOM (15 frames)",
+        "examples_ybr_color.dcm": "multi-frame DICOM (30 frames)",
+        "SC_rgb_small_odd.dcm": "3 x 3 pixels",
+    }.items():
         assert expected in reasons[name]
     same = [name for name in pictures if name.startswith("MR_small")]
     assert len(same) >= 7  # raw, big endian, implicit, RLE, JPEG 2000, JPEG-LS
     for name in same:
         np.testing.assert_array_equal(outcome[name][0], outcome["MR_small.dcm"][0])
-    colour = [name for name in pictures if name.startswith(("SC_rgb_dcmtk", "SC_rgb_gdcm", "SC_rgb_rle", "SC_ybr"))]
+    colour = [
+        name
+        for name in pictures
+        if name.startswith(("SC_rgb_dcmtk", "SC_rgb_gdcm", "SC_rgb_rle", "SC_ybr"))
+    ]
     assert len(colour) >= 8  # RGB and YBR, JPEG in several samplings
     for name in colour:
         assert np.abs(outcome[name][0].astype(int) - outcome["SC_rgb_rle.dcm"][0]).mean() < 3, name
-    for needs_decoder in ("JPGExtended.dcm", "SC_rgb_jpeg_gdcm.dcm", "JPEG2000.dcm", "JPEGLSNearLossless_16.dcm"):
+    for needs_decoder in (
+        "JPGExtended.dcm",
+        "SC_rgb_jpeg_gdcm.dcm",
+        "JPEG2000.dcm",
+        "JPEGLSNearLossless_16.dcm",
+    ):
         assert needs_decoder in pictures  # 12-bit, lossless JPEG, JPEG 2000, JPEG-LS
 
 
-@pytest.mark.parametrize("name", ["MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm",
-                                  "SC_rgb_jpeg_gdcm.dcm", "SC_rgb_small_odd_jpeg.dcm", "image_dfl.dcm"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MR_small_jp2klossless.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+        "MR_small_RLE.dcm",
+        "SC_rgb_jpeg_gdcm.dcm",
+        "SC_rgb_small_odd_jpeg.dcm",
+        "image_dfl.dcm",
+    ],
+)
 def test_damaged_files_give_a_picture_or_a_reason(name):
     data, random = (BUNDLED / name).read_bytes(), np.random.default_rng(0)
     for trial in range(40):
@@ -159,9 +216,13 @@ def test_damaged_files_give_a_picture_or_a_reason(name):
 
 def test_dicom_in_a_dataset(tmp_path):
     raw = covid_tree(tmp_path / "raw", 24)
-    for k, data in enumerate((made(RAMP.astype(np.uint16)), (BUNDLED / "rtplan.dcm").read_bytes(), b"\x08\0 rest")):
+    for k, data in enumerate(
+        (made(RAMP.astype(np.uint16)), (BUNDLED / "rtplan.dcm").read_bytes(), b"\x08\0 rest")
+    ):
         (raw / "images" / f"{k}.png").write_bytes(data)
-    index, _, rejects = prepare("covid_cxr", raw, tmp_path / "out", settings={"max_reject_share": 0.2})
+    index, _, rejects = prepare(
+        "covid_cxr", raw, tmp_path / "out", settings={"max_reject_share": 0.2}
+    )
     assert len(index) == 22 and "0.png" in set(index["image_id"])
     assert rejects["images/1.png"] == "DICOM without pixels (RT Plan Storage)"
     assert "DICOM" in rejects["images/2.png"]
@@ -191,14 +252,25 @@ def test_floating_point_pixels(name, kind):
 
 
 def test_monochrome1_is_inverted():
-    assert_near(dicom.decode(made(RAMP.astype(np.uint16), PhotometricInterpretation="MONOCHROME1")), 255 - scaled(RAMP))
+    assert_near(
+        dicom.decode(made(RAMP.astype(np.uint16), PhotometricInterpretation="MONOCHROME1")),
+        255 - scaled(RAMP),
+    )
 
 
 def test_the_first_window_after_the_rescale():
     pixels, values = RAMP.astype(np.uint16), RAMP * 2.0 - 1000
-    given = {"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": [0, 5], "WindowWidth": [500, 1]}
+    given = {
+        "RescaleSlope": 2,
+        "RescaleIntercept": -1000,
+        "WindowCenter": [0, 5],
+        "WindowWidth": [500, 1],
+    }
     assert_near(dicom.decode(made(pixels, **given)), scaled(values, -250, 249))
-    assert_near(dicom.decode(made(pixels, **given, VOILUTFunction="LINEAR_EXACT")), scaled(values, -250, 250))
+    assert_near(
+        dicom.decode(made(pixels, **given, VOILUTFunction="LINEAR_EXACT")),
+        scaled(values, -250, 250),
+    )
     sigmoid = 255 / (1 + np.exp(-4 * values / 500))
     assert_near(dicom.decode(made(pixels, **given, VOILUTFunction="SIGMOID")), sigmoid)
     inverted = made(pixels, **given, PhotometricInterpretation="MONOCHROME1")
@@ -228,7 +300,12 @@ def test_padding_is_black_and_does_not_count(photometric):
     expected = scaled(pixels, pixels[5:-5].min(), pixels[5:-5].max())
     expected = 255 - expected if photometric == "MONOCHROME1" else expected
     expected[:5] = expected[-5:] = 0
-    data = made(pixels, PhotometricInterpretation=photometric, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1990)
+    data = made(
+        pixels,
+        PhotometricInterpretation=photometric,
+        PixelPaddingValue=-2000,
+        PixelPaddingRangeLimit=-1990,
+    )
     assert_near(dicom.decode(data), expected)
     with pytest.raises(ValueError, match="nothing but padding"):
         dicom.decode(made(pixels * 0 - 9, PixelPaddingValue=-9))
@@ -269,7 +346,9 @@ def test_the_setting_dicom(tmp_path):
         with h5py.File(tmp_path / value / "images.h5") as file:
             pixels[value] = file["cxr"][:]
     assert pixels["equalised"][0].mean() > pixels["window"][0].mean() + 20
-    np.testing.assert_array_equal(pixels["equalised"][1:], pixels["window"][1:])  # other formats are left alone
+    np.testing.assert_array_equal(
+        pixels["equalised"][1:], pixels["window"][1:]
+    )  # other formats are left alone
 
 
 # ---------------------------------------------------------------- odd, broken and hostile files
@@ -317,19 +396,31 @@ def test_small_and_constant_pictures():
 
 
 def test_what_would_fill_the_memory_is_refused_before():
-    header = b"\xff\x4f\xff\x51\0\x29\0\0" + b"".join(n.to_bytes(4, "big") for n in (60000, 60000, 0, 0))
+    header = b"\xff\x4f\xff\x51\0\x29\0\0" + b"".join(
+        n.to_bytes(4, "big") for n in (60000, 60000, 0, 0)
+    )
     assert dicom.coded_size(header) == (60000, 60000)
-    assert dicom.coded_size(b"\xff\xd8\xff\xe0\0\x04ab\xff\xc1\0\x0b\x0c\x01\x02\x03\x04\x01") == (772, 258)
+    assert dicom.coded_size(b"\xff\xd8\xff\xe0\0\x04ab\xff\xc1\0\x0b\x0c\x01\x02\x03\x04\x01") == (
+        772,
+        258,
+    )
     assert dicom.coded_size(b"\xff\xd8" + b"\xff" * 9) == dicom.coded_size(b"no image") == (0, 0)
     lying = made(RAMP.astype(np.uint16), JPEG_2000, codestream=header + bytes(100))
     bomb = made(RAMP.astype(np.uint16), DEFLATED)
     assert_near(dicom.decode(bomb), scaled(RAMP))
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     start = bomb.index(DEFLATED.encode()) + len(DEFLATED)
-    bomb = bomb[:start] + b"".join(deflate.compress(bytes(10_000_000)) for _ in range(40)) + deflate.flush()
+    bomb = (
+        bomb[:start]
+        + b"".join(deflate.compress(bytes(10_000_000)) for _ in range(40))
+        + deflate.flush()
+    )
     assert len(bomb) < 1_000_000
     tracemalloc.start()
-    for data, expected in ((lying, "compressed picture of 60000 x 60000 px, header says 30 x 40"), (bomb, "inflates")):
+    for data, expected in (
+        (lying, "compressed picture of 60000 x 60000 px, header says 30 x 40"),
+        (bomb, "inflates"),
+    ):
         with pytest.raises(ValueError, match=expected):
             dicom.decode(data)
     assert tracemalloc.get_traced_memory()[1] < 1.2e9

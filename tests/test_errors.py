@@ -1,4 +1,6 @@
-"""Report errors: the released code's swaps, what ours does better, and that an error is always one."""
+"""Report errors: the released code's swaps, what ours does better, and that an error is always
+one.
+"""
 
 import json
 from pathlib import Path
@@ -12,16 +14,38 @@ from hypothesis import strategies as st
 from medxvl import errors, labels
 from medxvl.errors import Error, Ineligible
 
-CASES = json.loads((Path(__file__).parent / "parity" / "xvl_error_generator.json").read_text(encoding="utf-8"))["cases"]
-NORMAL, LEFT, HEART = "No acute process.", "Small left pleural effusion.", "Mild cardiomegaly. The patient is rotated."
+CASES = json.loads(
+    (Path(__file__).parent / "parity" / "xvl_error_generator.json").read_text(encoding="utf-8")
+)["cases"]
+NORMAL, LEFT, HEART = (
+    "No acute process.",
+    "Small left pleural effusion.",
+    "Mild cardiomegaly. The patient is rotated.",
+)
 EDEMA, TUBE = "Severe pulmonary edema. Right upper lobe pneumonia.", "Endotracheal tube."
-CORPUS = [NORMAL, LEFT, HEART, EDEMA, "Normal chest radiograph.", "Large right pneumothorax. No effusion.", TUBE]
+CORPUS = [
+    NORMAL,
+    LEFT,
+    HEART,
+    EDEMA,
+    "Normal chest radiograph.",
+    "Large right pneumothorax. No effusion.",
+    TUBE,
+]
 some_words = st.sampled_from(
-    "left Left right. left-sided UPPER lower, apical basal central peripheral small large mild slight severe minimal extensive "
+    "left Left right. left-sided UPPER lower, apical basal central peripheral small large "
+    "mild slight severe minimal extensive "
     "Mildly severely no and or bowel venous effusion. opacity 1.5 cm. pneumonia the / of".split()
 )  # fmt: skip
-some_reports = st.lists(st.one_of(st.lists(some_words, max_size=12).map(" ".join), st.sampled_from(CORPUS), st.text(max_size=30)),
-                        min_size=1, max_size=6)  # fmt: skip
+some_reports = st.lists(
+    st.one_of(
+        st.lists(some_words, max_size=12).map(" ".join),
+        st.sampled_from(CORPUS),
+        st.text(max_size=30),
+    ),
+    min_size=1,
+    max_size=6,
+)
 
 
 JOINING = ("and", "or", "the", "/", "lower,", "venous")
@@ -44,7 +68,9 @@ def test_the_released_swaps(kind, swaps, suffix):
         made = one(case["text"], kind, swaps=swaps)
         expected = case[kind + suffix]
         if expected == " ".join(case["text"].split()):
-            assert isinstance(made, Ineligible), "the release passes an unchanged report off as an error"
+            assert isinstance(made, Ineligible), (
+                "the release passes an unchanged report off as an error"
+            )
         else:
             assert made.text == expected
             changed += 1
@@ -52,34 +78,66 @@ def test_the_released_swaps(kind, swaps, suffix):
 
 
 def test_words_are_swapped_whatever_their_case_and_punctuation():
-    made = one("Left effusion; the right-sided tube, UPPER lobe clear. Opacity on the left.", "location")
-    assert made.text == "Right effusion; the left-sided tube, LOWER lobe clear. Opacity on the right."
-    assert [(c.before, c.after) for c in made.changes] == [("Left", "Right"), ("right", "left"), ("UPPER", "LOWER"), ("left", "right")]
+    made = one(
+        "Left effusion; the right-sided tube, UPPER lobe clear. Opacity on the left.", "location"
+    )
+    assert (
+        made.text == "Right effusion; the left-sided tube, LOWER lobe clear. Opacity on the right."
+    )
+    assert [(c.before, c.after) for c in made.changes] == [
+        ("Left", "Right"),
+        ("right", "left"),
+        ("UPPER", "LOWER"),
+        ("left", "right"),
+    ]
     assert made.changes[0].start == 0 and made.changes[0].end == 4
     assert one("Mildly enlarged, minimally.", "extent").text == "Severely enlarged, extensively."
 
 
 def test_severe_becomes_mild_or_slight():
     """Both, so that a word of the corrupted reports does not give them away."""
-    assert {one("Severe edema.", "extent", seed).text for seed in range(20)} == {"Mild edema.", "Slight edema."}
+    assert {one("Severe edema.", "extent", seed).text for seed in range(20)} == {
+        "Mild edema.",
+        "Slight edema.",
+    }
 
 
-@pytest.mark.parametrize(("kind", "text"), [
-    ("location", "Left and right lungs are clear."), ("location", "Heart at the upper limits of normal."),
-    ("location", "Right/left central venous catheter."), ("location", "The leftward shift."), ("location", ""),
-    ("extent", "No large effusion, without severe edema."), ("extent", "Dilated small bowel."), ("extent", "Moderate edema."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("location", "Left and right lungs are clear."),
+        ("location", "Heart at the upper limits of normal."),
+        ("location", "Right/left central venous catheter."),
+        ("location", "The leftward shift."),
+        ("location", ""),
+        ("extent", "No large effusion, without severe edema."),
+        ("extent", "Dilated small bowel."),
+        ("extent", "Moderate edema."),
+    ],
+)
 def test_swaps_that_would_say_the_same_or_something_else(kind, text):
     made = one(text, kind)
-    assert isinstance(made, Ineligible) and made.why == {"location": "no word of side or zone", "extent": "no word of extent"}[kind]
+    assert (
+        isinstance(made, Ineligible)
+        and made.why == {"location": "no word of side or zone", "extent": "no word of extent"}[kind]
+    )
 
 
 def test_reports_of_others():
-    found = {kind: errors.corrupt(CORPUS, kind, rng()) for kind in ("false_positive", "false_negative", "mismatch")}
+    found = {
+        kind: errors.corrupt(CORPUS, kind, rng())
+        for kind in ("false_positive", "false_negative", "mismatch")
+    }
     said = errors.Reports(CORPUS)
-    assert said.normal.tolist() == [True, False, False, False, True, False, True], "devices are no finding"
-    assert [m.why for m in found["false_positive"] if isinstance(m, Ineligible)] == ["not a normal report"] * 4
-    assert [m.why for m in found["false_negative"] if isinstance(m, Ineligible)] == ["no abnormal finding"] * 3
+    assert said.normal.tolist() == [True, False, False, False, True, False, True], (
+        "devices are no finding"
+    )
+    assert [m.why for m in found["false_positive"] if isinstance(m, Ineligible)] == [
+        "not a normal report"
+    ] * 4
+    assert [m.why for m in found["false_negative"] if isinstance(m, Ineligible)] == [
+        "no abnormal finding"
+    ] * 3
     assert not [m for m in found["mismatch"] if isinstance(m, Ineligible)], "a tube is a label, too"
     for kind, made in found.items():
         for k, error in enumerate(made):
@@ -91,13 +149,22 @@ def test_reports_of_others():
 
 
 def test_never_a_report_of_the_same_patient_or_of_the_same_words():
-    texts, patients = [NORMAL, LEFT, HEART, "small LEFT pleural effusion"], np.array(["a", "a", "b", "c"])
-    assert {errors.corrupt(texts, "false_positive", rng(s), patients=patients)[0].donor for s in range(20)} == {2, 3}
+    texts, patients = (
+        [NORMAL, LEFT, HEART, "small LEFT pleural effusion"],
+        np.array(["a", "a", "b", "c"]),
+    )
+    assert {
+        errors.corrupt(texts, "false_positive", rng(s), patients=patients)[0].donor
+        for s in range(20)
+    } == {2, 3}
     table = pd.DataFrame(0.0, index=range(4), columns=labels.COLUMNS)
-    table.loc[[1, 3], ["Pleural Effusion", "Edema"]] = [[1, 0], [0, 1]]  # labels may differ where the words do not
-    assert [getattr(m, "donor", m) for m in errors.corrupt(texts, "mismatch", rng(), labels=table)[1:2]] == [
-        Ineligible("mismatch", LEFT, "no other report that fits")
-    ]
+    table.loc[[1, 3], ["Pleural Effusion", "Edema"]] = [
+        [1, 0],
+        [0, 1],
+    ]  # labels may differ where the words do not
+    assert [
+        getattr(m, "donor", m) for m in errors.corrupt(texts, "mismatch", rng(), labels=table)[1:2]
+    ] == [Ineligible("mismatch", LEFT, "no other report that fits")]
 
 
 def test_donors_are_drawn_from_all_that_fit():
@@ -118,15 +185,25 @@ def test_other_reports_can_be_given():
 
 
 def test_sentences():
-    left_out = {one("Edema of 1.5 cm. Mild cardiomegaly.", "omission", seed).text for seed in range(20)}
+    left_out = {
+        one("Edema of 1.5 cm. Mild cardiomegaly.", "omission", seed).text for seed in range(20)
+    }
     assert left_out == {"Mild cardiomegaly.", "Edema of 1.5 cm."}
-    assert one(LEFT, "omission").why == "a single sentence" and one(NORMAL + " Clear lungs.", "omission").why == "no abnormal finding"
+    assert (
+        one(LEFT, "omission").why == "a single sentence"
+        and one(NORMAL + " Clear lungs.", "omission").why == "no abnormal finding"
+    )
     texts = [HEART, "Right pneumothorax."]
     confused = {errors.corrupt(texts, "confusion", rng(seed))[0].text for seed in range(20)}
-    assert confused == {"Right pneumothorax. The patient is rotated.", "Mild cardiomegaly. Right pneumothorax."}
+    assert confused == {
+        "Right pneumothorax. The patient is rotated.",
+        "Mild cardiomegaly. Right pneumothorax.",
+    }
 
 
-@given(some_reports, st.sampled_from(errors.KINDS), st.sampled_from(errors.SWAPS), st.integers(0, 9))
+@given(
+    some_reports, st.sampled_from(errors.KINDS), st.sampled_from(errors.SWAPS), st.integers(0, 9)
+)
 def test_an_error_is_one_and_says_where(texts, kind, swaps, seed):
     made = errors.corrupt(texts, kind, rng(seed), swaps=swaps)
     assert len(made) == len(texts)
@@ -138,10 +215,17 @@ def test_an_error_is_one_and_says_where(texts, kind, swaps, seed):
         assert errors.same(error.text) != errors.same(text) and error.changes
         rebuilt, at = "", 0
         for change in error.changes:
-            assert text[change.start : change.end] == change.before != change.after and change.start >= at
+            assert (
+                text[change.start : change.end] == change.before != change.after
+                and change.start >= at
+            )
             rebuilt, at = rebuilt + text[at : change.start] + change.after, change.end
         rebuilt += text[at:]
-        assert error.text == (" ".join(rebuilt.split()) if kind in ("location", "extent") and swaps != "whole words" else rebuilt)
+        assert error.text == (
+            " ".join(rebuilt.split())
+            if kind in ("location", "extent") and swaps != "whole words"
+            else rebuilt
+        )
 
 
 @given(some_reports, st.integers(0, 9))
@@ -154,7 +238,9 @@ def test_the_same_seed_gives_the_same_errors_and_the_global_state_stays(texts, s
 
 @given(st.lists(some_words.filter(lambda word: word not in JOINING), max_size=10).map(" ".join))
 def test_a_side_swapped_twice_is_as_before(text):
-    """But for lists ("left and right"), which stay as they are: a swap beside one can make or break another."""
+    """But for lists ("left and right"), which stay as they are: a swap beside one can make or break
+    another.
+    """
     made = one(text, "location")
     if isinstance(made, Error):
         assert one(made.text, "location").text == text
@@ -168,14 +254,26 @@ def test_a_share_of_a_corpus(share):
     kinds = pd.Series([m.kind for m in made if m]).value_counts()
     assert set(kinds.index) == set(errors.PUBLISHED) or share < 0.1
     assert {m.kind for m in errors.mixed(texts, 1.0, rng(), kinds=("extent",)) if m} == {"extent"}
-    assert sum(m is not None for m in errors.mixed([NORMAL] * 10, 0.5, rng())) == 0, "no report can have an error"
+    assert sum(m is not None for m in errors.mixed([NORMAL] * 10, 0.5, rng())) == 0, (
+        "no report can have an error"
+    )
 
 
 def test_eligibility_counts_every_report():
     table = errors.eligibility(CORPUS, rng()).set_index("type")
-    assert table.eligible.to_dict() == {"false_positive": 3, "false_negative": 4, "location": 3, "extent": 4, "mismatch": 7,
-                                        "omission": 3, "confusion": 4}  # fmt: skip
-    assert table.loc["omission", "why not"] == "no abnormal finding: 3; a single sentence: 1" and (table.reports == 7).all()
+    assert table.eligible.to_dict() == {
+        "false_positive": 3,
+        "false_negative": 4,
+        "location": 3,
+        "extent": 4,
+        "mismatch": 7,
+        "omission": 3,
+        "confusion": 4,
+    }
+    assert (
+        table.loc["omission", "why not"] == "no abnormal finding: 3; a single sentence: 1"
+        and (table.reports == 7).all()
+    )
 
 
 def test_what_is_not_valid():
@@ -188,7 +286,9 @@ def test_what_is_not_valid():
 
 
 def test_real_reports(shared):
-    """All of Open-I: every type finds reports, and a report that is called ineligible for a swap has no such word."""
+    """All of Open-I: every type finds reports, and a report that is called ineligible for a swap
+    has no such word.
+    """
     table = pd.read_csv(shared / "data" / "openi" / "indiana_reports.csv", dtype=str).fillna("")
     texts = table["impression"].tolist()
     counts = errors.eligibility(texts, rng()).set_index("type").eligible

@@ -23,10 +23,23 @@ def test_what_is_missing_is_named_with_where_to_get_it(nothing, capsys):
     said = capsys.readouterr().out
     for role in data.ROLES:
         assert f"--data {role}=NAME:PATH" in said
-    for told in ("physionet.org", "osf.io/89kps", "bytedance/ibot", "BiomedVLP-CXR-BERT", "bert-base-uncased", str(paths.WEIGHTS)):
+    for told in (
+        "physionet.org",
+        "osf.io/89kps",
+        "bytedance/ibot",
+        "BiomedVLP-CXR-BERT",
+        "bert-base-uncased",
+        str(paths.WEIGHTS),
+    ):
         assert told in said
-    assert "cannot run  needs data: main, unseen_disease" in said and "0.1 TFLOP/s" in said and "GB free" in said
-    assert "precision=fp16 needs a GPU" in said and not paths.RUNS.exists(), "a dry run changes nothing"
+    assert (
+        "cannot run  needs data: main, unseen_disease" in said
+        and "0.1 TFLOP/s" in said
+        and "GB free" in said
+    )
+    assert "precision=fp16 needs a GPU" in said and not paths.RUNS.exists(), (
+        "a dry run changes nothing"
+    )
     assert launch.main(["paper"]) == 2, "without --dry-run, missing data stop it"
 
 
@@ -36,7 +49,12 @@ def test_only_what_the_notebooks_need(nothing, capsys):
         (nothing / "weights" / name).touch()
     assert launch.main(["paper", "23", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "readers" not in said and "weights:" not in said and "11 pre-training" not in said and "21 pre-training" in said
+    assert (
+        "readers" not in said
+        and "weights:" not in said
+        and "11 pre-training" not in said
+        and "21 pre-training" in said
+    )
     assert "not counted: notebooks 23" in said, "what the estimate leaves out is named"
 
 
@@ -47,19 +65,38 @@ def test_with_data_it_is_planned_as_any_run(nothing, capsys, monkeypatch):
     plan = launch.parse(["paper", "21", "--dry-run", f"--data=main=mimic_cxr:{nothing}/raw"])
     assert batch.lacks(plan, PAPER) == {} and batch.run(plan) == 0
     said = capsys.readouterr().out
-    assert "would run  not run yet" in said and "cannot run" not in said and "data, role" not in said
+    assert (
+        "would run  not run yet" in said and "cannot run" not in said and "data, role" not in said
+    )
 
 
 def test_numbers_follow_the_settings():
     def of(preset, name):
-        return sum(part.operations for part in estimate.work(preset, estimate.studies({})[0]) if part.notebook == name)
+        return sum(
+            part.operations
+            for part in estimate.work(preset, estimate.studies({})[0])
+            if part.notebook == name
+        )
 
-    assert {part.notebook for part in estimate.work(PAPER, estimate.studies({})[0])} < set(graph.NAMES)
-    assert of(presets.load("paper", "epochs=10"), "21_xvl_pretrain") == pytest.approx(2 * of(PAPER, "21_xvl_pretrain"))
-    assert of(presets.load("paper", "retrieve_pool=100"), "13_medvill_retrieve") < of(PAPER, "13_medvill_retrieve")
+    assert {part.notebook for part in estimate.work(PAPER, estimate.studies({})[0])} < set(
+        graph.NAMES
+    )
+    assert of(presets.load("paper", "epochs=10"), "21_xvl_pretrain") == pytest.approx(
+        2 * of(PAPER, "21_xvl_pretrain")
+    )
+    assert of(presets.load("paper", "retrieve_pool=100"), "13_medvill_retrieve") < of(
+        PAPER, "13_medvill_retrieve"
+    )
     sizes = estimate.checkpoints(PAPER, ["21_xvl_pretrain", "20_xvl_vision_pretrain"])
-    assert 10e9 < sizes["21_xvl_pretrain"] < 20e9, "five epochs of half a billion numbers, and the state"
-    assert [estimate.duration(s) for s in (5, 300, 7800, 273600)] == ["under 1 min", "5 min", "2 h 10 min", "3 d 4 h"]
+    assert 10e9 < sizes["21_xvl_pretrain"] < 20e9, (
+        "five epochs of half a billion numbers, and the state"
+    )
+    assert [estimate.duration(s) for s in (5, 300, 7800, 273600)] == [
+        "under 1 min",
+        "5 min",
+        "2 h 10 min",
+        "3 d 4 h",
+    ]
 
 
 def test_the_count_of_the_image_encoder_is_torchs():

@@ -15,11 +15,27 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 
-from medxvl import compare, figures, metrics, paths, plots, plots_data, plots_medvill, readers, style  # noqa: E402
+from medxvl import (
+    compare,
+    figures,
+    metrics,
+    paths,
+    plots,
+    plots_data,
+    plots_medvill,
+    readers,
+    style,
+)  # noqa: E402
 
 PHANTOM = "phantom:mimic_cxr"
-MODELS = {"X-VL (ITM)": "", "X-VL (ITA)": "", "shuffled images": "shuffled images", "untrained": "untrained",
-          "supervised linear 32x32": "supervised linear 32x32", "supervised upper bound": "supervised upper bound"}
+MODELS = {
+    "X-VL (ITM)": "",
+    "X-VL (ITA)": "",
+    "shuffled images": "shuffled images",
+    "untrained": "untrained",
+    "supervised linear 32x32": "supervised linear 32x32",
+    "supervised upper bound": "supervised upper bound",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +52,19 @@ def predict(findings, n=60, seed=0, models=MODELS):
         for k, finding in enumerate(findings):
             label = (np.arange(n) % (k + 3) == 0).astype(int)
             ids = [f"s{j:03d}" for j in range(n)]
-            parts.append(pd.DataFrame({"study_id": ids, "patient_id": ids, "split": "test", "finding": finding,
-                                       "label": label, "score": rng.normal(size=n) + 0.4 * i * label, "model": model}))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "study_id": ids,
+                        "patient_id": ids,
+                        "split": "test",
+                        "finding": finding,
+                        "label": label,
+                        "score": rng.normal(size=n) + 0.4 * i * label,
+                        "model": model,
+                    }
+                )
+            )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -45,25 +72,73 @@ def result_rows(predictions, task, dataset):
     rows = []
     for (model, finding), part in predictions.groupby(["model", "finding"], sort=False):
         value = metrics.auroc(part.label, part.score)
-        rows.append({"run": "r", "paper": "xvl", "task": task, "dataset": dataset, "split": "test", "subset": finding,
-                     "model": model if model.startswith("X-VL") else "X-VL (ITM)", "metric": "auroc", "value": value,
-                     "ci_low": value - 0.05, "ci_high": value + 0.05, "n": len(part), "control": MODELS.get(model, ""),
-                     "seed": 0, "preset": "demo", "checkpoint": "", "manifest": ""})
+        rows.append(
+            {
+                "run": "r",
+                "paper": "xvl",
+                "task": task,
+                "dataset": dataset,
+                "split": "test",
+                "subset": finding,
+                "model": model if model.startswith("X-VL") else "X-VL (ITM)",
+                "metric": "auroc",
+                "value": value,
+                "ci_low": value - 0.05,
+                "ci_high": value + 0.05,
+                "n": len(part),
+                "control": MODELS.get(model, ""),
+                "seed": 0,
+                "preset": "demo",
+                "checkpoint": "",
+                "manifest": "",
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def reader_points(findings, n=60):
-    rows = [{"finding": f, "reader": r, "sensitivity": 0.6 + 0.1 * i, "specificity": 0.9 - 0.1 * i, "f1": 0.5,
-             "mcc": 0.4, "n": n, "positives": 20} for f in findings for i, r in enumerate(["bc4", "bc6", "bc8"])]
+    rows = [
+        {
+            "finding": f,
+            "reader": r,
+            "sensitivity": 0.6 + 0.1 * i,
+            "specificity": 0.9 - 0.1 * i,
+            "f1": 0.5,
+            "mcc": 0.4,
+            "n": n,
+            "positives": 20,
+        }
+        for f in findings
+        for i, r in enumerate(["bc4", "bc6", "bc8"])
+    ]
     return pd.DataFrame(rows)
 
 
 def write_ablation(folder):
-    """What notebook 30 keeps: two seeds of the whole model, of a share of the data and of one ablation."""
-    rows = [{"label": label, "share": share, "head": head, "seed": seed, "control": control, "value": value + 0.01 * seed, "n": 60,
-             "subset": "mean of 8", "dataset": PHANTOM}
-            for label, share, value in (("whole", 1.0, 0.8), ("whole", 0.1, 0.6), ("no self-supervised start", 1.0, 0.7))
-            for head in ("ITM", "ITA") for seed in (0, 1) for control in ("", "shuffled images")]  # fmt: skip
+    """What notebook 30 keeps: two seeds of the whole model, of a share of the data and of one
+    ablation.
+    """
+    rows = [
+        {
+            "label": label,
+            "share": share,
+            "head": head,
+            "seed": seed,
+            "control": control,
+            "value": value + 0.01 * seed,
+            "n": 60,
+            "subset": "mean of 8",
+            "dataset": PHANTOM,
+        }
+        for label, share, value in (
+            ("whole", 1.0, 0.8),
+            ("whole", 0.1, 0.6),
+            ("no self-supervised start", 1.0, 0.7),
+        )
+        for head in ("ITM", "ITA")
+        for seed in (0, 1)
+        for control in ("", "shuffled images")
+    ]
     pd.DataFrame(rows).to_csv(folder / "predictions" / "ablation.csv", index=False)
 
 
@@ -80,8 +155,9 @@ def run_folder(tmp_path, monkeypatch):
     unseen.to_csv(folder / "predictions" / "unseen_disease.csv", index=False)
     reader_points(readers.EIGHT).to_csv(folder / "predictions" / "readers.csv", index=False)
     write_rows(folder, "phantom:chexpert_test", zero)
-    result_rows(unseen, "unseen_disease", "phantom:covid_cxr").to_csv(folder / "rows" / "23_xvl_unseen_disease.csv",
-                                                                    index=False)
+    result_rows(unseen, "unseen_disease", "phantom:covid_cxr").to_csv(
+        folder / "rows" / "23_xvl_unseen_disease.csv", index=False
+    )
     write_errors(folder)
     write_medvill(folder)
     return folder
@@ -89,14 +165,36 @@ def run_folder(tmp_path, monkeypatch):
 
 def write_errors(folder):
     """What notebook 24 leaves for its figure."""
-    rows = [{"run": "r", "paper": "xvl", "task": "error_detection", "dataset": dataset, "split": split, "subset": subset,
-             "metric": "auroc", "model": model, "value": 0.6, "ci_low": 0.5, "ci_high": 0.7, "n": 60, "control": control,
-             "seed": 0, "preset": "demo", "checkpoint": "", "manifest": ""}
-            for dataset, split in ((PHANTOM, "test"), ("phantom:openi", "all"))
-            for subset in ("balanced, location", "balanced", "5 %, location", "5 %")
-            for model, control in (("X-VL (ITM)", ""), ("X-VL (ITM)", "shuffled images"),
-                                   ("words of the report", "words of the report"),
-                                   ("X-VL fine-tuned on errors (ours)", ""), ("chance", "chance"))]  # fmt: skip
+    rows = [
+        {
+            "run": "r",
+            "paper": "xvl",
+            "task": "error_detection",
+            "dataset": dataset,
+            "split": split,
+            "subset": subset,
+            "metric": "auroc",
+            "model": model,
+            "value": 0.6,
+            "ci_low": 0.5,
+            "ci_high": 0.7,
+            "n": 60,
+            "control": control,
+            "seed": 0,
+            "preset": "demo",
+            "checkpoint": "",
+            "manifest": "",
+        }
+        for dataset, split in ((PHANTOM, "test"), ("phantom:openi", "all"))
+        for subset in ("balanced, location", "balanced", "5 %, location", "5 %")
+        for model, control in (
+            ("X-VL (ITM)", ""),
+            ("X-VL (ITM)", "shuffled images"),
+            ("words of the report", "words of the report"),
+            ("X-VL fine-tuned on errors (ours)", ""),
+            ("chance", "chance"),
+        )
+    ]
     pd.DataFrame(rows).to_csv(folder / "rows" / "24_xvl_detect_errors.csv", index=False)
 
 
@@ -104,35 +202,109 @@ def write_medvill(folder):
     """What notebooks 11 to 15, 20 and 25 to 28 leave for the figures."""
     for name, panels in figures._PANELS.items():
         task, book = name.removeprefix("xvl "), figures._MADE_BY[name]
-        rows = [{"run": "r", "paper": book[3:].split("_")[0], "task": task, "dataset": PHANTOM, "split": "test", "subset": subset,
-                 "metric": metric, "model": "MedViLL (BAR)", "value": 0.6 - 0.2 * (control != ""), "ci_low": 0.3, "ci_high": 0.7,
-                 "n": 60, "control": control, "seed": 0, "preset": "demo", "checkpoint": "", "manifest": ""}
-                for _, metric, subset in panels for control in ("", "shuffled images")]  # fmt: skip
+        rows = [
+            {
+                "run": "r",
+                "paper": book[3:].split("_")[0],
+                "task": task,
+                "dataset": PHANTOM,
+                "split": "test",
+                "subset": subset,
+                "metric": metric,
+                "model": "MedViLL (BAR)",
+                "value": 0.6 - 0.2 * (control != ""),
+                "ci_low": 0.3,
+                "ci_high": 0.7,
+                "n": 60,
+                "control": control,
+                "seed": 0,
+                "preset": "demo",
+                "checkpoint": "",
+                "manifest": "",
+            }
+            for _, metric, subset in panels
+            for control in ("", "shuffled images")
+        ]
         pd.DataFrame(rows).to_csv(folder / "rows" / f"{book}.csv", index=False)
-        for other in [o for o in figures._MADE_BY if o == f"xvl {task}" and o not in figures._PANELS]:  # the same panels
-            pd.DataFrame(rows).assign(paper="xvl").to_csv(folder / "rows" / f"{figures._MADE_BY[other]}.csv", index=False)
-    items = [{"image": np.zeros((8, 8), np.uint8), "lines": [["costs $5", ""], ["n = 60", "bad"]]}] * 2
-    for name in ("retrieved_pairs", "generated_reports", "vqa_examples", "xvl_retrieved_pairs", "corrected_reports",
-                 "xvl_generated_reports", "xvl_vqa_examples"):
+        for other in [
+            o for o in figures._MADE_BY if o == f"xvl {task}" and o not in figures._PANELS
+        ]:  # the same panels
+            pd.DataFrame(rows).assign(paper="xvl").to_csv(
+                folder / "rows" / f"{figures._MADE_BY[other]}.csv", index=False
+            )
+    items = [
+        {"image": np.zeros((8, 8), np.uint8), "lines": [["costs $5", ""], ["n = 60", "bad"]]}
+    ] * 2
+    for name in (
+        "retrieved_pairs",
+        "generated_reports",
+        "vqa_examples",
+        "xvl_retrieved_pairs",
+        "corrected_reports",
+        "xvl_generated_reports",
+        "xvl_vqa_examples",
+    ):
         plots_medvill.save_examples(folder / "predictions" / f"{name}.npz", items)
     maps, image = np.ones((1, 2, 2), np.float32), np.zeros((8, 8), np.uint8)
-    np.savez(folder / "predictions" / "word_maps.npz", image=image, words=["edema"], maps=maps, dataset=PHANTOM, note="n = 60")
-    np.savez(folder / "predictions" / "head_maps.npz", images=image[None], maps=maps.reshape(1, 1, 4), dataset=PHANTOM)
+    np.savez(
+        folder / "predictions" / "word_maps.npz",
+        image=image,
+        words=["edema"],
+        maps=maps,
+        dataset=PHANTOM,
+        note="n = 60",
+    )
+    np.savez(
+        folder / "predictions" / "head_maps.npz",
+        images=image[None],
+        maps=maps.reshape(1, 1, 4),
+        dataset=PHANTOM,
+    )
     write_explained(folder, image, maps)
 
 
 def write_explained(folder, image, maps):
     """What notebook 29 leaves for the figures."""
     area, told = np.eye(8, dtype=bool), {"dataset": PHANTOM, "note": "n = 60"}
-    np.savez(folder / "predictions" / "cross_attention.npz", image=image, words=["edema"], maps=maps, area=area,
-             **told)  # fmt: skip
-    np.savez(folder / "predictions" / "finding_maps.npz", images=image[None], maps=maps[:1], areas=area[None], findings=["Edema"],
-             **told)  # fmt: skip
-    rows = [{"run": "r", "paper": "xvl", "task": "explanation", "dataset": PHANTOM, "split": "test", "subset": "mean of 8",
-             "model": "X-VL (word maps)", "metric": metric, "value": 0.4 - 0.2 * (control != ""), "ci_low": 0.1, "ci_high": 0.5,
-             "n": 60,
-             "control": control, "seed": 0, "preset": "demo", "checkpoint": "", "manifest": ""}
-            for metric in ("pointing", "iou", "cnr") for control in ("", "shuffled images")]  # fmt: skip
+    np.savez(
+        folder / "predictions" / "cross_attention.npz",
+        image=image,
+        words=["edema"],
+        maps=maps,
+        area=area,
+        **told,
+    )
+    np.savez(
+        folder / "predictions" / "finding_maps.npz",
+        images=image[None],
+        maps=maps[:1],
+        areas=area[None],
+        findings=["Edema"],
+        **told,
+    )
+    rows = [
+        {
+            "run": "r",
+            "paper": "xvl",
+            "task": "explanation",
+            "dataset": PHANTOM,
+            "split": "test",
+            "subset": "mean of 8",
+            "model": "X-VL (word maps)",
+            "metric": metric,
+            "value": 0.4 - 0.2 * (control != ""),
+            "ci_low": 0.1,
+            "ci_high": 0.5,
+            "n": 60,
+            "control": control,
+            "seed": 0,
+            "preset": "demo",
+            "checkpoint": "",
+            "manifest": "",
+        }
+        for metric in ("pointing", "iou", "cnr")
+        for control in ("", "shuffled images")
+    ]
     pd.DataFrame(rows).to_csv(folder / "rows" / "29_xvl_attention.csv", index=False)
 
 
@@ -200,31 +372,45 @@ def test_every_figure_is_drawn_and_says_what_it_is(run_folder, name):
         assert "published values" in said and "author_artefact" in said and "no overall win" in said
     assert fig.get_figwidth() in (style.ONE_COLUMN, style.TWO_COLUMNS)
     drawn, (width, height) = fig.get_tightbbox(), fig.get_size_inches()
-    assert min(drawn.x0, drawn.y0) >= -0.01 and drawn.x1 <= width + 0.01 and drawn.y1 <= height + 0.01  # nothing is cut
-    assert min(t.get_fontsize() for t in fig.findobj(matplotlib.text.Text) if t.get_text().strip()) >= 6
+    assert (
+        min(drawn.x0, drawn.y0) >= -0.01 and drawn.x1 <= width + 0.01 and drawn.y1 <= height + 0.01
+    )  # nothing is cut
+    assert (
+        min(t.get_fontsize() for t in fig.findobj(matplotlib.text.Text) if t.get_text().strip())
+        >= 6
+    )
 
 
 def test_readers_on_real_labels_without_our_model(run_folder):
-    """Real readers, a model that saw only phantoms: our curve must not stand beside them; other models' curves do."""
+    """Real readers, a model that saw only phantoms: our curve must not stand beside them; other
+    models' curves do.
+    """
     write_rows(run_folder, "chexpert_test", predict(readers.EIGHT))
     predict(readers.FIVE, models=["a", "b"]).drop(columns=["patient_id", "split"]).to_csv(
-        run_folder / "predictions" / "reader_models.csv", index=False)
+        run_folder / "predictions" / "reader_models.csv", index=False
+    )
     fig = figures.figure("xvl-roc-readers")
     said = words(fig)
-    assert "our model is not drawn" in said and "synthetic" not in said.replace("phantom:mimic_cxr", "")
+    assert "our model is not drawn" in said and "synthetic" not in said.replace(
+        "phantom:mimic_cxr", ""
+    )
     assert "2 others" in said and "X-VL (ITM)" not in said
     assert len([ax for ax in fig.axes if ax.has_data()]) == 5
 
 
-@pytest.mark.parametrize(("label", "drawn"), [("phantom:chexpert_test", True), ("chexpert_test", False)])
+@pytest.mark.parametrize(
+    ("label", "drawn"), [("phantom:chexpert_test", True), ("chexpert_test", False)]
+)
 def test_our_curve_beside_readers_only_on_like_data(run_folder, label, drawn):
     write_rows(run_folder, label, predict(readers.EIGHT))
     assert ("X-VL (ITM)" in words(figures.figure("xvl-roc-readers"))) == drawn
 
 
 def test_the_unseen_disease_on_real_data_says_what_the_model_was_trained_on(run_folder):
-    for table, columns in (("predictions/unseen_disease", {"trained_on": "phantom:mimic_cxr"}),
-                           ("rows/23_xvl_unseen_disease", {"dataset": "covid_cxr"})):
+    for table, columns in (
+        ("predictions/unseen_disease", {"trained_on": "phantom:mimic_cxr"}),
+        ("rows/23_xvl_unseen_disease", {"dataset": "covid_cxr"}),
+    ):
         path = run_folder / f"{table}.csv"
         pd.read_csv(path).assign(**columns).to_csv(path, index=False)
     said = words(figures.figure("xvl-covid"))
@@ -245,7 +431,9 @@ def test_missing_inputs_name_the_notebook(run_folder):
 
 
 def test_radar_follows_the_table(tmp_path):
-    text = paths.PAPER_VALUES.read_text(encoding="utf-8").replace("X-VL,auroc,0.8028", "X-VL,auroc,0.9528")
+    text = paths.PAPER_VALUES.read_text(encoding="utf-8").replace(
+        "X-VL,auroc,0.8028", "X-VL,auroc,0.9528"
+    )
     (tmp_path / "paper_values.csv").write_text(text, encoding="utf-8")
     fig = plots.radar(compare.load_paper(tmp_path / "paper_values.csv"), "auroc")
     said = words(fig)
@@ -276,30 +464,55 @@ def test_style_stays_inside():
 def index():
     rng = np.random.default_rng(0)
     labels = {name: rng.choice([1, 0, -1, np.nan], 40) for name in readers.EIGHT}
-    return pd.DataFrame({"study_id": range(40), "findings": ["lungs are clear"] * 40, "impression": ["", "normal"] * 20,
-                         **labels, "brixia_global": 3})
+    return pd.DataFrame(
+        {
+            "study_id": range(40),
+            "findings": ["lungs are clear"] * 40,
+            "impression": ["", "normal"] * 20,
+            **labels,
+            "brixia_global": 3,
+        }
+    )
 
 
 def test_data_figures(index):
-    steps = [{"step": "images", "rows": 50, "dropped": 0, "why": ""},
-             {"step": "view AP", "rows": 40, "dropped": 10, "why": "not selected: view PA"}]
+    steps = [
+        {"step": "images", "rows": 50, "dropped": 0, "why": ""},
+        {"step": "view AP", "rows": 40, "dropped": 10, "why": "not selected: view PA"},
+    ]
     card = {"label": PHANTOM, "attrition": steps}
-    log = pd.DataFrame({"step": range(20), "loss": np.linspace(2, 1, 20), "valid_auroc": [np.nan] * 10 + [0.7] * 10})
+    log = pd.DataFrame(
+        {
+            "step": range(20),
+            "loss": np.linspace(2, 1, 20),
+            "valid_auroc": [np.nan] * 10 + [0.7] * 10,
+        }
+    )
     images = np.zeros((5, 8, 8), np.uint8)
-    drawn = {"10: not selected": plots_data.attrition(card), "Edema (": plots_data.prevalence(index, readers.EIGHT, PHANTOM),
-             "impression: n = 20, median 1, 20 empty": plots_data.report_lengths(index, PHANTOM),
-             "valid_auroc": plots.training_curves(log, dataset=PHANTOM),
-             "s4": plots_data.data_examples(images, [f"s{i}" for i in range(5)], columns=3, dataset=PHANTOM)}
+    drawn = {
+        "10: not selected": plots_data.attrition(card),
+        "Edema (": plots_data.prevalence(index, readers.EIGHT, PHANTOM),
+        "impression: n = 20, median 1, 20 empty": plots_data.report_lengths(index, PHANTOM),
+        "valid_auroc": plots.training_curves(log, dataset=PHANTOM),
+        "s4": plots_data.data_examples(
+            images, [f"s{i}" for i in range(5)], columns=3, dataset=PHANTOM
+        ),
+    }
     for wanted, fig in drawn.items():
         assert wanted in words(fig) and "synthetic phantom" in words(fig)
 
 
 def test_texts_of_the_data_are_drawn_as_they_are(index):
-    """A dollar sign begins no formula, a text of any length breaks nothing, one odd text does not hide the others."""
+    """A dollar sign begins no formula, a text of any length breaks nothing, one odd text does not
+    hide the others.
+    """
     odd = "costs $5, $x_{ or \\\\frac$ "
     steps = [{"step": odd, "rows": 5, "dropped": 1, "why": odd}]
-    drawn = [plots_data.attrition({"label": "t", "attrition": steps}), plots_data.study_figure(None, odd, {"findings": odd * 500}),
-             plots_data.data_examples(np.zeros((1, 8, 8), np.uint8), [odd])]
+    drawn = [
+        plots_data.attrition({"label": "t", "attrition": steps}),
+        plots_data.study_figure(None, odd, {"findings": odd * 500}),
+        plots_data.data_examples(np.zeros((1, 8, 8), np.uint8), [odd]),
+    ]
     for fig in drawn:
         assert "costs \\$5" in words(fig)
         box, (_, height) = fig.get_tightbbox(), fig.get_size_inches()
@@ -343,9 +556,11 @@ def test_make_default_folder_and_errors(run_folder, capsys):
     assert make().main(["xvl-radar-f1"]) == 0
     assert (run_folder / "figures" / "xvl-radar-f1.pdf").is_file()
     (run_folder / "predictions" / "unseen_disease.csv").unlink()
-    for arguments, message in ((["xvl-covid"], "error: xvl-covid: runs/demo has no predictions/unseen_disease.csv"),
-                               (["xvl-pie"], "error: unknown figure xvl-pie: expected some of xvl-overview"),
-                               (["xvl-abdominal"], "error: xvl-abdominal is not drawn: not reproducible")):
+    for arguments, message in (
+        (["xvl-covid"], "error: xvl-covid: runs/demo has no predictions/unseen_disease.csv"),
+        (["xvl-pie"], "error: unknown figure xvl-pie: expected some of xvl-overview"),
+        (["xvl-abdominal"], "error: xvl-abdominal is not drawn: not reproducible"),
+    ):
         capsys.readouterr()
         assert make().main(arguments) == 2
         assert capsys.readouterr().err.startswith(message)

@@ -1,4 +1,6 @@
-"""Self-supervised pre-training of the vision encoder: its losses, what it must learn, and that its weights can be used."""
+"""Self-supervised pre-training of the vision encoder: its losses, what it must learn, and that its
+weights can be used.
+"""
 
 import math
 from dataclasses import replace
@@ -11,8 +13,10 @@ from medxvl import ibot, presets, vision
 
 TINY = presets.load(
     "smoke",
-    "image_size=32 resize=34 patch_size=8 vision_stem=patch vision_width=32 vision_layers=2 vision_heads=2 ibot_local_size=16 "
-    "ibot_prototypes=32 ibot_hidden=32 ibot_bottleneck=16 ibot_local_crops=3 ibot_epochs=1 ibot_momentum=0.9",
+    "image_size=32 resize=34 patch_size=8 vision_stem=patch vision_width=32 vision_layers=2 "
+    "vision_heads=2 ibot_local_size=16 "
+    "ibot_prototypes=32 ibot_hidden=32 ibot_bottleneck=16 ibot_local_crops=3 ibot_epochs=1 "
+    "ibot_momentum=0.9",
 )
 
 
@@ -20,7 +24,11 @@ def pictures(n=24):
     """Stripes: any crop shows how steep, how wide and how bright they are. (n, 40, 40) uint8."""
     k = torch.arange(n).view(-1, 1, 1)
     y, x = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
-    angle, frequency, level = k % 4 * torch.pi / 4, 0.35 + 0.35 * (k // 4 % 2), 0.35 + 0.3 * (k // 8 % 2)
+    angle, frequency, level = (
+        k % 4 * torch.pi / 4,
+        0.35 + 0.35 * (k // 4 % 2),
+        0.35 + 0.3 * (k // 8 % 2),
+    )
     wave = torch.sin(frequency * (x * angle.cos() + y * angle.sin()) + k)
     return ((level + 0.3 * wave) * 255).clamp(0, 255).to(torch.uint8)
 
@@ -37,11 +45,17 @@ def model():
 
 def test_views():
     v = make_views()
-    assert v.large.shape == (12, 1, 32, 32) and v.small.shape == (18, 1, 16, 16) and v.masked.shape == (12, 16)
+    assert (
+        v.large.shape == (12, 1, 32, 32)
+        and v.small.shape == (18, 1, 16, 16)
+        and v.masked.shape == (12, 16)
+    )
     assert torch.equal(v.large, make_views().large) and torch.equal(v.masked, make_views().masked)
     assert not torch.equal(v.large[:6], v.large[6:])
     part = ibot.views(pictures(6)[2:4], TINY, torch.Generator().manual_seed(0), slice(2, 4), 6)
-    assert torch.equal(part.large, v.large.unflatten(0, (2, 6))[:, 2:4].flatten(0, 1))  # as in one process
+    assert torch.equal(
+        part.large, v.large.unflatten(0, (2, 6))[:, 2:4].flatten(0, 1)
+    )  # as in one process
     assert torch.equal(part.masked, v.masked.unflatten(0, (2, 6))[:, 2:4].flatten(0, 1))
 
 
@@ -49,10 +63,16 @@ def test_masks_have_the_share_asked_for_and_form_blobs():
     masks = ibot.draw_masks(4000, 8, TINY, torch.Generator().manual_seed(0))
     share = masks.float().mean(1)
     assert abs((share > 0).float().mean() - 0.5) < 0.05
-    assert abs(share[share > 0].mean() - 0.3) < 0.02 and share[share > 0].min() < 0.15 and 0.45 < share.max() <= 0.5
+    assert (
+        abs(share[share > 0].mean() - 0.3) < 0.02
+        and share[share > 0].min() < 0.15
+        and 0.45 < share.max() <= 0.5
+    )
     grid = masks.view(-1, 8, 8).float()
     beside = (grid[:, :, 1:] * grid[:, :, :-1]).mean() / grid.mean()
-    assert beside > 1.3 * grid[share > 0].mean()  # a masked patch's neighbour is masked more often than any patch
+    assert (
+        beside > 1.3 * grid[share > 0].mean()
+    )  # a masked patch's neighbour is masked more often than any patch
 
 
 def test_losses_against_a_loop():
@@ -71,7 +91,9 @@ def test_losses_against_a_loop():
     masked = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0]]).bool()
     out, wanted = torch.randn(3, k, generator=g), torch.randn(3, k, generator=g).softmax(-1)
     one = -(wanted * out.log_softmax(-1)).sum(-1)
-    torch.testing.assert_close(ibot.masked_patches(out, wanted, masked), ((one[0] + one[1]) / 2 + one[2]) / 3)
+    torch.testing.assert_close(
+        ibot.masked_patches(out, wanted, masked), ((one[0] + one[1]) / 2 + one[2]) / 3
+    )
     none = ibot.masked_patches(out[:0], wanted[:0], torch.zeros(3, 3, dtype=torch.bool))
     assert none == 0
 
@@ -91,7 +113,11 @@ def test_masked_patches_are_hidden_from_the_student(model):
 
 def test_gradients_reach_the_student_and_not_the_teacher(model):
     model.train()(make_views(), 0.5)["total"].backward()
-    lost = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum())]
+    lost = [
+        n
+        for n, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.abs().sum())
+    ]
     assert not lost and model.blank.grad.abs().sum() > 0
     assert all(p.grad is None for p in model.teacher.parameters())
 
@@ -107,7 +133,9 @@ def test_teacher_follows_and_centres_move_in_training_alone(model):
     key = "backbone.blocks.0.mlp.fc1.weight"
     wanted = 0.9 * before["teacher." + key] + 0.1 * before["student." + key]
     torch.testing.assert_close(model.state_dict()["teacher." + key], wanted)
-    assert not torch.equal(model.centre, before["centre"]) and not torch.equal(model.patch_centre, before["patch_centre"])
+    assert not torch.equal(model.centre, before["centre"]) and not torch.equal(
+        model.patch_centre, before["patch_centre"]
+    )
     held = {k: v.clone() for k, v in model.teacher.state_dict().items()}
     model.follows = False  # gradients are being accumulated
     model(make_views(), 0.0)
@@ -117,20 +145,30 @@ def test_teacher_follows_and_centres_move_in_training_alone(model):
 def test_schedule():
     p = presets.load("paper")
     start, end = ibot.schedule(p, 0.0), ibot.schedule(p, 1.0)
-    assert start == pytest.approx({"learning_rate": 0.0, "weight_decay": 0.04, "momentum": 0.996, "temperature": 0.04})
+    assert start == pytest.approx(
+        {"learning_rate": 0.0, "weight_decay": 0.04, "momentum": 0.996, "temperature": 0.04}
+    )
     assert end["learning_rate"] == pytest.approx(2e-6) and end["weight_decay"] == pytest.approx(0.4)
     assert end["momentum"] == 1 and end["temperature"] == pytest.approx(0.07)
     assert ibot.schedule(p, 10 / p.ibot_epochs)["learning_rate"] == pytest.approx(p.ibot_rate)
     rates = [ibot.schedule(p, k / 100)["learning_rate"] for k in range(101)]
-    assert max(rates) == pytest.approx(p.ibot_rate) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert max(rates) == pytest.approx(p.ibot_rate) and rates[10:] == sorted(
+        rates[10:], reverse=True
+    )
 
 
 def test_the_losses_fall_and_the_teacher_does_not_collapse():
-    """Once the centres have settled. Two kinds of collapse are ruled out: one prototype for all, and no preference."""
-    preset = replace(TINY, vision_stem="conv", rotation=0.0, jitter=0.0, ibot_prototypes=64, ibot_momentum=0.996)
+    """Once the centres have settled. Two kinds of collapse are ruled out: one prototype for all,
+    and no preference.
+    """
+    preset = replace(
+        TINY, vision_stem="conv", rotation=0.0, jitter=0.0, ibot_prototypes=64, ibot_momentum=0.996
+    )
     torch.manual_seed(0)
     model = ibot.IBOT(preset).train()
-    for layer in model.student.modules():  # a narrow encoder needs larger weights than timm's to tell pictures apart
+    for layer in (
+        model.student.modules()
+    ):  # a narrow encoder needs larger weights than timm's to tell pictures apart
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
     model.teacher.load_state_dict(model.student.state_dict())
@@ -145,15 +183,22 @@ def test_the_losses_fall_and_the_teacher_does_not_collapse():
     settled, last = torch.tensor(losses[20:40]).mean(0), torch.tensor(losses[-20:]).mean(0)
     assert (last < 0.85 * settled).all(), (settled, last)
     with torch.no_grad():
-        cls, _ = model.eval().targets(ibot.views(images, preset, torch.Generator().manual_seed(9)).large, 1.0)
+        cls, _ = model.eval().targets(
+            ibot.views(images, preset, torch.Generator().manual_seed(9)).large, 1.0
+        )
     entropy = -(cls * cls.clamp(min=1e-9).log()).sum(-1).mean()
     assert len(cls.argmax(-1).unique()) >= 4 and entropy < 0.8 * math.log(64)
-    between, within = (cls[:32] - cls.mean(0)).norm(dim=1).mean(), (cls[:32] - cls[32:]).norm(dim=1).mean()
+    between, within = (
+        (cls[:32] - cls.mean(0)).norm(dim=1).mean(),
+        (cls[:32] - cls[32:]).norm(dim=1).mean(),
+    )
     assert within < 0.8 * between  # two crops of one image are closer than two images
 
 
 def test_its_weights_start_the_vision_encoder(model, tmp_path):
-    """Saved as iBOT's published files are: under `teacher`, prefixes `backbone.` and, from DDP, `module.`"""
+    """Saved as iBOT's published files are: under `teacher`, prefixes `backbone.` and, from DDP,
+    `module.`
+    """
     released = pytest.importorskip("medxvl.released")
     with torch.no_grad():
         for p in model.teacher.parameters():
@@ -161,7 +206,10 @@ def test_its_weights_start_the_vision_encoder(model, tmp_path):
     state = model.checkpoint()
     assert set(state) == {"teacher", "student"}
     assert {k.split(".")[0] for k in state["teacher"]} == {"backbone", "head"}
-    torch.save({"teacher": {"module." + k: v for k, v in state["teacher"].items()}, "epoch": 1}, tmp_path / "ibot.pth")
+    torch.save(
+        {"teacher": {"module." + k: v for k, v in state["teacher"].items()}, "epoch": 1},
+        tmp_path / "ibot.pth",
+    )
     found = released.convert(tmp_path / "ibot.pth")
     target = vision.build(TINY)
     own = {k.removeprefix("online.").removeprefix("vision."): v for k, v in found.state.items()}

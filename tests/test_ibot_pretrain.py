@@ -1,4 +1,6 @@
-"""iBOT as a training: schedules reach the optimizer, prototypes wait, the last epoch is kept and starts X-VL's encoder."""
+"""iBOT as a training: schedules reach the optimizer, prototypes wait, the last epoch is kept and
+starts X-VL's encoder.
+"""
 
 from dataclasses import replace
 
@@ -14,8 +16,10 @@ from medxvl.xvl import XVL
 CPU = torch.device("cpu")
 PRESET = presets.load(
     "smoke",
-    "vision_width=16 vision_heads=2 image_size=32 resize=40 ibot_local_size=16 patch_size=8 vision_layers=2 "
-    "ibot_epochs=3 ibot_batch=16 ibot_prototypes=16 ibot_hidden=16 ibot_bottleneck=8 ibot_frozen=1 checkpoint_every=0 bootstrap=20",
+    "vision_width=16 vision_heads=2 image_size=32 resize=40 ibot_local_size=16 patch_size=8 "
+    "vision_layers=2 "
+    "ibot_epochs=3 ibot_batch=16 ibot_prototypes=16 ibot_hidden=16 ibot_bottleneck=8 "
+    "ibot_frozen=1 checkpoint_every=0 bootstrap=20",
 )
 
 
@@ -55,7 +59,9 @@ def test_the_schedules_reach_the_optimizer(tmp_path, monkeypatch):
     decayed, spared = zip(*seen, strict=True)
     assert [decay for _, decay in decayed] == pytest.approx([w["weight_decay"] for w in wanted])
     assert decayed[-1][1] > 5 * decayed[0][1] and {decay for _, decay in spared} == {0.0}
-    assert [rate for rate, _ in decayed] == pytest.approx([w["learning_rate"] * 16 / 256 for w in wanted])
+    assert [rate for rate, _ in decayed] == pytest.approx(
+        [w["learning_rate"] * 16 / 256 for w in wanted]
+    )
     assert waits == [True] * steps + [False] * (2 * steps), "prototypes wait for the first epoch"
 
 
@@ -77,10 +83,14 @@ def test_own_weights_are_those_of_the_run(trained, tmp_path, monkeypatch):
     place.parent.mkdir(parents=True)
     place.write_bytes(trained[1].read_bytes())
     weights.start_from(model, preset)
-    assert torch.equal(model.online.vision.cls_token, ibot_pretrain.encoder(PRESET, trained[1]).cls_token)
+    assert torch.equal(
+        model.online.vision.cls_token, ibot_pretrain.encoder(PRESET, trained[1]).cls_token
+    )
     told = weights.fingerprint_of(preset, Fake())
     place.write_bytes(trained[1].read_bytes() + b" ")
-    assert weights.fingerprint_of(preset, Fake()) != told, "what it started from shapes what comes after"
+    assert weights.fingerprint_of(preset, Fake()) != told, (
+        "what it started from shapes what comes after"
+    )
 
 
 def test_the_probe_reads_what_is_there(trained):
@@ -89,12 +99,17 @@ def test_the_probe_reads_what_is_there(trained):
     labels = np.nan_to_num(data.index[["Cardiomegaly", "Edema"]].to_numpy(dtype=float))
     labels[train[0], 0] = np.nan
     network = ibot_pretrain.encoder(PRESET, trained[1])
-    given = {name: ibot_pretrain.features(network, data, r, PRESET, CPU) for name, r in (("train", train), ("test", test))}
+    given = {
+        name: ibot_pretrain.features(network, data, r, PRESET, CPU)
+        for name, r in (("train", train), ("test", test))
+    }
     assert given["test"].shape == (len(test), 32)
     scores = ibot_pretrain.probe(given["train"], labels[train], given["test"])
     assert metrics.auroc(labels[test], scores)[0] > 0.9, "brightness says it"
     patients = data.index.patient_id.iloc[test].to_numpy()
-    rows = ibot_pretrain.evaluate(labels[test], scores, patients, ["a", "b"], dataset="d", model="m", n_resamples=20)
+    rows = ibot_pretrain.evaluate(
+        labels[test], scores, patients, ["a", "b"], dataset="d", model="m", n_resamples=20
+    )
     assert [row["subset"] for row in rows] == ["a", "b", "mean of 2"]
     assert rows[2]["value"] == pytest.approx((rows[0]["value"] + rows[1]["value"]) / 2)
 
@@ -109,7 +124,12 @@ def test_figures(trained):
     views = ibot.views(images, PRESET, torch.Generator().manual_seed(0))
     fig = plots_vision.crops(views, PRESET, "phantom:fake")
     shown = [ax for ax in fig.axes if ax.images]
-    assert len(shown) == 2 * (2 + PRESET.ibot_local_crops) and "synthetic phantom" in fig.get_suptitle()
-    maps = vision.last_attention(ibot_pretrain.encoder(PRESET, trained[1]), vision.plain_view(images, PRESET))[:, :, 0, 1:].detach()
+    assert (
+        len(shown) == 2 * (2 + PRESET.ibot_local_crops)
+        and "synthetic phantom" in fig.get_suptitle()
+    )
+    maps = vision.last_attention(
+        ibot_pretrain.encoder(PRESET, trained[1]), vision.plain_view(images, PRESET)
+    )[:, :, 0, 1:].detach()
     fig = plots_vision.head_maps(images, maps, "phantom:fake")
     assert [ax.get_title() for ax in fig.axes] == ["image", "head 1", "head 2"] * 2

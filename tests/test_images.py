@@ -1,4 +1,6 @@
-"""Decoding of image files: what each format becomes, what each fault is called, how much reduced decoding differs."""
+"""Decoding of image files: what each format becomes, what each fault is called, how much reduced
+decoding differs.
+"""
 
 import io
 import os
@@ -58,9 +60,15 @@ BROKEN = {
     "PNG of two frames": (pages("PNG"), "PNG of 2 frames or pages"),
     "constant": (encoded(np.full((40, 40), 7, np.uint8)), "constant image (every pixel is 7)"),
     "constant, 16 bits": (encoded(np.full((40, 40), 700, np.uint16)), "constant image"),
-    "constant JPEG, reduced": (encoded(np.full((900, 900), 7, np.uint8), "JPEG"), "constant image (every pixel is 7)"),
+    "constant JPEG, reduced": (
+        encoded(np.full((900, 900), 7, np.uint8), "JPEG"),
+        "constant image (every pixel is 7)",
+    ),
     "fully transparent": (encoded(np.stack([BIG, BIG, BIG, BIG * 0], -1)), "constant image"),
-    "not a number": (encoded(np.where(BIG > 9, BIG, np.nan).astype(np.float32), "TIFF"), "no numbers"),
+    "not a number": (
+        encoded(np.where(BIG > 9, BIG, np.nan).astype(np.float32), "TIFF"),
+        "no numbers",
+    ),
     "one pixel": (encoded(picture(0, 1, 1)), "1 x 1 pixels"),
     "a line": (encoded(picture(0, 1, 500)), "500 x 1 pixels"),
     "long and narrow": (encoded(picture(0, 8, 8000)), "too long and narrow"),
@@ -75,7 +83,9 @@ def test_broken_image_is_rejected_with_its_reason(tmp_path, name):
     for full in (False, True):
         grey, reason = images.load(tmp_path, "x.jpg", 64, full)
         assert grey is None and expected in reason
-        assert "0x" not in reason.replace("'\\x", "")  # nothing accidental, like an address, in the text
+        assert "0x" not in reason.replace(
+            "'\\x", ""
+        )  # nothing accidental, like an address, in the text
 
 
 def test_wrong_extension_is_no_fault(tmp_path):
@@ -100,15 +110,22 @@ def test_deep_tiff_and_white_is_zero():
     deep = SMOOTH.astype(np.uint16) * 200 + 77
     expected = (SMOOTH / SMOOTH.max() * 255).astype(int)
     assert np.abs(images.decode(encoded(deep, "TIFF")) - expected).max() <= 1
-    assert np.abs(images.decode(encoded(SMOOTH.astype(np.float32) - 0.5, "TIFF")) - expected).max() <= 1
+    assert (
+        np.abs(images.decode(encoded(SMOOTH.astype(np.float32) - 0.5, "TIFF")) - expected).max()
+        <= 1
+    )
     white = saved(Image.fromarray(deep), "TIFF", tiffinfo={262: 0})
     assert np.abs(images.decode(white) - (255 - expected)).max() <= 1
     shallow = saved(Image.fromarray(SMOOTH), "TIFF", tiffinfo={262: 0})
-    np.testing.assert_array_equal(images.decode(shallow), np.asarray(Image.open(io.BytesIO(shallow))))
+    np.testing.assert_array_equal(
+        images.decode(shallow), np.asarray(Image.open(io.BytesIO(shallow)))
+    )
 
 
 def test_transparent_grey_is_laid_on_black():
-    data = encoded(np.stack([BIG, np.where(np.arange(200) < 100, 255, 0) + 0 * BIG], -1).astype(np.uint8))
+    data = encoded(
+        np.stack([BIG, np.where(np.arange(200) < 100, 255, 0) + 0 * BIG], -1).astype(np.uint8)
+    )
     grey = images.decode(data)
     np.testing.assert_array_equal(grey[:, :100], BIG[:, :100])
     assert not grey[:, 100:].any()
@@ -120,8 +137,12 @@ def test_transparent_grey_is_laid_on_black():
 def radiograph(height: int, width: int, noise: float = 3) -> np.ndarray:
     """Smooth shapes, an edge, and detector noise."""
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    shapes = 120 + 70 * np.sin(9 * y) * np.cos(7 * x) + 40 * ((x - 0.5) ** 2 + (y - 0.4) ** 2 < 0.03)
-    return np.clip(shapes + np.random.default_rng(0).normal(0, noise, shapes.shape), 0, 255).astype(np.uint8)
+    shapes = (
+        120 + 70 * np.sin(9 * y) * np.cos(7 * x) + 40 * ((x - 0.5) ** 2 + (y - 0.4) ** 2 < 0.03)
+    )
+    return np.clip(shapes + np.random.default_rng(0).normal(0, noise, shapes.shape), 0, 255).astype(
+        np.uint8
+    )
 
 
 @pytest.mark.parametrize("shape", [(2000, 2500), (2501, 1999), (1029, 1300)])
@@ -164,9 +185,14 @@ def test_one_odd_pixel_is_not_taken_for_a_constant_image():
 
 
 def test_colour_jpeg_in_reduced_decoding_is_its_luma():
-    colour = np.stack([radiograph(1500, 1200, 0), radiograph(1500, 1200, 0) // 2, radiograph(1500, 1200, 0)], -1)
+    colour = np.stack(
+        [radiograph(1500, 1200, 0), radiograph(1500, 1200, 0) // 2, radiograph(1500, 1200, 0)], -1
+    )
     data = encoded(colour, "JPEG", quality=95)
-    assert np.abs(images.to_square(data, 224).astype(int) - images.to_square(data, 224, True)).mean() < 1
+    assert (
+        np.abs(images.to_square(data, 224).astype(int) - images.to_square(data, 224, True)).mean()
+        < 1
+    )
 
 
 def test_the_setting_decode(tmp_path):
@@ -203,7 +229,10 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_record(tmp_path, monkeypatch,
         (tmp_path / name).write_bytes(encoded(picture(k)))
     names[5], names[21] = "crash.dcm", "hang.dcm"
     monkeypatch.setattr(decoding, "load", load_or_die)
-    found = {row: (grey, why) for row, grey, why in decoding.decoded(tmp_path, names, np.arange(40), 32, workers)}
+    found = {
+        row: (grey, why)
+        for row, grey, why in decoding.decoded(tmp_path, names, np.arange(40), 32, workers)
+    }
     assert sorted(found) == list(range(40))
     assert [row for row in found if found[row][1]] in ([5, 21], [21, 5])
     assert found[5] == found[21] == (None, decoding.DIED)
@@ -213,5 +242,7 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_record(tmp_path, monkeypatch,
 def test_all_real_images_are_read(shared):
     """134 downloaded radiographs: PNG named .jpg, RGBA, palettes, CMYK."""
     folder = shared / "data" / "covid_cxr" / "images"
-    reasons = {path.name: images.load(folder, path.name, 224)[1] for path in sorted(folder.iterdir())}
+    reasons = {
+        path.name: images.load(folder, path.name, 224)[1] for path in sorted(folder.iterdir())
+    }
     assert len(reasons) > 100 and not any(reasons.values())

@@ -16,9 +16,15 @@ from medxvl.labels import label_reports, mentions
 # sentence, what it says; None: says nothing of it
 CASES = [
     ("No pleural effusion or pneumothorax.", {"Pleural Effusion": 0, "Pneumothorax": 0}),
-    ("No effusion, pneumothorax or consolidation.", {"Pleural Effusion": 0, "Pneumothorax": 0, "Consolidation": 0}),
+    (
+        "No effusion, pneumothorax or consolidation.",
+        {"Pleural Effusion": 0, "Pneumothorax": 0, "Consolidation": 0},
+    ),
     ("No effusion but cardiomegaly.", {"Pleural Effusion": 0, "Cardiomegaly": 1}),
-    ("Lungs are free of consolidation, effusion and edema.", {"Consolidation": 0, "Pleural Effusion": 0, "Edema": 0}),
+    (
+        "Lungs are free of consolidation, effusion and edema.",
+        {"Consolidation": 0, "Pleural Effusion": 0, "Edema": 0},
+    ),
     (
         "Lungs are clear of focal airspace disease, pneumothorax, or pleural effusion.",
         {"Lung Opacity": 0, "Pneumothorax": 0, "Pleural Effusion": 0},
@@ -50,7 +56,10 @@ CASES = [
     ("Cannot rule out a small pneumothorax.", {"Pneumothorax": -1}),
     ("Underlying pneumonia is not excluded.", {"Pneumonia": -1}),
     ("Possible small left effusion.", {"Pleural Effusion": -1}),
-    ("Opacity may represent pneumonia or atelectasis.", {"Lung Opacity": 1, "Pneumonia": -1, "Atelectasis": -1}),
+    (
+        "Opacity may represent pneumonia or atelectasis.",
+        {"Lung Opacity": 1, "Pneumonia": -1, "Atelectasis": -1},
+    ),
     ("Opacity concerning for pneumonia.", {"Lung Opacity": 1, "Pneumonia": -1}),
     ("Questionable nodule in the right apex.", {"Lung Lesion": -1}),
     ("Opacities consistent with pneumonia.", {"Lung Opacity": 1, "Pneumonia": 1}),
@@ -58,7 +67,10 @@ CASES = [
     ("History of pneumonia.", {"Pneumonia": None}),
     ("History of CHF, now with pleural effusions.", {"Edema": None, "Pleural Effusion": 1}),
     ("Heart size is normal.", {"Cardiomegaly": 0}),
-    ("Normal heart size and mediastinal contours.", {"Cardiomegaly": 0, "Enlarged Cardiomediastinum": 0}),
+    (
+        "Normal heart size and mediastinal contours.",
+        {"Cardiomegaly": 0, "Enlarged Cardiomediastinum": 0},
+    ),
     ("The heart is not enlarged.", {"Cardiomegaly": 0}),
     ("The heart is mildly enlarged.", {"Cardiomegaly": 1, "Enlarged Cardiomediastinum": None}),
     ("Heart size is upper limits of normal.", {"Cardiomegaly": 0}),
@@ -67,12 +79,21 @@ CASES = [
         "Heart size, mediastinal contour, and pulmonary vascularity are within normal limits.",
         {"Cardiomegaly": 0, "Enlarged Cardiomediastinum": 0},
     ),
-    ("Heart size is normal, mediastinal contours are prominent.", {"Cardiomegaly": 0, "Enlarged Cardiomediastinum": 1}),
+    (
+        "Heart size is normal, mediastinal contours are prominent.",
+        {"Cardiomegaly": 0, "Enlarged Cardiomediastinum": 1},
+    ),
     ("Enlarged cardiac silhouette with clear lungs.", {"Cardiomegaly": 1}),
     ("No mediastinal widening.", {"Enlarged Cardiomediastinum": 0}),
     ("Widening of the mediastinum.", {"Enlarged Cardiomediastinum": 1}),
-    ("The cardiomediastinal silhouette is enlarged.", {"Cardiomegaly": 1, "Enlarged Cardiomediastinum": 1}),
-    ("The cardiomediastinal silhouette is normal.", {"Cardiomegaly": None, "Enlarged Cardiomediastinum": 0}),
+    (
+        "The cardiomediastinal silhouette is enlarged.",
+        {"Cardiomegaly": 1, "Enlarged Cardiomediastinum": 1},
+    ),
+    (
+        "The cardiomediastinal silhouette is normal.",
+        {"Cardiomegaly": None, "Enlarged Cardiomediastinum": 0},
+    ),
     ("Stable heart size.", {"Cardiomegaly": None}),
     ("Possible mild enlargement of the cardiac silhouette.", {"Cardiomegaly": -1}),
     ("Pericardial effusion.", {"Pleural Effusion": None}),
@@ -105,7 +126,10 @@ CASES = [
     ("Lungs are clear. No acute cardiopulmonary abnormality.", {"No Finding": 1}),
     ("Pneumonia is unlikely.", {"Pneumonia": -1}),
     ("Findings do not suggest pneumonia.", {"Pneumonia": 0}),
-    ("The lungs do not demonstrate focal infiltrate or effusion.", {"Lung Opacity": 0, "Pleural Effusion": 0}),
+    (
+        "The lungs do not demonstrate focal infiltrate or effusion.",
+        {"Lung Opacity": 0, "Pleural Effusion": 0},
+    ),
     ("No pneumonia is seen and the effusion is small.", {"Pneumonia": 0, "Pleural Effusion": 1}),
     ("Nodular opacity in the left lung.", {"Lung Lesion": 1, "Lung Opacity": 1}),
     ("Effusion has decreased but not resolved.", {"Pleural Effusion": 1}),
@@ -156,14 +180,20 @@ CASES = [
     ("Doesn't exclude pneumonia.", {"Pneumonia": -1}),
     # a negation ends before a clause with its own subject
     ("No pneumothorax, the effusion is unchanged.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
-    ("No obvious pneumothorax, pleural effusion is moderate.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
+    (
+        "No obvious pneumothorax, pleural effusion is moderate.",
+        {"Pneumothorax": 0, "Pleural Effusion": 1},
+    ),
     (
         "No pneumothorax or consolidation, effusions are small.",
         {"Pneumothorax": 0, "Consolidation": 0, "Pleural Effusion": 1},
     ),
     ("No evidence of pneumonia, effusion unchanged.", {"Pneumonia": 0, "Pleural Effusion": 1}),
     ("Without pneumothorax, effusion remains.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
-    ("No pneumothorax after chest tube removal, effusion persists.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
+    (
+        "No pneumothorax after chest tube removal, effusion persists.",
+        {"Pneumothorax": 0, "Pleural Effusion": 1},
+    ),
     ("No pleural effusion on the left; small one on the right.", {"Pleural Effusion": 1}),
     ("No effusion on the left, but a tiny one on the right.", {"Pleural Effusion": 1}),
     ("No effusion on the left, possible small one on the right.", {"Pleural Effusion": -1}),
@@ -173,7 +203,10 @@ CASES = [
     ),
     ("No pneumothorax and the effusion is unchanged.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
     ("No pneumothorax, effusion is again seen.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
-    ("No pneumothorax, effusion on the left has decreased.", {"Pneumothorax": 0, "Pleural Effusion": 1}),
+    (
+        "No pneumothorax, effusion on the left has decreased.",
+        {"Pneumothorax": 0, "Pleural Effusion": 1},
+    ),
     (
         "No effusion, pneumothorax or consolidation is seen.",
         {"Pleural Effusion": 0, "Pneumothorax": 0, "Consolidation": 0},
@@ -188,7 +221,10 @@ CASES = [
     ),
     ("No pneumothorax, effusion has resolved.", {"Pneumothorax": 0, "Pleural Effusion": 0}),
     ("No pneumothorax, heart enlarged.", {"Pneumothorax": 0, "Cardiomegaly": 1}),
-    ("No definite effusion is identified; a small one cannot be excluded.", {"Pleural Effusion": -1}),
+    (
+        "No definite effusion is identified; a small one cannot be excluded.",
+        {"Pleural Effusion": -1},
+    ),
     # a heading and its answer
     ("Pneumothorax? None. Effusion? Small.", {"Pneumothorax": 0, "Pleural Effusion": -1}),
     ("Heart: Enlarged.", {"Cardiomegaly": 1}),
@@ -266,32 +302,43 @@ CASES = [
 @pytest.mark.parametrize(("text", "expected"), CASES, ids=[text[:40] for text, _ in CASES])
 def test_each_rule(text, expected):
     found = label_reports([text]).iloc[0]
-    assert {name: None if np.isnan(found[name]) else int(found[name]) for name in expected} == expected
+    assert {
+        name: None if np.isnan(found[name]) else int(found[name]) for name in expected
+    } == expected
 
 
 def test_table_of_labels():
     table = label_reports(pd.Series(["No edema.", "Edema."], index=[7, 3]))
-    assert list(table.columns) == CHEXPERT_14 and list(table.index) == [7, 3]  # a Series keeps its index
+    assert list(table.columns) == CHEXPERT_14 and list(table.index) == [
+        7,
+        3,
+    ]  # a Series keeps its index
     assert table.Edema.tolist() == [0, 1] and table.to_numpy().dtype == np.float64
     assert label_reports([]).shape == (0, 14)
     assert list(label_reports(["Edema.", "Clear."]).index) == [0, 1]
 
 
 @pytest.mark.parametrize(
-    "texts", ["No edema.", b"No edema.", None, 5, {"a": "Edema."}, pd.DataFrame({"text": ["Edema."]})]
+    "texts",
+    ["No edema.", b"No edema.", None, 5, {"a": "Edema."}, pd.DataFrame({"text": ["Edema."]})],
 )
 def test_what_is_no_list_of_texts_is_refused(texts):
-    with pytest.raises(TypeError, match=f"takes a list or a Series of texts, not {type(texts).__name__}"):
+    with pytest.raises(
+        TypeError, match=f"takes a list or a Series of texts, not {type(texts).__name__}"
+    ):
         label_reports(texts)
 
 
 def test_strongest_statement_of_a_report_wins():
-    table = label_reports(["No edema. Possible edema.", "Possible edema. Edema. No edema.", "No edema. No edema."])
+    table = label_reports(
+        ["No edema. Possible edema.", "Possible edema. Edema. No edema.", "No edema. No edema."]
+    )
     assert table.Edema.tolist() == [-1, 1, 0]
 
 
 @pytest.mark.parametrize(
-    "text", [None, float("nan"), pd.NA, "", "  \n ", 12, 3.5, b"edema", "123.", "XXXX ___ xxxx.", "."]
+    "text",
+    [None, float("nan"), pd.NA, "", "  \n ", 12, 3.5, b"edema", "123.", "XXXX ___ xxxx.", "."],
 )
 def test_texts_without_words_get_no_label(text):
     assert label_reports(["Edema.", text]).iloc[1].isna().all()
@@ -318,7 +365,9 @@ def test_examples_of_the_chexpert_labeler(shared):
     expected = pd.read_csv(folder / "labeled_reports.csv").set_index("Reports")
     texts = pd.read_csv(folder / "sample_reports.csv", header=None)[0]
     assert texts.tolist() == expected.index.tolist()
-    pd.testing.assert_frame_equal(label_reports(texts), expected[CHEXPERT_14].reset_index(drop=True), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        label_reports(texts), expected[CHEXPERT_14].reset_index(drop=True), check_dtype=False
+    )
 
 
 def test_mentions_stand_where_they_say():
@@ -345,7 +394,11 @@ def check_agreement(texts):
             strongest = next((v for v in (1, -1, 0) if v in found.get(name, ())), None)
             assert strongest == (None if np.isnan(row[name]) else row[name])
         positive = any(found.get(name, set()) & {1, -1} for name in CHEXPERT_14[1:-1])
-        assert row["No Finding"] != 1 if positive else (row["No Finding"] == 1) == bool(text and labels.has_words(text))
+        assert (
+            row["No Finding"] != 1
+            if positive
+            else (row["No Finding"] == 1) == bool(text and labels.has_words(text))
+        )
 
 
 WORDS = " ".join(text for text, _ in CASES).split()
@@ -353,7 +406,11 @@ WORDS = " ".join(text for text, _ in CASES).split()
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.text() | st.lists(st.sampled_from([*WORDS, ",", ".", ";", "\n", "İ", "1."])).map(" ".join), max_size=4)
+    st.lists(
+        st.text()
+        | st.lists(st.sampled_from([*WORDS, ",", ".", ";", "\n", "İ", "1."])).map(" ".join),
+        max_size=4,
+    )
 )
 def test_any_text_gets_labels_that_agree_with_its_mentions(texts):
     check_agreement(texts)
@@ -381,19 +438,37 @@ def test_agreement_on_real_reports(shared):
 
 def test_gold_labels_of_real_reports(shared):
     texts, gold = openi_reports(shared)
-    seven = ["Atelectasis", "Cardiomegaly", "Pneumonia", "Pneumothorax", "Consolidation", "Edema", "Effusion"]
-    found = label_reports(texts).rename(columns={"Pleural Effusion": "Effusion"})[seven].to_numpy() == 1
+    seven = [
+        "Atelectasis",
+        "Cardiomegaly",
+        "Pneumonia",
+        "Pneumothorax",
+        "Consolidation",
+        "Edema",
+        "Effusion",
+    ]
+    found = (
+        label_reports(texts).rename(columns={"Pleural Effusion": "Effusion"})[seven].to_numpy() == 1
+    )
     assert len(texts) >= 2_700
-    assert micro_f1(gold[seven].to_numpy() == 1, found) >= 0.90  # 0.85 is required; the CheXpert labeler has 0.647
+    assert (
+        micro_f1(gold[seven].to_numpy() == 1, found) >= 0.90
+    )  # 0.85 is required; the CheXpert labeler has 0.647
 
 
 def test_output_of_the_chexpert_labeler_on_real_reports(shared):
-    """0.90 is wanted and cannot be had without its mistakes ("Heart and mediastinum normal." is Cardiomegaly there)."""
+    """0.90 is wanted and cannot be had without its mistakes ("Heart and mediastinum normal." is
+    Cardiomegaly there).
+    """
     lines = (shared / "data" / "openi" / "chexpert_labels_train.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     names = CHEXPERT_14[1:]
-    true = np.array([[name in re.findall(r"'([^']*)'", r["label"]) for name in names] for r in records])
+    true = np.array(
+        [[name in re.findall(r"'([^']*)'", r["label"]) for name in names] for r in records]
+    )
     found = label_reports([r["text"] for r in records])[names].to_numpy() == 1
     assert micro_f1(true, found) >= 0.80
-    apart = [i for i, name in enumerate(names) if name in ("Lung Opacity", "Atelectasis")]  # where its mistakes are few
+    apart = [
+        i for i, name in enumerate(names) if name in ("Lung Opacity", "Atelectasis")
+    ]  # where its mistakes are few
     assert micro_f1(true[:, apart], found[:, apart]) >= 0.90

@@ -1,4 +1,6 @@
-"""Notebooks 01 and 02 on data of every kind, their cells run in this process: they finish, and they hide what is closed."""
+"""Notebooks 01 and 02 on data of every kind, their cells run in this process: they finish, and they
+hide what is closed.
+"""
 
 import ast
 
@@ -15,7 +17,9 @@ from medxvl import data, graph, paths  # noqa: E402
 
 
 class Seen:
-    """Runs the code cells of notebooks 01 and 02 in this process; `text`: all that they print and display."""
+    """Runs the code cells of notebooks 01 and 02 in this process; `text`: all that they print and
+    display.
+    """
 
     def __init__(self, folder, monkeypatch, capsys):
         self.folder, self.capsys, self.shown = folder, capsys, []
@@ -45,7 +49,9 @@ def seen(tmp_path, monkeypatch, capsys):
 
 
 def only(folder):
-    """`data` with this prepared folder as main; no phantom is drawn for the other roles (overrides: studies=0)."""
+    """`data` with this prepared folder as main; no phantom is drawn for the other roles (overrides:
+    studies=0).
+    """
     return f"main=table:{folder}"
 
 
@@ -55,7 +61,8 @@ KINDS = {
     "images with labels": [{"image": f"{k}.png", "split": "train", **PATHOLOGY} for k in range(4)],
     "images alone": [{"image": f"{k}.png"} for k in range(4)],
     "one row": [{"image": "a.png", "report": "Edema costs $5 & $6 <b>."}],
-    "long and odd": [{"image": f"{k}.png", "report": f"FINDINGS: $\\frac$ x_{k} \u4e2d\u6587 <script>\nIMPRESSION: " + "edema " * 3000}
+    "long and odd": [{"image": f"{k}.png", "report": f"FINDINGS: $\\frac$ x_{k} \u4e2d\u6587 "
+                                                     "<script>\nIMPRESSION: " + "edema " * 3000}
                      for k in range(3)],
 }  # fmt: skip
 
@@ -74,7 +81,9 @@ def test_notebooks_take_any_data(tmp_path, seen, kind, show):
     if "image" not in KINDS[kind][0]:
         assert "no picture" in text
     figures = {path.name for path in (tmp_path / "runs" / "smoke" / "figures").glob("data-*.png")}
-    assert ("data-one-study.png" in figures) == (show == "all") and "data-attrition-main.png" in figures
+    assert ("data-one-study.png" in figures) == (
+        show == "all"
+    ) and "data-attrition-main.png" in figures
 
 
 def test_notebooks_on_labels_alone(tmp_path, seen):
@@ -82,7 +91,11 @@ def test_notebooks_on_labels_alone(tmp_path, seen):
     folder = tmp_path / "labels"
     folder.mkdir()
     rows = [
-        {"Study": f"CheXpert-v1.0/test/patient6474{k}/study1", **dict.fromkeys(data.CHEXPERT_14, 0), "Edema": k % 2}
+        {
+            "Study": f"CheXpert-v1.0/test/patient6474{k}/study1",
+            **dict.fromkeys(data.CHEXPERT_14, 0),
+            "Edema": k % 2,
+        }
         for k in range(6)
     ]
     pd.DataFrame(rows).to_csv(folder / "groundtruth.csv", index=False)
@@ -94,7 +107,9 @@ def test_notebooks_on_labels_alone(tmp_path, seen):
 
 
 def test_closed_data_leave_no_trace(tmp_path, seen):
-    """Neither words of reports nor names nor cells of the raw table, and no picture; all of it when asked for."""
+    """Neither words of reports nor names nor cells of the raw table, and no picture; all of it when
+    asked for.
+    """
     made = hospital(tmp_path / "t", max_reject_share="1")
     secrets = ("Quandary", "MRN", "7431")
     for name in ("01_prepare_data", "02_look_at_data"):
@@ -104,7 +119,8 @@ def test_closed_data_leave_no_trace(tmp_path, seen):
     pictures = {"data-one-study.png", "data-examples.png", "data-rejected-main.png"}
     assert not pictures & {p.name for p in figures.iterdir()}
     text = "".join(
-        seen.run(name, only(made.folder), "studies=0 show=all") for name in ("01_prepare_data", "02_look_at_data")
+        seen.run(name, only(made.folder), "studies=0 show=all")
+        for name in ("01_prepare_data", "02_look_at_data")
     )
     assert all(word in text for word in secrets) and pictures <= {p.name for p in figures.iterdir()}
     for name in ("01_prepare_data", "02_look_at_data"):  # and back: what was shown is gone

@@ -16,7 +16,9 @@ RECORDED = load_file(PARITY / "medvill_masks.safetensors")
 def table(name, **options):
     """The mask of `[CLS] v [SEP] | w w [SEP] pad` as rows of 0 and 1."""
     real = torch.tensor([[True, True, True, False]])
-    return ["".join(str(int(x)) for x in row) for row in masks.attention(name, 3, real, **options)[0]]
+    return [
+        "".join(str(int(x)) for x in row) for row in masks.attention(name, 3, real, **options)[0]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -41,9 +43,14 @@ def test_mixture_takes_each_samples_own_mask():
 
 def test_share_of_seq2seq():
     taken = masks.draw_seq2seq(200, 0.75, torch.Generator().manual_seed(0)).sum().item()
-    recorded = json.loads((PARITY / "medvill_words.json").read_text())["share_of_seq2seq_of_200"]["s2s"]
+    recorded = json.loads((PARITY / "medvill_words.json").read_text())["share_of_seq2seq_of_200"][
+        "s2s"
+    ]
     assert abs(taken - 150) < 25 and abs(recorded - 150) < 25  # four standard deviations
-    assert masks.draw_seq2seq(5, 1.0, torch.Generator()).all() and not masks.draw_seq2seq(5, 0.0, torch.Generator()).any()
+    assert (
+        masks.draw_seq2seq(5, 1.0, torch.Generator()).all()
+        and not masks.draw_seq2seq(5, 0.0, torch.Generator()).any()
+    )
 
 
 @pytest.mark.parametrize("name", ["bidirectional", "seq2seq", "bar", "noncross"])
@@ -60,18 +67,28 @@ def test_equal_to_the_released_pre_training(name):
     assert (wanted & ~token[:, None, :] & token[:, :, None]).any() == (name in ("bar", "noncross"))
 
 
-CASES = sorted({key.split("/")[1] for key in RECORDED if key.startswith("finetuning/") and "decoder" not in key})
+CASES = sorted(
+    {
+        key.split("/")[1]
+        for key in RECORDED
+        if key.startswith("finetuning/") and "decoder" not in key
+    }
+)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_equal_to_the_released_fine_tuning(case):
-    name = "bar" if "_bar_" in case else {"s2s": "seq2seq", "bi": "bidirectional"}[case.split("_")[0]]
+    name = (
+        "bar" if "_bar_" in case else {"s2s": "seq2seq", "bi": "bidirectional"}[case.split("_")[0]]
+    )
     lengths = ("short", "full", "long")
     ids = torch.stack([RECORDED[f"finetuning/{case}/{n}/input_ids"] for n in lengths])
     wanted = torch.stack([RECORDED[f"finetuning/{case}/{n}/input_mask"] for n in lengths]).bool()
     assert masks.attention(name, 7, ids[:, 7:] != 0, padding="finetuning").equal(wanted)
     ours = masks.attention(name, 7, ids[:, 7:] != 0)
-    assert ours.equal(wanted) == (name != "bar")  # on purpose: BAR's image part does not look at padding
+    assert ours.equal(wanted) == (
+        name != "bar"
+    )  # on purpose: BAR's image part does not look at padding
 
 
 def test_equal_to_the_released_decoder():

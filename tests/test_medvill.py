@@ -7,7 +7,16 @@ import pandas as pd
 import pytest
 import torch
 
-from medxvl import masks, medvill, medvill_batch, medvill_finetune, medvill_image, packed, presets, text
+from medxvl import (
+    masks,
+    medvill,
+    medvill_batch,
+    medvill_finetune,
+    medvill_image,
+    packed,
+    presets,
+    text,
+)
 from medxvl.data import CHEXPERT_14
 
 REPORTS = (
@@ -18,8 +27,10 @@ REPORTS = (
 )
 TINY = presets.load(
     "smoke",
-    "medvill_width=16 medvill_layers=1 medvill_heads=2 medvill_hidden=16 medvill_features=16 medvill_image_size=32 "
-    "medvill_patch=8 medvill_positions=7 medvill_text=9 medvill_max_positions=32 medvill_freeze=none",
+    "medvill_width=16 medvill_layers=1 medvill_heads=2 medvill_hidden=16 medvill_features=16 "
+    "medvill_image_size=32 "
+    "medvill_patch=8 medvill_positions=7 medvill_text=9 medvill_max_positions=32 "
+    "medvill_freeze=none",
 )
 
 
@@ -40,7 +51,9 @@ class Fake:
     def __init__(self, n=12, reports=REPORTS):
         rng = np.random.default_rng(3)
         self.pixels = rng.integers(0, 256, (n, 40, 40), dtype=np.uint8)
-        self.index = pd.DataFrame({"findings": [reports[k % len(reports)] for k in range(n)], "impression": ""})
+        self.index = pd.DataFrame(
+            {"findings": [reports[k % len(reports)] for k in range(n)], "impression": ""}
+        )
         values = np.full((n, 14), np.nan)
         values[np.arange(n), np.arange(n) % 3] = 1
         values[:, 7] = -1  # uncertain: no positive finding
@@ -64,10 +77,12 @@ def corpus(tokenizer):
 
 
 def draw(corpus, n=8, training=True):
-    return corpus.batch(np.arange(n), np.random.default_rng(0), torch.Generator().manual_seed(0), training)
+    return corpus.batch(
+        np.arange(n), np.random.default_rng(0), torch.Generator().manual_seed(0), training
+    )
 
 
-# --- inputs -----------------------------------------------------------------------------------------------------------
+# --- inputs ---------------------------------------------------------------------------------------
 def test_reports_lose_the_blanks_of_de_identification(corpus):
     assert corpus.texts[0] == "small left pleural effusion with right lower opacity"
     assert corpus.texts[2] == "mild cardiomegaly and edema seen by on"
@@ -97,7 +112,9 @@ def test_a_mismatched_report_says_something_else():
 def test_where_all_say_the_same_every_pair_is_matched(tokenizer):
     data = Fake()
     data.index[list(CHEXPERT_14)] = np.nan
-    whose, matched = medvill_batch.Corpus(data, "train", tokenizer, TINY).pairs(np.arange(5), np.random.default_rng(0))
+    whose, matched = medvill_batch.Corpus(data, "train", tokenizer, TINY).pairs(
+        np.arange(5), np.random.default_rng(0)
+    )
     assert whose.tolist() == [0, 1, 2, 3, 4] and matched.all()
 
 
@@ -122,11 +139,17 @@ def test_text_parts(tokenizer):
 
 @pytest.mark.parametrize(
     ("positions", "image"),
-    [("pretraining", [0, 2, 5, 9, 0]), ("generation", [0, 2, 5, 9, 4]), ("classification", [0, 1, 2, 3, 4])],
+    [
+        ("pretraining", [0, 2, 5, 9, 0]),
+        ("generation", [0, 2, 5, 9, 4]),
+        ("classification", [0, 1, 2, 3, 4]),
+    ],
 )
 def test_joint_sequence(positions, image):
     words, grid = torch.tensor([[11, 12, 3]]), torch.tensor([[2, 5, 9]])
-    joint = medvill_batch.join(words, torch.ones(1, 8, 8, dtype=torch.bool), grid, (2, 3), positions=positions)
+    joint = medvill_batch.join(
+        words, torch.ones(1, 8, 8, dtype=torch.bool), grid, (2, 3), positions=positions
+    )
     assert joint.ids[0, [0, 4, 5, 6, 7]].tolist() == [2, 3, 11, 12, 3]
     assert joint.position_ids[0].tolist() == image + [0, 1, 2]
     assert joint.segment_ids[0].tolist() == [0] * 5 + [1] * 3
@@ -136,16 +159,27 @@ def test_joint_sequence(positions, image):
 
 def test_grid_positions_are_sorted_and_drawn_for_each_sample():
     each = medvill_batch.draw_grid(50, 16, 11, False, torch.Generator().manual_seed(0))
-    assert each.shape == (50, 11) and (each.diff(dim=1) > 0).all() and each.min() >= 0 and each.max() < 16
+    assert (
+        each.shape == (50, 11)
+        and (each.diff(dim=1) > 0).all()
+        and each.min() >= 0
+        and each.max() < 16
+    )
     assert len(each.unique(dim=0)) > 40
-    once = medvill_batch.draw_grid(50, 16, 11, True, torch.Generator().manual_seed(0))  # as released
+    once = medvill_batch.draw_grid(
+        50, 16, 11, True, torch.Generator().manual_seed(0)
+    )  # as released
     assert len(once.unique(dim=0)) == 1
 
 
 def test_masked_words(tokenizer):
     ids = torch.randint(60, 110, (400, 30), generator=torch.Generator().manual_seed(1))
-    word = torch.arange(30) < torch.randint(1, 30, (400, 1), generator=torch.Generator().manual_seed(2))
-    masked, labels = medvill_batch.draw_masked(ids, word, tokenizer, 0.15, torch.Generator().manual_seed(3))
+    word = torch.arange(30) < torch.randint(
+        1, 30, (400, 1), generator=torch.Generator().manual_seed(2)
+    )
+    masked, labels = medvill_batch.draw_masked(
+        ids, word, tokenizer, 0.15, torch.Generator().manual_seed(3)
+    )
     picked = labels != -100
     assert not (picked & ~word).any() and picked.any(dim=1).all()
     assert labels[picked].equal(ids[picked]) and masked[~picked].equal(ids[~picked])
@@ -161,7 +195,9 @@ def test_crops():
     boxes = medvill_image.crop_boxes(4000, 0.8, 1.1, torch.Generator().manual_seed(0))
     width, height = boxes[:, 0, 0], boxes[:, 1, 1]
     assert (width <= 1).all() and (height <= 1).all() and (width * height >= 0.8 - 1e-5).all()
-    assert (boxes[:, 0, 2].abs() + width <= 1 + 1e-6).all() and (boxes[:, 1, 2].abs() + height <= 1 + 1e-6).all()
+    assert (boxes[:, 0, 2].abs() + width <= 1 + 1e-6).all() and (
+        boxes[:, 1, 2].abs() + height <= 1 + 1e-6
+    ).all()
     assert not boxes[:, 0, 1].any() and not boxes[:, 1, 0].any()  # neither rotated nor flipped
     whole = medvill_image.crop_boxes(3, 1.05, 1.1, torch.Generator().manual_seed(0))
     assert whole.equal(torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(3, -1, -1))
@@ -170,7 +206,9 @@ def test_crops():
 def test_views(corpus):
     preset = replace(TINY, medvill_image_size=40, medvill_channels=3)
     pixels = corpus.images(np.arange(2))
-    whole = medvill_image.training_view(pixels, preset, torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(2, -1, -1))
+    whole = medvill_image.training_view(
+        pixels, preset, torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(2, -1, -1)
+    )
     plain = medvill_image.plain_view(pixels, preset)
     torch.testing.assert_close(whole, plain, atol=1e-5, rtol=0)
     grey = pixels[:, None] / 255
@@ -189,11 +227,13 @@ def test_batches(corpus):
 
 
 def test_corpus_without_reports(tokenizer):
-    with pytest.raises(ValueError, match="fake: expected train studies with a report, found none of 12"):
+    with pytest.raises(
+        ValueError, match="fake: expected train studies with a report, found none of 12"
+    ):
         medvill_batch.Corpus(Fake(reports=("___",)), "train", tokenizer, TINY)
 
 
-# --- the model --------------------------------------------------------------------------------------------------------
+# --- the model ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", masks.NAMES)
 @pytest.mark.parametrize("trunk", ["conv", "patch"])
 def test_every_mask_trains(tokenizer, name, trunk):
@@ -210,13 +250,17 @@ def test_every_mask_trains(tokenizer, name, trunk):
         optimizer.step()
         losses.append(terms["total"].item())
     unused = {n for n, p in model.named_parameters() if p.grad is None}
-    assert unused == ({"bert.pooler.dense.weight", "bert.pooler.dense.bias"} if name == "noncross" else set())
+    assert unused == (
+        {"bert.pooler.dense.weight", "bert.pooler.dense.bias"} if name == "noncross" else set()
+    )
     assert losses[-1] < 0.6 * losses[0]
 
 
 @pytest.mark.parametrize("name", ["bidirectional", "seq2seq", "bar", "noncross"])
 def test_padding_changes_nothing(tokenizer, name):
-    """A sample's results do not depend on how long the others of its batch are; in the release's BAR they do."""
+    """A sample's results do not depend on how long the others of its batch are; in the release's
+    BAR they do.
+    """
     preset = replace(TINY, medvill_mask=name, medvill_mlm_mismatched=1)
     model = medvill.MedViLL(preset, len(tokenizer)).eval()
     images = torch.rand(1, 1, 32, 32)
@@ -225,7 +269,9 @@ def test_padding_changes_nothing(tokenizer, name):
         for full in (False, True):
             ids, real = medvill_batch.encode(tokenizer, ["no"], 9, name == "noncross", full)
             mask = masks.attention(name, 18, real, padding=padding)
-            joint = medvill_batch.join(ids, mask, torch.arange(16)[None], (2, 3), every=True, own_cls=name == "noncross")
+            joint = medvill_batch.join(
+                ids, mask, torch.arange(16)[None], (2, 3), every=True, own_cls=name == "noncross"
+            )
             found[padding, full] = model.encode(model.trunk(images), joint)[:, :19]
     torch.testing.assert_close(found["blocked", False], found["blocked", True], atol=1e-6, rtol=0)
     moved = (found["pretraining", True] - found["pretraining", False]).abs().max() > 1e-3
@@ -242,12 +288,17 @@ def test_text_that_is_yet_to_come_is_unseen(tokenizer):
         features = model.trunk(torch.rand(1, 1, 32, 32))
         mask = masks.attention(name, 18, torch.ones(1, 8, dtype=torch.bool))
         states = [
-            model.encode(features, medvill_batch.join(x, mask, torch.arange(16)[None], (2, 3), every=True)) for x in (ids, other)
+            model.encode(
+                features, medvill_batch.join(x, mask, torch.arange(16)[None], (2, 3), every=True)
+            )
+            for x in (ids, other)
         ]
         same = torch.isclose(*states, atol=1e-6, rtol=0).all(dim=2)[0]
         assert not same[23]
         assert same[:18].all() == (name == "seq2seq")  # the image part looks at no text there
-        if name != "bar":  # the one layer of this model; with more, BAR's words see later ones by way of the image
+        if (
+            name != "bar"
+        ):  # the one layer of this model; with more, BAR's words see later ones by way of the image
             assert same[18:23].all() == (name == "seq2seq")
 
 
@@ -259,11 +310,15 @@ def test_a_batch_of_mismatched_pairs_has_no_word_loss(tokenizer, corpus):
     assert terms["mlm"] == 0 and torch.isfinite(terms["total"])
     terms["total"].backward()
     assert model.mlm_bias.grad is not None
-    assert medvill.MedViLL(replace(TINY, medvill_mlm_mismatched=1), len(tokenizer))(batch)["mlm"] > 1
+    assert (
+        medvill.MedViLL(replace(TINY, medvill_mlm_mismatched=1), len(tokenizer))(batch)["mlm"] > 1
+    )
 
 
 def test_grid_picks_features_and_positions(tokenizer):
-    """Keeping all positions in order equals not picking; a kept token brings its own feature and its own position."""
+    """Keeping all positions in order equals not picking; a kept token brings its own feature and
+    its own position.
+    """
     model = medvill.MedViLL(TINY, len(tokenizer)).eval()
     features, ids = torch.randn(2, 16, 16), torch.full((2, 3), 7)
     grid = torch.arange(16).expand(2, -1)
@@ -279,19 +334,30 @@ def test_grid_picks_features_and_positions(tokenizer):
 
 @pytest.mark.parametrize("freeze", medvill_image.FREEZING)
 def test_freezing(freeze):
-    """meant: the first five children stay; released: the whole trunk stays but for its batch-norm statistics; aligned: all of
-    it, once it is held."""
-    preset = replace(TINY, medvill_trunk="resnet50", medvill_freeze=freeze, medvill_image_size=32, medvill_channels=3)
+    """meant: the first five children stay; released: the whole trunk stays but for its batch-norm
+    statistics; aligned: all of it, once it is held."""
+    preset = replace(
+        TINY,
+        medvill_trunk="resnet50",
+        medvill_freeze=freeze,
+        medvill_image_size=32,
+        medvill_channels=3,
+    )
     trunk = medvill.Trunk(preset).train()
     before = {k: v.clone() for k, v in trunk.state_dict().items()}
     tokens = trunk(torch.randn(4, 3, 32, 32))
     assert tokens.shape == (4, 1, 2048) and tokens.requires_grad == (freeze in ("none", "meant"))
     if tokens.requires_grad:
         tokens.square().mean().backward()
-    trained = {n.split(".")[1] for n, p in trunk.named_parameters() if p.grad is not None and p.grad.any()}
+    trained = {
+        n.split(".")[1] for n, p in trunk.named_parameters() if p.grad is not None and p.grad.any()
+    }
     moved = {k.split(".")[1] for k, v in trunk.state_dict().items() if not v.equal(before[k])}
     first, rest = {"conv1", "bn1", "layer1"}, {"layer2", "layer3", "layer4"}
-    assert trained == {"none": first | rest, "meant": rest, "released": set(), "aligned": set()}[freeze]
+    assert (
+        trained
+        == {"none": first | rest, "meant": rest, "released": set(), "aligned": set()}[freeze]
+    )
     every = {"bn1", "layer1"} | rest
     assert moved == {"none": every, "meant": rest, "released": every, "aligned": set()}[freeze]
     trunk.hold(False)  # as while the alignment trains it
@@ -306,22 +372,34 @@ def test_the_last_layer_computes_wanted_places_alone(tokenizer, name):
     features = model.trunk(batch.images)
     at = torch.randint(batch.joint.ids.shape[1], (8, 5), generator=torch.Generator().manual_seed(0))
     every = model.encode(features, batch.joint)
-    torch.testing.assert_close(model.encode(features, batch.joint, at), every[torch.arange(8)[:, None], at], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        model.encode(features, batch.joint, at),
+        every[torch.arange(8)[:, None], at],
+        atol=1e-6,
+        rtol=0,
+    )
     n_image = batch.joint.ids.shape[1] - batch.labels.shape[1]
     terms = model(batch)
     torch.testing.assert_close(
-        terms["itm"], torch.nn.functional.cross_entropy(model.itm_head(model.pool(every, n_image)), batch.matched)
+        terms["itm"],
+        torch.nn.functional.cross_entropy(
+            model.itm_head(model.pool(every, n_image)), batch.matched
+        ),
     )
     chosen = (batch.labels != -100) & batch.matched.bool()[:, None]
     logits = model.mlm_logits(every[:, n_image:][chosen])
-    torch.testing.assert_close(terms["mlm"], torch.nn.functional.cross_entropy(logits, batch.labels[chosen]))
+    torch.testing.assert_close(
+        terms["mlm"], torch.nn.functional.cross_entropy(logits, batch.labels[chosen])
+    )
 
 
 def test_only_masked_words_reach_the_vocabulary(tokenizer, corpus, monkeypatch):
     model = medvill.MedViLL(TINY, len(tokenizer))
     batch, seen = draw(corpus), []
     head = model.mlm_logits
-    monkeypatch.setattr(model, "mlm_logits", lambda states: seen.append(states.shape) or head(states))
+    monkeypatch.setattr(
+        model, "mlm_logits", lambda states: seen.append(states.shape) or head(states)
+    )
     model(batch)
     matched = batch.matched.bool()
     assert seen == [((batch.labels[matched] != -100).sum(), 16)]
@@ -329,16 +407,23 @@ def test_only_masked_words_reach_the_vocabulary(tokenizer, corpus, monkeypatch):
 
 def test_batches_move_to_a_device(corpus):
     batch = draw(corpus).to("meta")
-    assert batch.images.is_meta and batch.joint.mask.is_meta and batch.joint.grid.is_meta and batch.matched.is_meta
+    assert (
+        batch.images.is_meta
+        and batch.joint.mask.is_meta
+        and batch.joint.grid.is_meta
+        and batch.matched.is_meta
+    )
     assert draw(corpus, training=False).to("meta").joint.grid is None
 
 
 @pytest.mark.parametrize("name", masks.NAMES)
 def test_packed_sequences_are_those_of_bert(tokenizer, name):
-    """States and gradients of the places that count, beside transformers' own layers on the padded batch; with padding of every
-    length, and with the last layer for some places alone."""
+    """States and gradients of the places that count, beside transformers' own layers on the padded
+    batch; with padding of every length, and with the last layer for some places alone."""
     torch.manual_seed(0)
-    model = medvill.MedViLL(replace(TINY, medvill_mask=name, medvill_layers=2), len(tokenizer)).train()
+    model = medvill.MedViLL(
+        replace(TINY, medvill_mask=name, medvill_layers=2), len(tokenizer)
+    ).train()
     real = torch.arange(7) < torch.tensor([[7], [4], [1]])
     mask = masks.attention(name, 6, real, torch.tensor([True, False, True]))
     states = torch.randn(3, 13, TINY.medvill_width)
@@ -366,6 +451,8 @@ def test_packed_sequences_are_those_of_bert(tokenizer, name):
 def test_texts_of_like_length_lie_together_and_all_are_seen():
     texts, rng = ["x" * n for n in range(1, 101)], np.random.default_rng(0)
     orders = [medvill_finetune.by_length(texts, 8, rng).reshape(-1, 8) for _ in range(30)]
-    assert {k for order in orders for k in order.ravel()} == set(range(100)), "no text is left out for ever"
+    assert {k for order in orders for k in order.ravel()} == set(range(100)), (
+        "no text is left out for ever"
+    )
     assert all(len(set(order.ravel())) == 96 for order in orders)
     assert np.mean([np.ptp(batch) for batch in orders[0]]) < 30 < np.ptp(rng.permutation(100)[:8])

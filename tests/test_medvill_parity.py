@@ -1,8 +1,8 @@
 """MedViLL equals what the original code computed, from its own weights and inputs.
 
-Tolerance: 1e-5 absolute; 1e-4 of a gradient's largest entry. The attention runs in PyTorch's plain kernel, the one used in
-training on a CPU: the fused kernel of evaluation rounds otherwise, and the recorded logits (up to 15) are themselves 9e-6 away
-from the same computation in float64.
+Tolerance: 1e-5 absolute; 1e-4 of a gradient's largest entry. The attention runs in PyTorch's plain
+kernel, the one used in training on a CPU: the fused kernel of evaluation rounds otherwise, and the
+recorded logits (up to 15) are themselves 9e-6 away from the same computation in float64.
 """
 
 import json
@@ -23,7 +23,8 @@ PARITY = Path(__file__).parent / "parity"
 SPECIAL = (101, 102)
 TINY = presets.load(
     "smoke",
-    "medvill_width=48 medvill_layers=3 medvill_heads=4 medvill_hidden=96 medvill_features=64 medvill_max_positions=64 "
+    "medvill_width=48 medvill_layers=3 medvill_heads=4 medvill_hidden=96 medvill_features=64 "
+    "medvill_max_positions=64 "
     "pooling_start=0 medvill_mlm_mismatched=1 medvill_padding=pretraining",
 )
 
@@ -44,7 +45,9 @@ def under(tensors, prefix):
 
 
 def build(weights, preset=TINY, **options):
-    """The model with released weights, in evaluation mode, with the trunk replaced by nothing; and its renamed weights."""
+    """The model with released weights, in evaluation mode, with the trunk replaced by nothing; and
+    its renamed weights.
+    """
     ours = medvill.from_released(weights)
     model = medvill.MedViLL(preset, 200, **options).eval()
     model.trunk = torch.nn.Identity()  # the recorded features stand in for the CNN's
@@ -98,7 +101,9 @@ def test_gradients_of_bar(pretraining):
 
 
 def test_own_cls_of_noncross(pretraining):
-    """The release cannot run this mask; what it stands for was recorded by hand from its parts, padding being seen."""
+    """The release cannot run this mask; what it stands for was recorded by hand from its parts,
+    padding being seen.
+    """
     t = pretraining
     model, _ = build(under(t, "weights/"), replace(TINY, medvill_mask="noncross"))
     batch = batch_of(t, "noncross", own_cls=True)
@@ -146,20 +151,30 @@ def test_words_masked_as_in_the_release():
             other.append(random.randrange(200) if swap else 0)
         ids = torch.tensor([case["tokens"]])
         word = torch.ones_like(ids, dtype=torch.bool)
-        found, labels = mask_words(ids, word, torch.tensor([chance], dtype=torch.float64), torch.tensor([other]), 0.15, 103)
-        assert found[0].tolist() == case["masked"] and labels[0].tolist() == case["labels"], case["seed"]
+        found, labels = mask_words(
+            ids, word, torch.tensor([chance], dtype=torch.float64), torch.tensor([other]), 0.15, 103
+        )
+        assert found[0].tolist() == case["masked"] and labels[0].tolist() == case["labels"], case[
+            "seed"
+        ]
 
 
-# --- the image encoder and the whole model at published size ----------------------------------------------------------
+# --- the image encoder and the whole model at published size --------------------------------------
 PAPER = presets.load("paper")
 
 
 def test_resnet50():
     t = load_file(PARITY / "medvill_resnet50_formula.safetensors")
     keys = json.loads((PARITY / "medvill_keys.json").read_text())["pretrain"]["keys"]
-    weights = {k: formula.weight(k, shape) for k, (shape, _) in keys.items() if k.startswith("enc.img_encoder.")}
+    weights = {
+        k: formula.weight(k, shape)
+        for k, (shape, _) in keys.items()
+        if k.startswith("enc.img_encoder.")
+    }
     trunk = medvill.Trunk(PAPER)
-    trunk.load_state_dict({k.removeprefix("trunk."): v for k, v in medvill.from_released(weights).items()})
+    trunk.load_state_dict(
+        {k.removeprefix("trunk."): v for k, v in medvill.from_released(weights).items()}
+    )
     trunk.eval()
     with torch.no_grad():
         tokens = trunk(t["in/image"])
@@ -170,16 +185,27 @@ def test_resnet50():
 
 
 def test_published_size():
-    """135 million weights from their names: what a released checkpoint goes through when it is loaded."""
+    """135 million weights from their names: what a released checkpoint goes through when it is
+    loaded.
+    """
     t = load_file(PARITY / "medvill_fullsize_formula.safetensors")
     listed = json.loads((PARITY / "medvill_keys.json").read_text())["pretrain"]
-    weights = {k: formula.weight(k, shape) for k, (shape, _) in listed["keys"].items() if k not in listed["aliases"]}
+    weights = {
+        k: formula.weight(k, shape)
+        for k, (shape, _) in listed["keys"].items()
+        if k not in listed["aliases"]
+    }
     weights |= {alias: weights[key] for alias, key in listed["aliases"].items()}
     model = medvill.MedViLL(PAPER, 30522).eval()
     model.load_state_dict(medvill.from_released(weights))
     assert sum(p.numel() for p in model.parameters()) == listed["n_unique_parameters"]
     images = torch.from_numpy(formula.uniform("input.image", (2, 3, 128, 128)))
-    joint = join(t["in/input_ids"], t["in/attn_mask"].bool(), t["in/sampled_positions"].expand(2, -1), SPECIAL)
+    joint = join(
+        t["in/input_ids"],
+        t["in/attn_mask"].bool(),
+        t["in/sampled_positions"].expand(2, -1),
+        SPECIAL,
+    )
     with torch.no_grad():
         features = model.trunk(images)
         states = model.encode(features, joint)
@@ -191,13 +217,20 @@ def test_published_size():
         close(model.mlm_logits(states)[..., :50], t["out/mlm_logits_first50"])
 
 
-# --- fine-tuning ------------------------------------------------------------------------------------------------------
+# --- fine-tuning ----------------------------------------------------------------------------------
 def test_classification():
     t = load_file(PARITY / "medvill_classification.safetensors")
     model, ours = build(under(t, "weights/"))
     real = t["in/mask"].bool()
     grid = torch.arange(6).expand(3, -1)
-    joint = join(t["in/txt"], masks.attention("bidirectional", 8, real), grid, SPECIAL, every=True, positions="classification")
+    joint = join(
+        t["in/txt"],
+        masks.attention("bidirectional", 8, real),
+        grid,
+        SPECIAL,
+        every=True,
+        positions="classification",
+    )
     pooled = model.pool(model.encode(t["in/features"], joint), 8)
     logits = F.linear(pooled, ours["class_head.weight"], ours["class_head.bias"])
     close(pooled, t["out/pooled"])
@@ -206,7 +239,10 @@ def test_classification():
     weights = medvill_heads.positive_weights(freqs, 1000)
     torch.testing.assert_close(weights, t["pos_weight"])
     close(F.binary_cross_entropy_with_logits(logits, t["in/target"]), t["out/plain_bce"])
-    close(F.binary_cross_entropy_with_logits(logits, t["in/target"], pos_weight=weights), t["out/weighted_bce"])
+    close(
+        F.binary_cross_entropy_with_logits(logits, t["in/target"], pos_weight=weights),
+        t["out/weighted_bce"],
+    )
     with pytest.raises(ValueError, match=r"\[1\]: expected at least one positive"):
         medvill_heads.positive_weights(torch.tensor([3, 0]), 10)
 
@@ -225,12 +261,21 @@ def test_generation_losses(finetuning):
     assert not hasattr(model, "mlm_matrix")
     mask = masks.attention("seq2seq", 7, t["gen/in/input_ids"][:, 7:] != 0, padding="finetuning")
     assert mask.equal(t["gen/in/input_mask"].bool())
-    joint = join(t["gen/in/input_ids"][:, 7:], mask, torch.arange(5).expand(3, -1), SPECIAL, every=True, positions="generation")
+    joint = join(
+        t["gen/in/input_ids"][:, 7:],
+        mask,
+        torch.arange(5).expand(3, -1),
+        SPECIAL,
+        every=True,
+        positions="generation",
+    )
     states = model.encode(t["gen/in/features"], joint)
     at = t["gen/in/masked_pos"]
     logits = model.mlm_logits(states.gather(1, at[:, :, None].expand(-1, -1, 48)))
     for drop in (0.0, 0.2, 0.4):
-        loss = medvill_heads.masked_word_loss(logits, t["gen/in/masked_ids"], t["gen/in/masked_weights"], drop)
+        loss = medvill_heads.masked_word_loss(
+            logits, t["gen/in/masked_ids"], t["gen/in/masked_weights"], drop
+        )
         close(loss, t[f"gen/out/loss_drop{drop}"])
 
 
@@ -240,17 +285,23 @@ def test_answers(finetuning):
     head = medvill_heads.answer_head(48, 458)
     head.load_state_dict(under(ours, "answer_head."))
     joint = join(
-        t["vqa/in/input_ids"][:, 7:], t["vqa/in/input_mask"].bool(), torch.arange(5).expand(3, -1), SPECIAL,
-        every=True, positions="generation",
-    )  # fmt: skip
+        t["vqa/in/input_ids"][:, 7:],
+        t["vqa/in/input_mask"].bool(),
+        torch.arange(5).expand(3, -1),
+        SPECIAL,
+        every=True,
+        positions="generation",
+    )
     vector = medvill_heads.answer_vector(model.encode(t["gen/in/features"], joint), 7)
     close(vector, t["vqa/out/embed_cls_times_sep"])
     close(head(vector), t["vqa/out/logits"])
     close(F.binary_cross_entropy_with_logits(head(vector), t["vqa/in/target"]), t["vqa/out/loss"])
-    assert (head(vector)[:, 1:].argmax(dim=1) + 1).equal(t["vqa/out/inference_argmax"])  # class 0 is no answer
+    assert (head(vector)[:, 1:].argmax(dim=1) + 1).equal(
+        t["vqa/out/inference_argmax"]
+    )  # class 0 is no answer
 
 
-# --- released names ---------------------------------------------------------------------------------------------------
+# --- released names -------------------------------------------------------------------------------
 LISTS = json.loads((PARITY / "medvill_keys.json").read_text())
 
 
@@ -269,21 +320,37 @@ def test_every_released_name_is_known(kind):
     for key, name in names.items():
         if name and not name.startswith(("class_head", "answer_head")):
             assert list(model[name].shape) == keys[key][0], key
-    heads = {"pretrain": (), "retrieval": ("mlm",), "finetune_report_generation": ("itm",), "decode_report_generation": ("itm",)}
+    heads = {
+        "pretrain": (),
+        "retrieval": ("mlm",),
+        "finetune_report_generation": ("itm",),
+        "decode_report_generation": ("itm",),
+    }
     lacking = {n for n in model if n not in kept and "num_batches" not in n}
     assert all(n.startswith(heads.get(kind, ("mlm", "itm"))) for n in lacking), lacking
 
 
 def test_unknown_and_contradicting_names():
-    base = {"enc.img_embeddings.img_embeddings.weight": torch.zeros(4, 8), "enc.odd": torch.zeros(1)}
+    base = {
+        "enc.img_embeddings.img_embeddings.weight": torch.zeros(4, 8),
+        "enc.odd": torch.zeros(1),
+    }
     assert set(medvill.from_released(base)) == {"image_proj.weight", "enc.odd"}
     table = torch.randn(6, 4)
-    state = base | {"enc.txt_embeddings.word_embeddings.weight": table, "mlm.predictions.decoder.weight": table.clone()}
+    state = base | {
+        "enc.txt_embeddings.word_embeddings.weight": table,
+        "mlm.predictions.decoder.weight": table.clone(),
+    }
     assert "mlm_matrix" not in medvill.from_released(state)
     state["mlm.predictions.decoder.weight"] = table + 1
     assert medvill.from_released(state)["mlm_matrix"].equal(table + 1)
-    state["enc.txt_embeddings.LayerNorm.bias"], state["enc.img_embeddings.LayerNorm.bias"] = torch.zeros(4), torch.ones(4)
-    with pytest.raises(ValueError, match="img_embeddings.LayerNorm.bias and .*: expected one shared weight"):
+    state["enc.txt_embeddings.LayerNorm.bias"], state["enc.img_embeddings.LayerNorm.bias"] = (
+        torch.zeros(4),
+        torch.ones(4),
+    )
+    with pytest.raises(
+        ValueError, match="img_embeddings.LayerNorm.bias and .*: expected one shared weight"
+    ):
         medvill.from_released(state)
 
 
@@ -291,19 +358,27 @@ def test_an_untied_head_uses_its_own_matrix():
     model = medvill.MedViLL(TINY, 200, tied=False).eval()
     states = torch.randn(2, 48)
     before = model.mlm_logits(states)
-    close(before, F.linear(model.mlm_transform(states), model.bert.embeddings.word_embeddings.weight))
+    close(
+        before, F.linear(model.mlm_transform(states), model.bert.embeddings.word_embeddings.weight)
+    )
     with torch.no_grad():
         model.mlm_matrix += 1
     assert not model.mlm_logits(states).allclose(before)
 
 
 def test_patch_weights_keep_the_order_of_pixels():
-    """The release's linear map takes a patch as (row, column, channel); a convolution has the channel first."""
+    """The release's linear map takes a patch as (row, column, channel); a convolution has the
+    channel first.
+    """
     torch.manual_seed(0)
-    preset = replace(TINY, medvill_trunk="patch", medvill_image_size=16, medvill_patch=4, medvill_channels=3)
+    preset = replace(
+        TINY, medvill_trunk="patch", medvill_image_size=16, medvill_patch=4, medvill_channels=3
+    )
     trunk, linear = medvill.Trunk(preset), torch.nn.Linear(48, 64)
     state = {f"enc.img_encoder.patch_to_embedding.{k}": v for k, v in linear.state_dict().items()}
-    trunk.load_state_dict({k.removeprefix("trunk."): v for k, v in medvill.from_released(state).items()})
+    trunk.load_state_dict(
+        {k.removeprefix("trunk."): v for k, v in medvill.from_released(state).items()}
+    )
     images = torch.rand(2, 3, 16, 16)
     patches = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).reshape(2, 16, 48)
     close(trunk(images), linear(patches))

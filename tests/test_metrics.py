@@ -1,4 +1,6 @@
-"""Metrics against worked cases, scikit-learn and the numbers the released X-VL code produced (tests/parity)."""
+"""Metrics against worked cases, scikit-learn and the numbers the released X-VL code produced
+(tests/parity).
+"""
 
 import json
 import time
@@ -19,8 +21,12 @@ OF_DECISIONS = ["f1", "mcc", "sensitivity", "specificity"]
 
 @pytest.fixture(scope="module")
 def released():
-    """Predictions, scores, bootstrap rows and intervals recorded from the released evaluation code."""
-    return load_file(PARITY / "xvl_eval_zero.safetensors"), json.loads((PARITY / "xvl_eval_zero.json").read_text())
+    """Predictions, scores, bootstrap rows and intervals recorded from the released evaluation
+    code.
+    """
+    return load_file(PARITY / "xvl_eval_zero.safetensors"), json.loads(
+        (PARITY / "xvl_eval_zero.json").read_text()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +50,28 @@ def test_parity_values(released):
     tensors, facts = released
     y, s = tensors["in/y_true"], tensors["in/y_pred"]
     wanted = facts["evaluate"]
-    assert metrics.auroc(y, s) == pytest.approx([wanted[f"{k}_auc"] for k in facts["labels"]], abs=1e-9)
-    assert metrics.f1_max(y, s) == pytest.approx([wanted[f"{k}_f1"] for k in facts["labels"]], abs=1e-9)
+    assert metrics.auroc(y, s) == pytest.approx(
+        [wanted[f"{k}_auc"] for k in facts["labels"]], abs=1e-9
+    )
+    assert metrics.f1_max(y, s) == pytest.approx(
+        [wanted[f"{k}_f1"] for k in facts["labels"]], abs=1e-9
+    )
     called = s >= metrics.youden(y, s)
     points = [facts["youden_operating_point"][k] for k in facts["labels"]]
-    assert metrics.sensitivity(y, called) == pytest.approx([p["sensitivity"] for p in points], abs=1e-9)
-    assert metrics.specificity(y, called) == pytest.approx([p["specificity"] for p in points], abs=1e-9)
+    assert metrics.sensitivity(y, called) == pytest.approx(
+        [p["sensitivity"] for p in points], abs=1e-9
+    )
+    assert metrics.specificity(y, called) == pytest.approx(
+        [p["specificity"] for p in points], abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(("metric", "suffix"), [(metrics.auroc, "auc"), (metrics.f1_max, "f1")])
 def test_parity_bootstrap_and_interval(released, released_weights, metric, suffix):
     tensors, facts = released
-    samples = metrics.bootstrap(metric, tensors["in/y_true"], tensors["in/y_pred"], weights=released_weights)
+    samples = metrics.bootstrap(
+        metric, tensors["in/y_true"], tensors["in/y_pred"], weights=released_weights
+    )
     columns = [facts["boot_columns"].index(f"{k}_{suffix}") for k in facts["labels"]]
     assert samples == pytest.approx(tensors["out/boot_stats"][:, columns], abs=1e-9, nan_ok=True)
     low, high = metrics.interval(samples, rule="release")
@@ -74,7 +90,9 @@ def test_release_interval_is_one_rank_lower():
 
 
 def test_interval_without_values():
-    samples = np.column_stack([np.arange(100.0), np.full(100, np.nan), np.r_[np.nan, np.arange(99.0)]])
+    samples = np.column_stack(
+        [np.arange(100.0), np.full(100, np.nan), np.r_[np.nan, np.arange(99.0)]]
+    )
     for rule in ("percentile", "release"):
         low, high = metrics.interval(samples, rule=rule)
         assert np.isnan([low[1], high[1]]).all()
@@ -91,20 +109,32 @@ def test_hand_worked():
     assert metrics.mcc(y, [1, 0, 1, 0]) == 1
     assert metrics.youden(y, s) == 0.9
     fpr, tpr, thresholds = metrics.roc(y, s)
-    assert fpr.tolist() == [0, 0, 0.5, 0.5, 1] and tpr.tolist() == [0, 0.5, 0.5, 1, 1] and thresholds[0] == np.inf
+    assert (
+        fpr.tolist() == [0, 0, 0.5, 0.5, 1]
+        and tpr.tolist() == [0, 0.5, 0.5, 1, 1]
+        and thresholds[0] == np.inf
+    )
 
 
 def test_against_scikit_learn():
     y, s = random_case()
     for k in range(y.shape[1]):
-        assert metrics.auroc(y, s)[k] == pytest.approx(reference.roc_auc_score(y[:, k], s[:, k]), abs=1e-12)
+        assert metrics.auroc(y, s)[k] == pytest.approx(
+            reference.roc_auc_score(y[:, k], s[:, k]), abs=1e-12
+        )
         called = s[:, k] >= 0.4
-        assert metrics.f1_at(y, s, 0.4)[k] == pytest.approx(reference.f1_score(y[:, k], called), abs=1e-12)
-        assert metrics.mcc_at(y, s, 0.4)[k] == pytest.approx(reference.matthews_corrcoef(y[:, k], called), abs=1e-12)
+        assert metrics.f1_at(y, s, 0.4)[k] == pytest.approx(
+            reference.f1_score(y[:, k], called), abs=1e-12
+        )
+        assert metrics.mcc_at(y, s, 0.4)[k] == pytest.approx(
+            reference.matthews_corrcoef(y[:, k], called), abs=1e-12
+        )
         p, r, _ = reference.precision_recall_curve(y[:, k], s[:, k])
         best = np.nanmax(2 * p * r / np.where(p + r > 0, p + r, np.nan))
         assert metrics.f1_max(y, s)[k] == pytest.approx(best, abs=1e-12)
-        assert metrics.f1_at(y[:, k], s[:, k], metrics.f1_threshold(y[:, k], s[:, k])) == pytest.approx(best)
+        assert metrics.f1_at(
+            y[:, k], s[:, k], metrics.f1_threshold(y[:, k], s[:, k])
+        ) == pytest.approx(best)
         fpr, tpr, _ = metrics.roc(y[:, k], s[:, k])
         wanted = reference.roc_curve(y[:, k], s[:, k], drop_intermediate=False)
         assert fpr == pytest.approx(wanted[0]) and tpr == pytest.approx(wanted[1])
@@ -120,7 +150,9 @@ def test_weights_are_repetitions(name):
     indices = rng.integers(0, 60, (20, 60))
     got = metric(y, s, weights=metrics.weights_from_indices(indices, 60))
     assert got.shape == (20, 4)
-    assert got == pytest.approx(np.stack([metric(y[i], s[i]) for i in indices]), abs=1e-12, nan_ok=True)
+    assert got == pytest.approx(
+        np.stack([metric(y[i], s[i]) for i in indices]), abs=1e-12, nan_ok=True
+    )
     one = metric(y[:, 0], s[:, 0], weights=metrics.weights_from_indices(indices, 60))
     assert one == pytest.approx(got[:, 0], nan_ok=True)
 
@@ -137,7 +169,9 @@ def test_degenerate_classes_are_nan(name):
     y = np.array([[0, 1, np.nan, 1], [0, 1, np.nan, 0], [0, 1, np.nan, np.nan]], float)
     s = np.array([[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 1, np.nan]], float)
     value = metric(y, s)
-    assert np.isnan(value[:3]).all() and np.isfinite(value[3])  # no positive, no negative, no label, fine
+    assert np.isnan(value[:3]).all() and np.isfinite(
+        value[3]
+    )  # no positive, no negative, no label, fine
     assert np.isnan(metric(y, s, weights=np.ones((2, 3)))[:, :3]).all()
     assert np.isnan(metric([], []))
 
@@ -160,11 +194,14 @@ def test_unlabelled_samples_count_nowhere():
     assert np.isfinite(metrics.bootstrap(metrics.auroc, holes, scores, n_resamples=20)).all()
 
 
-@pytest.mark.parametrize(("y", "s", "message"), [
-    ([1, -1, 0], [0.1, 0.2, 0.3], "uncertain"),
-    ([1, 0], [np.nan, 0.2], "NaN as score"),
-    ([1, 0], [0.2], "same shape"),
-])
+@pytest.mark.parametrize(
+    ("y", "s", "message"),
+    [
+        ([1, -1, 0], [0.1, 0.2, 0.3], "uncertain"),
+        ([1, 0], [np.nan, 0.2], "NaN as score"),
+        ([1, 0], [0.2], "same shape"),
+    ],
+)
 def test_bad_input(y, s, message):
     with pytest.raises(ValueError, match=message):
         metrics.auroc(y, s)
@@ -207,7 +244,9 @@ def test_blocks_do_not_change_the_draws(monkeypatch):
     y, s = random_case(n=50)
     whole = metrics.bootstrap(partial(metrics.f1_at, threshold=0.2), y, s, n_resamples=100)
     monkeypatch.setattr(metrics, "BLOCK", 50 * 7)
-    assert np.array_equal(whole, metrics.bootstrap(partial(metrics.f1_at, threshold=0.2), y, s, n_resamples=100))
+    assert np.array_equal(
+        whole, metrics.bootstrap(partial(metrics.f1_at, threshold=0.2), y, s, n_resamples=100)
+    )
 
 
 def test_a_thousand_resamples_are_quick():
@@ -215,4 +254,6 @@ def test_a_thousand_resamples_are_quick():
     metrics.bootstrap(metrics.auroc, y, s, n_resamples=10)
     start = time.process_time()
     metrics.bootstrap(metrics.auroc, y, s, n_resamples=1000)
-    assert time.process_time() - start < 1.0  # 0.11 s measured on one core; slack for a busy machine
+    assert (
+        time.process_time() - start < 1.0
+    )  # 0.11 s measured on one core; slack for a busy machine

@@ -1,4 +1,6 @@
-"""MIMIC-CXR in every layout: JPG, DICOM, MedViLL's own, both releases; all that is selected, counted and labelled."""
+"""MIMIC-CXR in every layout: JPG, DICOM, MedViLL's own, both releases; all that is selected,
+counted and labelled.
+"""
 
 import shutil
 import zipfile
@@ -27,14 +29,22 @@ def pixels(folder):
 def test_dicom_without_the_tables_of_jpg(tmp_path):
     raw = dicom_tree(tmp_path / "dicom")
     with pytest.raises(DataError, match="mimic-cxr-2.0.0-split.csv.gz .* --set split=patient"):
-        prepare("mimic_cxr", raw, tmp_path / "official")  # no split is invented without being asked for
-    index, card, rejects = prepare("mimic_cxr", raw, tmp_path / "out", settings={"split": "patient"})
+        prepare(
+            "mimic_cxr", raw, tmp_path / "official"
+        )  # no split is invented without being asked for
+    index, card, rejects = prepare(
+        "mimic_cxr", raw, tmp_path / "out", settings={"split": "patient"}
+    )
     assert list(index["study_id"]) == IDS and (index["view"] == "AP").all()
     assert card["raw_version"] == "MIMIC-CXR (DICOM) 2.0.0"
     assert index.groupby("patient_id")["split"].nunique().max() == 1
     assert rejects["files/p10/p10000000/s50000000/b000.dcm"] == "not selected: view LATERAL"
     notes = " ".join(card["notes"])
-    assert "not the official one" in notes and "DICOM headers" in notes and "labels are from the reports" in notes
+    assert (
+        "not the official one" in notes
+        and "DICOM headers" in notes
+        and "labels are from the reports" in notes
+    )
     assert (index["No Finding"] == "1").all() and index["impression"][0] == "No acute process."
     jpg, _, _ = prepare("mimic_cxr", mimic_tree(tmp_path / "jpg"), tmp_path / "of_jpg")
     assert list(jpg["image_id"]) == list(index["image_id"])
@@ -83,9 +93,13 @@ def test_a_limited_run_reads_few_headers(tmp_path, monkeypatch):
 
     raw, read = dicom_tree(tmp_path / "raw", 12), []
     monkeypatch.setattr(
-        mimic_cxr, "header_views", lambda raw, images: read.extend(images) or [("AP", "")] * len(images)
+        mimic_cxr,
+        "header_views",
+        lambda raw, images: read.extend(images) or [("AP", "")] * len(images),
     )
-    index, _, rejects = prepare("mimic_cxr", raw, tmp_path / "out", limit=2, settings={"split": "patient"})
+    index, _, rejects = prepare(
+        "mimic_cxr", raw, tmp_path / "out", limit=2, settings={"split": "patient"}
+    )
     assert len(index) == 2 and len(read) == 8  # of 3 x 2 studies, the first with three images
     assert sum("headers a limited run reads" in reason for reason in rejects.values()) == 6
 
@@ -108,7 +122,11 @@ def test_the_layout_that_medvill_draws(tmp_path, folder, report):
         path.rename(new / path.name)
         texts.append((path.parent.with_suffix(".txt"), new, study))
     for text, new, study in {t[2]: t for t in texts}.values():
-        place = {"beside": new.with_suffix(".txt"), "inside": new / f"s{study}.txt", "named": new / f"{study}.txt"}
+        place = {
+            "beside": new.with_suffix(".txt"),
+            "inside": new / f"s{study}.txt",
+            "named": new / f"{study}.txt",
+        }
         text.rename(place.get(report, text))
     if report != "official":
         shutil.rmtree(raw / "files")
@@ -133,9 +151,15 @@ def test_files_on_disk_that_the_table_does_not_name(tmp_path):
 
 
 def radiologist(raw, **columns) -> None:
-    """The table that release 2.1.0 adds: study_id alone, Airspace Opacity, values of several spellings."""
+    """The table that release 2.1.0 adds: study_id alone, Airspace Opacity, values of several
+    spellings.
+    """
     table = pd.DataFrame({"study_id": [50000004, 50000005, 59999999]}).assign(
-        **{"Airspace Opacity": ["1.0", "0", ""], "Edema": ["-1", "", "0.0"], "No Finding": ["0", "Positive", "1"]}
+        **{
+            "Airspace Opacity": ["1.0", "0", ""],
+            "Edema": ["-1", "", "0.0"],
+            "No Finding": ["0", "Positive", "1"],
+        }
         | columns
     )
     table.to_csv(raw / "mimic-cxr-2.1.0-test-set-labeled.csv", index=False)
@@ -148,20 +172,37 @@ def test_radiologist_labels_as_columns(tmp_path):
     index, card, _ = prepare("mimic_cxr", raw, tmp_path / "out")
     assert card["raw_version"] == "MIMIC-CXR-JPG 2.1.0"
     pd.testing.assert_frame_equal(index[list(before)], before)
-    added = index.set_index("study_id")[["radiologist_Lung Opacity", "radiologist_Edema", "radiologist_No Finding"]]
-    assert added.loc["50000004"].tolist() == ["1", "-1", "0"] and added.loc["50000005"].tolist() == ["0", "", "1"]
+    added = index.set_index("study_id")[
+        ["radiologist_Lung Opacity", "radiologist_Edema", "radiologist_No Finding"]
+    ]
+    assert added.loc["50000004"].tolist() == ["1", "-1", "0"] and added.loc[
+        "50000005"
+    ].tolist() == ["0", "", "1"]
     assert (added.loc[IDS[:4]] == "").all(axis=None)
-    assert any("2 of 3 studies of mimic-cxr-2.1.0-test-set-labeled.csv" in note for note in card["notes"])
+    assert any(
+        "2 of 3 studies of mimic-cxr-2.1.0-test-set-labeled.csv" in note for note in card["notes"]
+    )
 
 
 def test_radiologist_labels_in_place_of_those_of_the_test_split(tmp_path):
     raw = mimic_tree(tmp_path / "raw")
     radiologist(raw)
-    index, card, _ = prepare("mimic_cxr", raw, tmp_path / "out", settings={"test_labels": "replace"})
+    index, card, _ = prepare(
+        "mimic_cxr", raw, tmp_path / "out", settings={"test_labels": "replace"}
+    )
     rows = index.set_index("study_id")
-    assert rows.loc["50000004", ["Lung Opacity", "Edema", "No Finding", "Fracture"]].tolist() == ["1", "-1", "0", "-1"]
-    assert rows.loc["50000003", "Edema"] == "1" and not any(c.startswith("radiologist") for c in index)
-    assert any("replace the labels of 2 studies of the test split" in note for note in card["notes"])
+    assert rows.loc["50000004", ["Lung Opacity", "Edema", "No Finding", "Fracture"]].tolist() == [
+        "1",
+        "-1",
+        "0",
+        "-1",
+    ]
+    assert rows.loc["50000003", "Edema"] == "1" and not any(
+        c.startswith("radiologist") for c in index
+    )
+    assert any(
+        "replace the labels of 2 studies of the test split" in note for note in card["notes"]
+    )
     _, card, _ = prepare("mimic_cxr", raw, tmp_path / "ignored", settings={"test_labels": "ignore"})
     assert any("not used, as asked for" in note for note in card["notes"])
 
@@ -187,7 +228,9 @@ def test_labels_from_the_reports_when_there_is_no_table(tmp_path):
         (raw / f"mimic-cxr-2.0.0-{name}.csv").unlink()
     index, card, _ = prepare("mimic_cxr", raw, tmp_path / "out")
     assert index["Edema"].tolist() == [""] * 5 + ["1"] and list(index.columns[7:21]) == CHEXPERT_14
-    assert any("labels are from the reports" in note and "no table" in note for note in card["notes"])
+    assert any(
+        "labels are from the reports" in note and "no table" in note for note in card["notes"]
+    )
     with pytest.raises(DataError, match="mimic-cxr-2.0.0-negbio.csv.gz"):
         prepare("mimic_cxr", raw, tmp_path / "negbio", settings={"labels": "negbio"})
 
@@ -195,20 +238,26 @@ def test_labels_from_the_reports_when_there_is_no_table(tmp_path):
 def test_the_table_of_labels_is_a_setting(tmp_path):
     raw = mimic_tree(tmp_path / "raw")
     edema = {
-        which: prepare("mimic_cxr", raw, tmp_path / which, settings={"labels": which})[0]["Edema"][1]
+        which: prepare("mimic_cxr", raw, tmp_path / which, settings={"labels": which})[0]["Edema"][
+            1
+        ]
         for which in ("table", "chexpert", "negbio", "reports")
     }
     assert edema == {"table": "1", "chexpert": "1", "negbio": "-1", "reports": ""}
-    with pytest.raises(DataError, match="labels to be table or chexpert or negbio or reports; found 'mine'"):
+    with pytest.raises(
+        DataError, match="labels to be table or chexpert or negbio or reports; found 'mine'"
+    ):
         prepare("mimic_cxr", raw, tmp_path / "mine", settings={"labels": "mine"})
 
 
-# ---------------------------------------------------------------- selection and its published counts
+# ---------------------------------------------------------------- selection and its published count
 
 
 def test_published_counts_stand_beside_those_found(tmp_path, capsys):
     raw = mimic_tree(tmp_path / "raw")
-    assert main(["mimic_cxr", "--raw", str(raw), "--out", str(tmp_path / "out"), "--size", "32"]) == 0
+    assert (
+        main(["mimic_cxr", "--raw", str(raw), "--out", str(tmp_path / "out"), "--size", "32"]) == 0
+    )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     for what, published, found in (
         ("studies", "91,685", "6"),
@@ -219,7 +268,10 @@ def test_published_counts_stand_beside_those_found(tmp_path, capsys):
         assert [what, "published", published, "found", found] in lines
     _, card, _ = prepare("mimic_cxr", raw, tmp_path / "out")
     assert [row["expected"] for row in card["expected"]] == [91685, 89395, 759, 1531]
-    assert sum(row["expected"] for row in card["expected"][1:]) == 91685 and "MedViLL" in card["expected"][0]["source"]
+    assert (
+        sum(row["expected"] for row in card["expected"][1:]) == 91685
+        and "MedViLL" in card["expected"][0]["source"]
+    )
     main(
         [
             "mimic_cxr",
@@ -252,7 +304,11 @@ def test_wrong_settings_and_a_table_instead_of_the_folder(tmp_path):
         (raw / "mimic-cxr-2.0.0-metadata.csv", {}, "found the file .*; give the folder"),
         (raw, {"views": " , "}, "expected at least one view; found views=' , '"),
         (raw, {"split": "mine"}, "expected split to be official or patient; found 'mine'"),
-        (raw, {"reports": str(tmp_path / "nowhere")}, "folder or zip of the reports; found nothing at"),
+        (
+            raw,
+            {"reports": str(tmp_path / "nowhere")},
+            "folder or zip of the reports; found nothing at",
+        ),
     ):
         with pytest.raises(DataError, match=message):
             prepare("mimic_cxr", given, tmp_path / "out", settings=settings)
@@ -274,9 +330,17 @@ def test_damaged_and_oversized_reports_cost_one_record_each(tmp_path, monkeypatc
             start = member.header_offset + 30 + len(member.filename)
             data[start + 20 : start + 60] = b"\xff" * 40
     path.write_bytes(data)
-    index, _, rejects = prepare("mimic_cxr", raw, tmp_path / "out", settings={"max_reject_share": 1})
-    assert len(index) == 8 and sum("report cannot be read: " in reason for reason in rejects.values()) == 4
-    assert sum(reason == "report cannot be read: more than 2,000 bytes" for reason in rejects.values()) == 1
+    index, _, rejects = prepare(
+        "mimic_cxr", raw, tmp_path / "out", settings={"max_reject_share": 1}
+    )
+    assert (
+        len(index) == 8
+        and sum("report cannot be read: " in reason for reason in rejects.values()) == 4
+    )
+    assert (
+        sum(reason == "report cannot be read: more than 2,000 bytes" for reason in rejects.values())
+        == 1
+    )
 
 
 def test_an_archive_of_reports_whose_names_all_climb_out_is_not_read(tmp_path):
@@ -303,16 +367,31 @@ def test_boxes_of_ms_cxr(tmp_path):
     raw = mimic_tree(tmp_path / "raw")
     prepare("mimic_cxr", raw, tmp_path / "without")
     assert not (tmp_path / "without" / "boxes.csv").exists()
-    rows = [("c001", 1, 2, 10, 20, 40, 36), ("a000", 0, 0, 5, 5, 40, 36), ("c001", 30, 2, 20, 3, 40, 36), ("c001", 3, 2, 0, 3, 40, 36),
-            ("c002", "x", 2, 3, 3, 40, 36), ("b000", 0, 0, 5, 5, 40, 36), ("c001", 35, 30, 5.4, 6, 40, 36)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["dicom_id", "x", "y", "w", "h", "image_width", "image_height"])
-    table = table.assign(category_name="Pneumonia", label_text="basal pneumonia", split="train", path="files/...")
-    table.to_csv(raw.parent / "MS_CXR_Local_Alignment_v1.1.0.csv", index=False)  # beside the release, too
+    rows = [
+        ("c001", 1, 2, 10, 20, 40, 36),
+        ("a000", 0, 0, 5, 5, 40, 36),
+        ("c001", 30, 2, 20, 3, 40, 36),
+        ("c001", 3, 2, 0, 3, 40, 36),
+        ("c002", "x", 2, 3, 3, 40, 36),
+        ("b000", 0, 0, 5, 5, 40, 36),
+        ("c001", 35, 30, 5.4, 6, 40, 36),
+    ]
+    table = pd.DataFrame(
+        rows, columns=["dicom_id", "x", "y", "w", "h", "image_width", "image_height"]
+    )
+    table = table.assign(
+        category_name="Pneumonia", label_text="basal pneumonia", split="train", path="files/..."
+    )
+    table.to_csv(
+        raw.parent / "MS_CXR_Local_Alignment_v1.1.0.csv", index=False
+    )  # beside the release, too
     _, card, rejects = prepare("mimic_cxr", raw, tmp_path / "with")
     boxes = pd.read_csv(tmp_path / "with" / "boxes.csv")
     assert boxes[["image_id", "x0", "y0", "x1", "y1"]].values.tolist() == [
         ["a000", 0, 0, 5, 5], ["c001", 1, 2, 11, 22], ["c001", 35, 30, 40.4, 36]]  # fmt: skip
     assert set(boxes["phrase"]) == {"basal pneumonia"} and card["extra"]["boxes.csv"]["rows"] == 3
     bad = [f"MS_CXR_Local_Alignment_v1.1.0.csv row {k}" for k in (4, 5, 6)]
-    assert {record: rejects[record] for record in bad} == dict.fromkeys(bad, "not a box inside the image")
+    assert {record: rejects[record] for record in bad} == dict.fromkeys(
+        bad, "not a box inside the image"
+    )
     assert any("1 of 7 boxes" in note for note in card["notes"])  # the lateral view is not used

@@ -1,4 +1,6 @@
-"""NIH ChestX-ray14: the table's odd headers, labels, lists, boxes; each fault of a record has its reason."""
+"""NIH ChestX-ray14: the table's odd headers, labels, lists, boxes; each fault of a record has its
+reason.
+"""
 
 import pandas as pd
 import pytest
@@ -29,7 +31,10 @@ def tree(root, lines, lists=True):
 
 
 def many(count=40):
-    return [(f"{k:08d}_000.png", "No Finding" if k % 2 else "Cardiomegaly|Effusion", k, "PA") for k in range(1, count)]
+    return [
+        (f"{k:08d}_000.png", "No Finding" if k % 2 else "Cardiomegaly|Effusion", k, "PA")
+        for k in range(1, count)
+    ]
 
 
 def test_labels_and_split(tmp_path):
@@ -37,14 +42,29 @@ def test_labels_and_split(tmp_path):
     index, card, rejects = prepare("nih", tree(tmp_path / "raw", lines), tmp_path / "out")
     rows = index.set_index("image_id")
     first, last = rows.loc["00000002_000.png"], rows.loc["00000040_000.png"]
-    assert (first["Cardiomegaly"], first["Pleural Effusion"], first["Edema"], first["No Finding"]) == (
+    assert (
+        first["Cardiomegaly"],
+        first["Pleural Effusion"],
+        first["Edema"],
+        first["No Finding"],
+    ) == (
         "1",
         "1",
         "0",
         "0",
     )
-    assert (first["nih_effusion"], first["nih_hernia"], first["Lung Opacity"], first["Fracture"]) == ("1", "0", "", "")
-    assert (last["Lung Lesion"], last["Lung Opacity"], last["Pleural Other"], last["nih_nodule"]) == (
+    assert (
+        first["nih_effusion"],
+        first["nih_hernia"],
+        first["Lung Opacity"],
+        first["Fracture"],
+    ) == ("1", "0", "", "")
+    assert (
+        last["Lung Lesion"],
+        last["Lung Opacity"],
+        last["Pleural Other"],
+        last["nih_nodule"],
+    ) == (
         "1",
         "1",
         "1",
@@ -52,17 +72,28 @@ def test_labels_and_split(tmp_path):
     )
     assert (last["patient_id"], last["split"], last["view"]) == ("00000040", "test", "AP")
     assert first["original_width"] == "2682" and first["original_height"] == "2749"
-    assert set(index["split"]) == {"train", "valid", "test"} and not rejects and card["images"] == 40
+    assert (
+        set(index["split"]) == {"train", "valid", "test"} and not rejects and card["images"] == 40
+    )
     assert_checked(tmp_path / "out")
-    assert card["prevalence"]["nih_mass"] == {"positive": 1, "negative": 39, "uncertain": 0, "empty": 0}
+    assert card["prevalence"]["nih_mass"] == {
+        "positive": 1,
+        "negative": 39,
+        "uncertain": 0,
+        "empty": 0,
+    }
 
 
 def test_without_lists_the_patient_decides(tmp_path):
     raw = tree(
-        tmp_path / "raw", [(f"{k:08d}_00{j}.png", "Hernia", k, "PA") for k in range(30) for j in range(2)], False
+        tmp_path / "raw",
+        [(f"{k:08d}_00{j}.png", "Hernia", k, "PA") for k in range(30) for j in range(2)],
+        False,
     )
     index, card, _ = prepare("nih", raw, tmp_path / "out")
-    assert (index.groupby("patient_id")["split"].nunique() == 1).all() and index["split"].nunique() > 1
+    assert (index.groupby("patient_id")["split"].nunique() == 1).all() and index[
+        "split"
+    ].nunique() > 1
     assert any("not NIH's own" in note for note in card["notes"])
 
 
@@ -82,7 +113,9 @@ def test_faults_of_records(tmp_path):
     (raw / "images_001" / "images" / "unlisted.png").write_bytes(encoded(picture(3)))
     (raw / "images_001" / "images" / "00000003_000.png").unlink()
     (raw / "test_list.txt").write_text("00000056_000.png\n00000005_000.png")
-    (raw / "train_val_list.txt").write_text("\n".join(line[0] for line in lines[:-1] if line[0] != "00000007_000.png"))
+    (raw / "train_val_list.txt").write_text(
+        "\n".join(line[0] for line in lines[:-1] if line[0] != "00000007_000.png")
+    )
     index, card, rejects = prepare("nih", raw, tmp_path / "out", settings={"max_reject_share": 1})
     expected = {
         "00000050_000.png": "label 'Gout' is none of NIH's",
@@ -114,16 +147,24 @@ def test_boxes(tmp_path):
     _, _, rejects = prepare("nih", raw, tmp_path / "out")
     boxes = pd.read_csv(tmp_path / "out" / "boxes.csv")
     assert boxes.to_dict("list") == {
-        "image_id": ["00000001_000.png"], "finding": ["Infiltration"], "x0": [10.5], "y0": [20.0], "x1": [40.5],
-        "y1": [60.0], "width": [1024], "height": [1024],
-    }  # fmt: skip
+        "image_id": ["00000001_000.png"],
+        "finding": ["Infiltration"],
+        "x0": [10.5],
+        "y0": [20.0],
+        "x1": [40.5],
+        "y1": [60.0],
+        "width": [1024],
+        "height": [1024],
+    }
     assert rejects["BBox_List_2017.csv row 3"].startswith("not a box") and len(rejects) == 4
     assert rejects["BBox_List_2017.csv row 5"] == "image not in the table of findings"
 
 
 def test_limit_keeps_boxes_of_what_is_used(tmp_path):
     raw = tree(tmp_path / "raw", many())
-    (raw / "BBox_List_2017.csv").write_text(BOXES + "00000001_000.png,Mass,1,1,9,9\n00000030_000.png,Mass,1,1,9,9\n")
+    (raw / "BBox_List_2017.csv").write_text(
+        BOXES + "00000001_000.png,Mass,1,1,9,9\n00000030_000.png,Mass,1,1,9,9\n"
+    )
     index, card, rejects = prepare("nih", raw, tmp_path / "out", limit=3)
     assert len(index) == 3 and "not selected: after the first 3" in rejects.values()
     assert len(pd.read_csv(tmp_path / "out" / "boxes.csv")) == 1 and any(
@@ -152,13 +193,19 @@ def test_faults_of_the_dataset(tmp_path):
 
 
 def test_real_samples(shared, tmp_path):
-    """Two images of 20,000 rows: the others are not there, which is no fault. All real boxes are inside 1024 px."""
+    """Two images of 20,000 rows: the others are not there, which is no fault. All real boxes are
+    inside 1024 px.
+    """
     index, card, rejects = prepare("nih", shared / "data" / "nih", tmp_path / "out")
-    assert index["image_id"].tolist() == ["00000001_000.png"] and index["Cardiomegaly"].tolist() == ["1"]
+    assert index["image_id"].tolist() == ["00000001_000.png"] and index[
+        "Cardiomegaly"
+    ].tolist() == ["1"]
     assert rejects["00027426_000.png"].startswith("file not in")  # beyond the first 20,000 rows
     reasons = pd.Series([r for r in rejects.values()]).value_counts()
     assert reasons["file not in the folder"] == 19999
-    assert reasons["image not in the table of findings"] == 858  # 126 of 984 boxes are of the first 20,000 rows
+    assert (
+        reasons["image not in the table of findings"] == 858
+    )  # 126 of 984 boxes are of the first 20,000 rows
     assert len(reasons) == 3
 
 
@@ -172,5 +219,7 @@ def test_every_real_label_list_is_known(shared):
 def test_a_single_file_is_not_the_folder(tmp_path):
     path = tmp_path / "Data_Entry_2017_v2020.csv"
     path.write_text("Image Index,Finding Labels\n")
-    with pytest.raises(DataError, match="found the file .*; give the folder that holds all of these"):
+    with pytest.raises(
+        DataError, match="found the file .*; give the folder that holds all of these"
+    ):
         prepare("nih", path, tmp_path / "out")

@@ -21,9 +21,9 @@ BOOKS = {
     for name in graph.NAMES
     if (paths.NOTEBOOKS / f"{name}.ipynb").is_file()
 }
-PARAMETERS = '''preset = "demo"   # smoke | demo | paper
+PARAMETERS = """preset = "demo"   # smoke | demo | paper
 overrides = ""    # settings to change, such as seed=1 epochs=3
-data = ""         # own data, such as main=mimic_cxr:/path/to/raw'''
+data = ""         # own data, such as main=mimic_cxr:/path/to/raw"""
 each_notebook = pytest.mark.parametrize("name", graph.NAMES)
 
 
@@ -39,25 +39,36 @@ def tree(name):
     return ast.parse("\n\n".join(graph.code_cells(paths.NOTEBOOKS / f"{name}.ipynb")))
 
 
-# --- the contract ---------------------------------------------------------------------------------------------------
+# --- the contract ---------------------------------------------------------------------------------
 @each_notebook
 def test_cells(name):
     book = BOOKS[name]
     cells, first = book["cells"], code(name)
-    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5) and book["metadata"]["kernelspec"]["name"] == "python3"
+    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5) and book["metadata"]["kernelspec"][
+        "name"
+    ] == "python3"
     ids = [cell["id"] for cell in cells]
     assert len(set(ids)) == len(ids)
     assert cells[0]["cell_type"] == "markdown"
     for word in ("question", "paper", "cost", "data"):
         assert word in source(cells[0]).lower(), f"the first cell must tell the {word}"
     assert len(first) <= 15, "at most 15 code cells"
-    assert first[0]["metadata"].get("tags") == ["parameters"] and source(first[0]).strip() == PARAMETERS
+    assert (
+        first[0]["metadata"].get("tags") == ["parameters"]
+        and source(first[0]).strip() == PARAMETERS
+    )
     assert f'run = runs.start("{name}", preset, overrides, data)' in source(first[1])
-    assert "run.finish(" in source(first[-1]), "the last code cell checks what the notebook promised"
-    assert any("change this and see" in source(cell).lower() for cell in cells[-4:]), "exercises at the end"
+    assert "run.finish(" in source(first[-1]), (
+        "the last code cell checks what the notebook promised"
+    )
+    assert any("change this and see" in source(cell).lower() for cell in cells[-4:]), (
+        "exercises at the end"
+    )
     for before, cell in zip([None, *cells], cells, strict=False):
         if cell["cell_type"] == "code":
-            assert before["cell_type"] == "markdown", f"a sentence before the cell {source(cell)[:60]!r}"
+            assert before["cell_type"] == "markdown", (
+                f"a sentence before the cell {source(cell)[:60]!r}"
+            )
 
 
 @each_notebook
@@ -70,7 +81,11 @@ def test_stripped(name):
 
 @each_notebook
 def test_code_is_thin(name):
-    functions = [node for node in ast.walk(tree(name)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    functions = [
+        node
+        for node in ast.walk(tree(name))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
     assert not [node for node in ast.walk(tree(name)) if isinstance(node, ast.ClassDef)], (
         "no class: it belongs in medxvl"
     )
@@ -104,7 +119,9 @@ def test_imports_resolve(name):
                     importlib.import_module(f"{node.module}.{alias.name}")
                 modules[alias.asname or alias.name] = getattr(parent, alias.name)
     stored = {
-        node.id for node in ast.walk(tree(name)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        node.id
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
     for node in ast.walk(tree(name)):
         if (
@@ -118,15 +135,22 @@ def test_imports_resolve(name):
 
 @each_notebook
 def test_parameters_are_seen(name):
-    assert notebook.declared_parameters(paths.NOTEBOOKS / f"{name}.ipynb") == ["preset", "overrides", "data"]
+    assert notebook.declared_parameters(paths.NOTEBOOKS / f"{name}.ipynb") == [
+        "preset",
+        "overrides",
+        "data",
+    ]
 
 
-# --- a whole run ----------------------------------------------------------------------------------------------------
+# --- a whole run ----------------------------------------------------------------------------------
 class Smoke:
     """One run of everything at preset smoke, in folders of its own."""
 
     def __init__(self, folder):
-        self.env = os.environ | {"MEDXVL_RUNS": str(folder / "runs"), "MEDXVL_DATA": str(folder / "data")}
+        self.env = os.environ | {
+            "MEDXVL_RUNS": str(folder / "runs"),
+            "MEDXVL_DATA": str(folder / "data"),
+        }
         self.raw = folder / "data" / "raw"
         self.folder = folder / "runs" / "smoke"
         self.said = self.start("first")
@@ -169,15 +193,24 @@ def test_results_are_gathered(smoke):
     told = json.loads((smoke.folder / "manifest.json").read_text())
     known = {notebook.get("manifest") for notebook in told["notebooks"].values()}
     assert {row["manifest"] for row in rows} <= known, "every row can be traced to the manifest"
-    assert {row["control"] for row in rows} >= {"", "chance", "shuffled images"}, "every evaluation has its controls"
-    assert all(row["dataset"].startswith("phantom:") for row in rows if row["paper"]), "synthetic data say so"
+    assert {row["control"] for row in rows} >= {"", "chance", "shuffled images"}, (
+        "every evaluation has its controls"
+    )
+    assert all(row["dataset"].startswith("phantom:") for row in rows if row["paper"]), (
+        "synthetic data say so"
+    )
     assert told["checkpoints"] and all(
         told["data"][role]["synthetic"] for role in ("main", "unseen_disease", "readers")
     )
     figures = {path.name for path in (smoke.folder / "figures").iterdir()}
-    assert figures and all(f"{name[:-4]}.pdf" in figures for name in figures if name.endswith(".png"))
+    assert figures and all(
+        f"{name[:-4]}.pdf" in figures for name in figures if name.endswith(".png")
+    )
     index = (smoke.folder / "html" / "index.html").read_text(encoding="utf-8")
-    assert all(f'href="{name}.html"' in index for name in graph.select([])) and "Synthetic phantom" in index
+    assert (
+        all(f'href="{name}.html"' in index for name in graph.select([]))
+        and "Synthetic phantom" in index
+    )
     assert not re.search(r'(src|href)="https?://', index)
 
 
@@ -194,7 +227,9 @@ def test_second_start_runs_nothing(smoke):
 
 
 def test_same_results_again(smoke):
-    """Trained and evaluated anew: every row is the same, bit for bit, but for the name of the run."""
+    """Trained and evaluated anew: every row is the same, bit for bit, but for the name of the
+    run.
+    """
     before = smoke.rows()
     said = smoke.start("third", "--force", "2")
     after = smoke.rows()
@@ -203,28 +238,60 @@ def test_same_results_again(smoke):
 
 
 def test_ablation_on_another_body_part(smoke, tmp_path):
-    """Abdominal radiographs from a table, with findings and sentences of their own: pre-training, zero-shot scoring, ablation."""
+    """Abdominal radiographs from a table, with findings and sentences of their own: pre-training,
+    zero-shot scoring, ablation.
+    """
     (raw,) = smoke.raw.glob("phantom-*/abdomen/abdomen.csv")
     columns = phantom.LAYOUTS["abdomen"][2]
     given = [word for name, value in columns.items() for word in ("--data", f"main.{name}={value}")]
-    given += ["--set", f"prompts={paths.ROOT / 'data_prep' / 'phantom_abdomen_prompts.csv'}", "--set", "ablations=whole,no_fusion"]
-    said = smoke.start("abdomen", "30", "--data", f"main=table:{raw}", *given, MEDXVL_RUNS=str(tmp_path))
+    given += [
+        "--set",
+        f"prompts={paths.ROOT / 'data_prep' / 'phantom_abdomen_prompts.csv'}",
+        "--set",
+        "ablations=whole,no_fusion",
+    ]
+    said = smoke.start(
+        "abdomen", "30", "--data", f"main=table:{raw}", *given, MEDXVL_RUNS=str(tmp_path)
+    )
     folder = tmp_path / "smoke"
     rows = pd.read_csv(folder / "results.csv", keep_default_na=False)
     zero_shot = rows[rows.task == "zero_shot"]
-    scored = {subset for subset in zero_shot.subset if not subset.startswith("mean of")}  # so few films lack some findings
-    assert 4 <= len(scored) and scored <= set(columns["label_columns"].split(",")) and "readers" not in set(rows.task), said
-    assert set(zero_shot.model) == {"X-VL (ITM), whole", "X-VL (ITA), whole", "X-VL (ITA), no fusion", "chance"}
+    scored = {
+        subset for subset in zero_shot.subset if not subset.startswith("mean of")
+    }  # so few films lack some findings
+    assert (
+        4 <= len(scored)
+        and scored <= set(columns["label_columns"].split(","))
+        and "readers" not in set(rows.task)
+    ), said
+    assert set(zero_shot.model) == {
+        "X-VL (ITM), whole",
+        "X-VL (ITA), whole",
+        "X-VL (ITA), no fusion",
+        "chance",
+    }
     own = rows[(rows.task == "ablation") & (rows.control == "")]
-    assert sorted(own.subset + " " + own.model) == ["no fusion X-VL (ITA)", "whole X-VL (ITA)", "whole X-VL (ITM)"]
-    assert set(own.dataset) == {"phantom:table"} and (folder / "figures" / "xvl-ablation.pdf").is_file()
+    assert sorted(own.subset + " " + own.model) == [
+        "no fusion X-VL (ITA)",
+        "whole X-VL (ITA)",
+        "whole X-VL (ITM)",
+    ]
+    assert (
+        set(own.dataset) == {"phantom:table"}
+        and (folder / "figures" / "xvl-ablation.pdf").is_file()
+    )
 
 
 def test_without_trainings_the_ablation_says_what_is_missing(smoke):
     """The notebook alone, as in JupyterLab after the default run."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "medxvl.notebook", "30_xvl_ablation", "--preset", "smoke"],
-        cwd=paths.ROOT, capture_output=True, text=True, env=smoke.env | {"PYTHONPATH": str(paths.ROOT)},
-    )  # fmt: skip
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        env=smoke.env | {"PYTHONPATH": str(paths.ROOT)},
+    )
     shown = (smoke.folder / "notebooks" / "30_xvl_ablation.ipynb").read_text(encoding="utf-8")
-    assert done.returncode == 0 and "18 are missing" in shown and "./run_all.sh smoke 30" in shown, done.stderr
+    assert (
+        done.returncode == 0 and "18 are missing" in shown and "./run_all.sh smoke 30" in shown
+    ), done.stderr

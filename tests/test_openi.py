@@ -1,4 +1,6 @@
-"""Open-I in every layout: archives as downloaded, unpacked, or the Indiana pair of tables; all give the same rows."""
+"""Open-I in every layout: archives as downloaded, unpacked, or the Indiana pair of tables; all give
+the same rows.
+"""
 
 import gzip
 import io
@@ -19,9 +21,11 @@ from data_prep.raw import split_by_hash
 
 REPORT = (
     '<r><uId id="CXR{k}"/><AbstractText Label="FINDINGS">{findings}</AbstractText>'
-    '<AbstractText Label="IMPRESSION">Clear {k}.</AbstractText><MeSH><major>normal</major></MeSH>{images}</r>'
+    '<AbstractText Label="IMPRESSION">Clear '
+    "{k}.</AbstractText><MeSH><major>normal</major></MeSH>{images}</r>"
 )
-STUDIES = 8  # report k has two images, but 3 has none and 4 has one that is not there; image CXR99 has no report
+# report k has two images, but 3 has none and 4 has one that is not there; image CXR99 has no report
+STUDIES = 8
 
 
 def ids(k: int) -> list[str]:
@@ -69,7 +73,10 @@ def pair_tree(root: Path) -> Path:
 def packed_tree(root: Path) -> Path:
     """Both archives, as downloaded."""
     made = xml_tree(root / "made")
-    for name, folder, inside in (("reports", "ecgen-radiology", "ecgen-radiology"), ("png", "NLMCXR_png", ".")):
+    for name, folder, inside in (
+        ("reports", "ecgen-radiology", "ecgen-radiology"),
+        ("png", "NLMCXR_png", "."),
+    ):
         with tarfile.open(root / f"NLMCXR_{name}.tgz", "w:gz") as archive:
             archive.add(made / folder, inside)
     shutil.rmtree(made)
@@ -82,7 +89,9 @@ def pixels(folder: Path) -> np.ndarray:
 
 
 def test_names_of_one_image_in_the_two_layouts():
-    assert image("CXR1_1_IM-0001-4001.png") == image("1_IM-0001-4001.dcm.png") == "CXR1_IM-0001-4001"
+    assert (
+        image("CXR1_1_IM-0001-4001.png") == image("1_IM-0001-4001.dcm.png") == "CXR1_IM-0001-4001"
+    )
     assert image("NLMCXR_png/CXR2_IM-0652-1001-0002.png") == "CXR2_IM-0652-1001-0002"
     assert study("12") == study("CXR12") == "CXR12"
 
@@ -92,7 +101,11 @@ def test_every_projection_of_the_real_tables_belongs_to_a_real_report(shared):
     from data_prep.openi_reports import read_reports
 
     views = _views(shared / "data" / "openi")
-    named = {i: r["study_id"] for _, r, _, _ in read_reports(shared / "data" / "openi") for i in r["_images"]}
+    named = {
+        i: r["study_id"]
+        for _, r, _, _ in read_reports(shared / "data" / "openi")
+        for i in r["_images"]
+    }
     assert len(views) == 5239 and set(views["view"]) == {"FRONTAL", "LATERAL"}
     assert [named.get(i) for i in views.index] == list(views["study_id"])
 
@@ -107,7 +120,10 @@ def test_views_are_not_known_without_the_projections(tmp_path):
         "NLMCXR_png/CXR99_IM-1.png": "image of no report that is used",
     }
     steps = {step["step"]: step for step in card["attrition"]}
-    assert steps["report names an image"]["dropped"] == 1 and steps["image file is there"]["dropped"] == 1
+    assert (
+        steps["report names an image"]["dropped"] == 1
+        and steps["image file is there"]["dropped"] == 1
+    )
     assert steps["images of these reports"]["gained"] == 7
     assert "1 image files belong to no report" in steps["images of these reports"]["why"]
     assert (index["Pneumothorax"] == "0").all() and (index["mesh"] == "normal").all()
@@ -127,7 +143,10 @@ def test_one_frontal_image_a_report_with_the_projections(tmp_path):
     assert sum(row["found"] for row in card["expected"][1:]) == 6
     everything = {"images": "all", "views": "frontal,lateral"}
     index, card, _ = prepare("openi", raw, tmp_path / "all", settings=everything)
-    assert len(index) == 13 and index["view"].value_counts().to_dict() == {"LATERAL": 7, "FRONTAL": 6}
+    assert len(index) == 13 and index["view"].value_counts().to_dict() == {
+        "LATERAL": 7,
+        "FRONTAL": 6,
+    }
     assert sum(row["found"] for row in card["expected"][1:]) == 7  # studies, not images
     one = prepare("openi", raw, tmp_path / "one", settings={"views": "FRONTAL,LATERAL"})[0]
     assert len(one) == 6 and one.set_index("study_id")["view"]["CXR0"] == "FRONTAL"
@@ -147,13 +166,17 @@ def test_the_pair_of_tables_gives_the_rows_of_the_xml_files(tmp_path):
         assert rejects["indiana_reports.csv line 5"] == "report names no image"
     (pair / "indiana_projections.csv").unlink()
     index, card, _ = prepare("openi", pair, tmp_path / "without")
-    assert len(index) == 13 and any("whose number begins their name" in note for note in card["notes"])
+    assert len(index) == 13 and any(
+        "whose number begins their name" in note for note in card["notes"]
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_images_are_read_from_their_archive(tmp_path, workers):
     of_files = prepare("openi", xml_tree(tmp_path / "xml"), tmp_path / "files")[0]
-    index, card, rejects = prepare("openi", packed_tree(tmp_path / "raw"), tmp_path / "out", workers=workers)
+    index, card, rejects = prepare(
+        "openi", packed_tree(tmp_path / "raw"), tmp_path / "out", workers=workers
+    )
     pd.testing.assert_frame_equal(index, of_files)
     np.testing.assert_array_equal(pixels(tmp_path / "out"), pixels(tmp_path / "files"))
     assert rejects["./CXR99_IM-1.png"] == "image of no report that is used"
@@ -197,21 +220,34 @@ def test_hostile_and_broken_members_of_the_archive_of_images(tmp_path):
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     index, _, rejects = prepare("openi", raw, tmp_path / "out", settings={"max_reject_share": 1})
-    assert list(index["image_id"]) == ["CXR1_IM-0001-1001"] and not (tmp_path / "CXR0_IM-0000-1001.png").exists()
+    assert (
+        list(index["image_id"]) == ["CXR1_IM-0001-1001"]
+        and not (tmp_path / "CXR0_IM-0000-1001.png").exists()
+    )
     assert rejects["../CXR0_IM-0000-1001.png"] == "archive member climbs out of its folder"
-    assert rejects["again/CXR1_IM-0001-1001.png"] == "not selected: CXR1_IM-0001-1001.png is the same image"
+    assert (
+        rejects["again/CXR1_IM-0001-1001.png"]
+        == "not selected: CXR1_IM-0001-1001.png is the same image"
+    )
     assert rejects["readme.txt"] == "not a .png file"
-    assert rejects["ecgen-radiology/2.xml CXR2_IM-0002-1001"] and rejects["ecgen-radiology/5.xml CXR5_IM-0005-1001"]
+    assert (
+        rejects["ecgen-radiology/2.xml CXR2_IM-0002-1001"]
+        and rejects["ecgen-radiology/5.xml CXR5_IM-0005-1001"]
+    )
     data = (raw / "NLMCXR_png.tgz").read_bytes()
     (raw / "NLMCXR_png.tgz").write_bytes(data[: len(data) // 2])
-    with pytest.raises(DataError, match="expected a whole archive at .*NLMCXR_png.tgz; .* download it again"):
+    with pytest.raises(
+        DataError, match="expected a whole archive at .*NLMCXR_png.tgz; .* download it again"
+    ):
         prepare("openi", raw, tmp_path / "cut")
 
 
 def test_a_split_from_lists_of_ids(tmp_path):
     raw, lists = xml_tree(tmp_path / "raw"), tmp_path / "lists"
     lists.mkdir()
-    (lists / "Train.jsonl").write_text("".join(json.dumps({"id": str(k), "text": "x"}) + "\n" for k in (0, 1, 2)))
+    (lists / "Train.jsonl").write_text(
+        "".join(json.dumps({"id": str(k), "text": "x"}) + "\n" for k in (0, 1, 2))
+    )
     (lists / "openi_valid.txt").write_text("CXR4\n\n5\n")
     (lists / "Test.txt").write_text("6\n")
     index, card, rejects = prepare("openi", raw, tmp_path / "out", settings={"split": str(lists)})
@@ -227,7 +263,8 @@ def test_a_split_from_lists_of_ids(tmp_path):
     assert rejects["ecgen-radiology/7.xml CXR7_IM-0007-1001"] == "not selected: in no split list"
     (lists / "Test.txt").write_text("6\n5\n")
     with pytest.raises(
-        DataError, match="expected 5 in one split; found it in valid and openi_valid.txt|found it in test"
+        DataError,
+        match="expected 5 in one split; found it in valid and openi_valid.txt|found it in test",
     ):
         prepare("openi", raw, tmp_path / "twice", settings={"split": str(lists)})
     (lists / "Train.jsonl").write_text("no json\n")
@@ -242,10 +279,14 @@ def test_the_real_pair_of_tables_as_text(shared, tmp_path):
         shutil.copy(shared / "data" / "openi" / name, tmp_path)
     index, card, rejects = prepare("openi", tmp_path, tmp_path / "out", limit=500)
     assert len(index) == 500 and card["images"] == 0 and card["attrition"][0]["rows"] == 2700
-    archive, _, _ = prepare("openi", shared / "data" / "openi" / "NLMCXR_reports.tgz", tmp_path / "xml", limit=500)
+    archive, _, _ = prepare(
+        "openi", shared / "data" / "openi" / "NLMCXR_reports.tgz", tmp_path / "xml", limit=500
+    )
     columns = ["study_id", "split", "findings", "impression", "No Finding", "Edema"]
     both = index[columns].merge(archive[columns], on="study_id")
-    assert len(both) > 450  # the archive has further reports, so that the first 500 are not all the same
+    assert (
+        len(both) > 450
+    )  # the archive has further reports, so that the first 500 are not all the same
     for column in columns[1:]:
         assert (both[f"{column}_x"] == both[f"{column}_y"]).mean() > 0.98, column
 
@@ -260,7 +301,9 @@ def test_faults_of_the_tables(tmp_path):
     index, _, rejects = prepare("openi", raw, tmp_path / "out", settings={"max_reject_share": 1})
     assert rejects["indiana_reports.csv line 2"] == "no report id (uid)"
     assert rejects["indiana_reports.csv line 3"] == "no findings or impression"
-    assert sum(reason == "study_id named before: first row used" for reason in rejects.values()) == 1
+    assert (
+        sum(reason == "study_id named before: first row used" for reason in rejects.values()) == 1
+    )
     assert "CXR5" in set(index["study_id"])
     table.drop(columns="impression").to_csv(raw / "indiana_reports.csv", index=False)
     with pytest.raises(DataError, match="expected the columns impression in .*indiana_reports.csv"):
@@ -282,7 +325,9 @@ def test_a_damaged_archive_is_never_taken_for_a_shorter_one(tmp_path, name, dama
     if damage == "data":  # as if one stored byte had changed: only the checksum at the end tells
         packed[-8] ^= 1
     (raw / name).write_bytes(b"no archive" if damage == "not an archive" else packed)
-    with pytest.raises(DataError, match="expected a whole archive at .*; download it again") as caught:
+    with pytest.raises(
+        DataError, match="expected a whole archive at .*; download it again"
+    ) as caught:
         prepare("openi", raw, tmp_path / "out")
     assert "\n" not in str(caught.value)
 
@@ -298,7 +343,9 @@ def test_three_bytes_of_the_real_archive(shared, tmp_path):
 def test_a_table_from_windows_whose_cells_say_that_there_is_no_report(tmp_path):
     raw = pair_tree(tmp_path / "raw")
     words = ["nan", "NA", "None", "N/A", "null", "-"]
-    rows = [{"uid": k, "MeSH": "", "findings": word, "impression": word} for k, word in enumerate(words)]
+    rows = [
+        {"uid": k, "MeSH": "", "findings": word, "impression": word} for k, word in enumerate(words)
+    ]
     rows += [{"uid": 6, "MeSH": "", "findings": "n/a", "impression": "Can’t exclude edema."}]
     pd.DataFrame(rows).to_csv(raw / "indiana_reports.csv", index=False, encoding="cp1252")
     index, card, rejects = prepare("openi", raw, tmp_path / "out")

@@ -1,4 +1,6 @@
-"""Images that are in two splits: identical, and near-identical ones, on real radiographs and through a whole run."""
+"""Images that are in two splits: identical, and near-identical ones, on real radiographs and
+through a whole run.
+"""
 
 import io
 import itertools
@@ -13,8 +15,12 @@ from PIL import Image
 from data_prep import images, overlap
 
 PUBLISHED_TWICE = "covid-19-rapidly-progressive-acute-respiratory-distress-syndrome-ards-"
-TWICE = {("day-1.jpg", "16660_3_1.jpg"), ("day-2.jpg", "16660_4_1.jpg"), ("day-3.jpg", "16660_5_1.jpg"),
-         ("admission.jpg", "16660_2_1.jpg")}  # fmt: skip
+TWICE = {
+    ("day-1.jpg", "16660_3_1.jpg"),
+    ("day-2.jpg", "16660_4_1.jpg"),
+    ("day-3.jpg", "16660_5_1.jpg"),
+    ("admission.jpg", "16660_2_1.jpg"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +33,9 @@ def radiographs(shared) -> dict[str, np.ndarray]:
 
 def compare(pictures: list[np.ndarray], split: list[str]) -> list[tuple[int, int]]:
     hashes = np.stack([overlap.difference_hash(p) for p in pictures])
-    return overlap.near_identical(hashes, [p.tobytes().hex() for p in pictures], split, lambda row: pictures[row])
+    return overlap.near_identical(
+        hashes, [p.tobytes().hex() for p in pictures], split, lambda row: pictures[row]
+    )
 
 
 def test_real_radiographs_published_twice_are_found_and_no_others(radiographs):
@@ -37,9 +45,15 @@ def test_real_radiographs_published_twice_are_found_and_no_others(radiographs):
         for bit in range(7):
             split = ["test" if (k >> bit) % 2 == turn else "train" for k in range(len(names))]
             for pair in compare(pictures, split):
-                found.add(tuple(sorted((names[i].removeprefix(PUBLISHED_TWICE) for i in pair), reverse=True)))
+                found.add(
+                    tuple(
+                        sorted((names[i].removeprefix(PUBLISHED_TWICE) for i in pair), reverse=True)
+                    )
+                )
     same = {
-        tuple(sorted((a.removeprefix(PUBLISHED_TWICE), b.removeprefix(PUBLISHED_TWICE)), reverse=True))
+        tuple(
+            sorted((a.removeprefix(PUBLISHED_TWICE), b.removeprefix(PUBLISHED_TWICE)), reverse=True)
+        )
         for a, b in itertools.combinations(names, 2)
         if (radiographs[a] == radiographs[b]).all()
     }
@@ -51,7 +65,9 @@ def altered(grey: np.ndarray) -> dict[str, np.ndarray]:
     half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     noisy = grey + rng.normal(0, 3, grey.shape)
     return {
-        "JPEG of quality 75": cv2.imdecode(cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, 75])[1], 0),
+        "JPEG of quality 75": cv2.imdecode(
+            cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, 75])[1], 0
+        ),
         "halved": images.shrink_and_pad(half, len(grey)),
         "darker": (grey * 0.8 + 10).astype(np.uint8),
         "noise": np.clip(noisy, 0, 255).astype(np.uint8),
@@ -69,10 +85,16 @@ def test_altered_copies_of_real_radiographs_are_found(radiographs, kind):
 def test_comparison_in_blocks_is_the_comparison_of_all(monkeypatch):
     rng = np.random.default_rng(1)
     smooth = [cv2.resize(rng.integers(0, 256, (8, 8), dtype=np.uint8), (64, 64)) for _ in range(40)]
-    pictures = smooth + [np.clip(p.astype(int) + 3, 0, 255).astype(np.uint8) for p in smooth[:10]] + smooth[10:12]
+    pictures = (
+        smooth
+        + [np.clip(p.astype(int) + 3, 0, 255).astype(np.uint8) for p in smooth[:10]]
+        + smooth[10:12]
+    )
     split = ["train"] * 30 + ["valid"] * 10 + ["test"] * 12
     found = compare(pictures, split)
-    assert found == [(40 + k, k) for k in range(10)]  # identical ones, the last two, are counted elsewhere
+    assert found == [
+        (40 + k, k) for k in range(10)
+    ]  # identical ones, the last two, are counted elsewhere
     monkeypatch.setattr(overlap, "BLOCK", 3)
     assert compare(pictures, split) == found
     assert compare(pictures, ["train"] * 52) == []
@@ -81,11 +103,18 @@ def test_comparison_in_blocks_is_the_comparison_of_all(monkeypatch):
 def test_a_recompressed_copy_in_another_split_is_reported(tmp_path):
     raw = mimic_tree(tmp_path / "raw")
     smooth = cv2.resize(picture(5, 9, 7), (60, 80), interpolation=cv2.INTER_CUBIC)
-    (raw / "files/p10/p10000000/s50000000/a000.jpg").write_bytes(encoded(smooth, "JPEG", quality=95))
+    (raw / "files/p10/p10000000/s50000000/a000.jpg").write_bytes(
+        encoded(smooth, "JPEG", quality=95)
+    )
     copy = Image.open(io.BytesIO(encoded(smooth, "JPEG", quality=60)))
     copy.save(raw / "files/p10/p10000002/s50000004/c004.jpg", "JPEG", quality=90)
     _, card, _ = prepare("mimic_cxr", raw, tmp_path / "out")
-    assert card["overlap"] == {"patients": 0, "studies": 0, "identical_images": 0, "near_identical_images": 1}
+    assert card["overlap"] == {
+        "patients": 0,
+        "studies": 0,
+        "identical_images": 0,
+        "near_identical_images": 1,
+    }
     assert card["overlap_examples"]["near_identical_images"] == ["c004 ~ a000"]
     assert "1 near identical images in more than one split: c004 ~ a000" in card["notes"]
 

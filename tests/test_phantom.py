@@ -1,4 +1,6 @@
-"""The synthetic dataset: the same bytes every time, read by the readers of real data, and true to what was planted."""
+"""The synthetic dataset: the same bytes every time, read by the readers of real data, and true to
+what was planted.
+"""
 
 import hashlib
 import json
@@ -32,26 +34,50 @@ SIDED = (
     "Pleural Other",
 )
 MENTION = {
-    "Atelectasis": r"atelectasis", "Cardiomegaly": r"cardiomegaly|cardiac|heart", "Consolidation": r"consolidation", "Edema": r"edema",
-    "Fracture": r"fracture", "Pleural Effusion": r"effusion|pleural fluid", "Pneumonia": r"pneumonia", "Pneumothorax": r"pneumothorax",
-}  # fmt: skip
+    "Atelectasis": r"atelectasis",
+    "Cardiomegaly": r"cardiomegaly|cardiac|heart",
+    "Consolidation": r"consolidation",
+    "Edema": r"edema",
+    "Fracture": r"fracture",
+    "Pleural Effusion": r"effusion|pleural fluid",
+    "Pneumonia": r"pneumonia",
+    "Pneumothorax": r"pneumothorax",
+}
 NEGATION = re.compile(r"\bno\b|\bwithout\b|\bnormal\b|\bclear\b")
 DOUBT = re.compile(r"possible|cannot be excluded|question of|may ")
 
 
 def make(out, *options):
     done = subprocess.run(
-        [sys.executable, "-m", "data_prep", "phantom", "--out", out, "--studies", str(STUDIES), "--seed", str(SEED),
-         "--size", "69", *options],
-        env=os.environ | {"PYTHONPATH": str(paths.ROOT)}, cwd=paths.ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "data_prep",
+            "phantom",
+            "--out",
+            out,
+            "--studies",
+            str(STUDIES),
+            "--seed",
+            str(SEED),
+            "--size",
+            "69",
+            *options,
+        ],
+        env=os.environ | {"PYTHONPATH": str(paths.ROOT)},
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return out
 
 
 def digests(folder):
     files = (p for p in sorted(folder.rglob("*")) if p.is_file())
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +87,9 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def truth(made):
-    return pd.read_csv(made / "raw" / "truth" / "findings.csv", dtype={"study_id": str}, keep_default_na=False)
+    return pd.read_csv(
+        made / "raw" / "truth" / "findings.csv", dtype={"study_id": str}, keep_default_na=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +106,14 @@ def reports():
 def spoken(report):
     """Sentences of findings and impression, as the models read them."""
     parts = sections(report)
-    return [s for name in ("findings", "impression") for s in text.sentences(text.clean_report(parts[name], 999))]
+    return [
+        s
+        for name in ("findings", "impression")
+        for s in text.sentences(text.clean_report(parts[name], 999))
+    ]
 
 
-# --- the same bytes -------------------------------------------------------------------------------------------------
+# --- the same bytes -------------------------------------------------------------------------------
 def test_the_same_bytes_again_and_with_two_workers(made, tmp_path):
     first, second = digests(made), digests(make(tmp_path / "two", "--workers", "2"))
     assert len(first) > 150 and first == second
@@ -121,7 +153,7 @@ def test_a_phantom_of_older_code_is_drawn_anew(tmp_path, monkeypatch):
     assert digests(phantom.write_raw(raw, 20, SEED, 1, False)) == fresh
 
 
-# --- read by the readers of real data -------------------------------------------------------------------------------
+# --- read by the readers of real data -------------------------------------------------------------
 def test_read_as_mimic_cxr(made):
     index = pd.read_csv(made / "index.csv", keep_default_na=False)
     card = json.loads((made / "card.json").read_text())
@@ -134,7 +166,9 @@ def test_read_as_mimic_cxr(made):
 
 
 def test_read_as_covid_cxr(made, truth, tmp_path):
-    out = data_prep.prepare("covid_cxr", made / "raw" / "covid_cxr", tmp_path / "out", size=69, progress=False)
+    out = data_prep.prepare(
+        "covid_cxr", made / "raw" / "covid_cxr", tmp_path / "out", size=69, progress=False
+    )
     index = pd.read_csv(out / "index.csv")
     ill = set(truth["study_id"][truth["finding"] == "COVID-19"])
     assert len(index) == 40 and index["covid"].mean() == 0.5
@@ -143,17 +177,25 @@ def test_read_as_covid_cxr(made, truth, tmp_path):
 
 
 def test_read_as_chexpert_test(made, tmp_path):
-    out = data_prep.prepare("chexpert_test", made / "raw" / "chexpert_test", tmp_path / "out", progress=False)
+    out = data_prep.prepare(
+        "chexpert_test", made / "raw" / "chexpert_test", tmp_path / "out", progress=False
+    )
     index, readers = pd.read_csv(out / "index.csv"), pd.read_csv(out / "readers.csv")
     ours = pd.read_csv(made / "index.csv")
     ours = ours[ours["split"] == "test"]
-    assert sorted(index["study_id"].str.split("study").str[1].astype(int)) == sorted(ours["study_id"])
-    assert sorted(readers["reader"][readers["kind"] == "benchmark"].unique()) == ["bc4", "bc6", "bc8"]
+    assert sorted(index["study_id"].str.split("study").str[1].astype(int)) == sorted(
+        ours["study_id"]
+    )
+    assert sorted(readers["reader"][readers["kind"] == "benchmark"].unique()) == [
+        "bc4",
+        "bc6",
+        "bc8",
+    ]
     assert readers["reader"][readers["kind"] == "ground_truth"].nunique() == 5
     assert set(readers["value"]) <= {0, 1}
 
 
-# --- the unseen disease ---------------------------------------------------------------------------------------------
+# --- the unseen disease ---------------------------------------------------------------------------
 def test_the_disease_is_in_the_unseen_set_alone(made, truth):
     ill = truth[truth["finding"] == "COVID-19"]
     assert len(ill) == 20 and ill["study_id"].str.startswith("phantom-").all()
@@ -163,31 +205,43 @@ def test_the_disease_is_in_the_unseen_set_alone(made, truth):
     assert "final report" in said and not re.search(r"covid|corona|sars", said)
 
 
-# --- reports and pictures agree -------------------------------------------------------------------------------------
+# --- reports and pictures agree -------------------------------------------------------------------
 def test_boxes_lie_on_the_side_that_is_named(made, truth):
-    """The patient's left is the right half of a frontal film: in nearly every case, and for each side."""
-    columns = pd.read_csv(made / "raw" / "mimic_cxr" / "mimic-cxr-2.0.0-metadata.csv.gz").set_index("dicom_id")[
-        "Columns"
-    ]
+    """The patient's left is the right half of a frontal film: in nearly every case, and for each
+    side.
+    """
+    columns = pd.read_csv(made / "raw" / "mimic_cxr" / "mimic-cxr-2.0.0-metadata.csv.gz").set_index(
+        "dicom_id"
+    )["Columns"]
     rows = truth[
         truth["side"].isin(["left", "right"])
         & truth["finding"].isin(SIDED)
         & truth["image_id"].isin(columns.index)
         & (truth["x0"] != "")
     ]
-    middle = (rows["x0"].astype(float) + rows["x1"].astype(float)) / 2 / rows["image_id"].map(columns)
+    middle = (
+        (rows["x0"].astype(float) + rows["x1"].astype(float)) / 2 / rows["image_id"].map(columns)
+    )
     assert rows["side"].nunique() == 2 and len(rows) > 20
     assert ((middle > 0.5) == (rows["side"] == "left")).mean() > 0.9
 
 
 def test_boxes_as_in_ms_cxr_cover_the_truth_one_a_side(made, truth):
-    """Together the boxes of a finding reach as far as the planted one; two where it shows on both sides and not between."""
+    """Together the boxes of a finding reach as far as the planted one; two where it shows on both
+    sides and not between.
+    """
     boxes = pd.read_csv(made / "boxes.csv")
-    planted = truth[(truth["x0"] != "") & truth["image_id"].isin(boxes["image_id"])].set_index(["image_id", "finding"])
-    reach = boxes.groupby(["image_id", "finding"])[["x0", "y0", "x1", "y1"]].agg({"x0": "min", "y0": "min", "x1": "max", "y1": "max"})
+    planted = truth[(truth["x0"] != "") & truth["image_id"].isin(boxes["image_id"])].set_index(
+        ["image_id", "finding"]
+    )
+    reach = boxes.groupby(["image_id", "finding"])[["x0", "y0", "x1", "y1"]].agg(
+        {"x0": "min", "y0": "min", "x1": "max", "y1": "max"}
+    )
     both = planted.loc[planted.index.isin(reach.index), ["x0", "y0", "x1", "y1"]].astype(float)
     assert len(both) > 20 and len(both) == len(reach)
-    assert (both - reach.loc[both.index]).abs().max(axis=None) <= 1  # a single column apart may be left out
+    assert (both - reach.loc[both.index]).abs().max(
+        axis=None
+    ) <= 1  # a single column apart may be left out
     count = boxes.groupby(["image_id", "finding"]).size()
     sided = planted.loc[count.index, "side"]
     assert (count[sided != "both"] == 1).mean() > 0.9 and (count[sided == "both"] == 2).any()
@@ -233,9 +287,15 @@ def test_labels_agree_with_what_is_said(reports):
             if label is None:
                 assert not said and name not in planted, (name, said)
             elif label == 0:
-                assert said and name not in planted and all(NEGATION.search(s) for s in said), (name, said)
+                assert said and name not in planted and all(NEGATION.search(s) for s in said), (
+                    name,
+                    said,
+                )
             else:
-                assert said and name in planted and not any(NEGATION.search(s) for s in said), (name, said)
+                assert said and name in planted and not any(NEGATION.search(s) for s in said), (
+                    name,
+                    said,
+                )
                 assert any(DOUBT.search(s) for s in said) == (label == -1), (name, said)
             if label is not None:
                 seen[label] += 1
@@ -244,7 +304,9 @@ def test_labels_agree_with_what_is_said(reports):
 
 
 def test_an_opacity_is_ruled_out_where_nothing_is_opaque(reports):
-    """Real reports say so of normal lungs; a model that never reads it cannot tell what "no ... opacity" denies."""
+    """Real reports say so of normal lungs; a model that never reads it cannot tell what "no ...
+    opacity" denies.
+    """
     opaque = {"Lung Opacity", "Atelectasis", "Consolidation", "Edema", "Pneumonia", "Lung Lesion"}
     ruled_out = 0
     for findings, report, labels in reports:
@@ -264,7 +326,7 @@ def test_planted_findings_reach_the_labels_of_the_prepared_form(made, truth):
     assert checked > 30
 
 
-# --- prompts --------------------------------------------------------------------------------------------------------
+# --- prompts --------------------------------------------------------------------------------------
 def all_prompts():
     for group in (prompts.PROMPTS, prompts.UNSEEN_PROMPTS):
         for finding, positives in group.items():
@@ -279,8 +341,12 @@ def test_no_prompt_is_a_sentence_of_a_report(reports):
 
 
 def test_prompts_use_words_of_the_reports(reports):
-    """A word never read in training says nothing: at least four fifths of the prompts' words occur in 500 reports."""
-    known = {w for _, report, _ in reports for s in spoken(report) for w in re.findall(r"[a-z]+", s)}
+    """A word never read in training says nothing: at least four fifths of the prompts' words occur
+    in 500 reports.
+    """
+    known = {
+        w for _, report, _ in reports for s in spoken(report) for w in re.findall(r"[a-z]+", s)
+    }
     asked = [w for prompt in all_prompts() for w in re.findall(r"[a-z]+", prompt)]
     unknown = [w for w in asked if w not in known]
     assert len(asked) > 200 and len(unknown) <= 0.2 * len(asked), sorted(set(unknown))

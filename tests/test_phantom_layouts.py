@@ -1,4 +1,6 @@
-"""The phantom's trees other than MIMIC-CXR-JPG: each goes through the reader of the real dataset."""
+"""The phantom's trees other than MIMIC-CXR-JPG: each goes through the reader of the real
+dataset.
+"""
 
 import json
 import re
@@ -33,7 +35,11 @@ def prepare(raw, layout, out):
     reader, tree, settings = phantom.LAYOUTS[layout]
     folder = data_prep.prepare(reader, raw / tree, out, size=69, settings=settings, progress=False)
     card = json.loads((folder / "card.json").read_text())
-    return pd.read_csv(folder / "index.csv", keep_default_na=False), card, pd.read_csv(folder / "rejects.csv")
+    return (
+        pd.read_csv(folder / "index.csv", keep_default_na=False),
+        card,
+        pd.read_csv(folder / "rejects.csv"),
+    )
 
 
 @pytest.mark.parametrize("layout", phantom.LAYOUTS)
@@ -47,12 +53,21 @@ def test_every_tree_has_its_mark(raw):
     assert len(trees) == 8 and all((p / "PHANTOM.json").is_file() for p in trees)
 
 
-# --- DICOM ----------------------------------------------------------------------------------------------------------
+# --- DICOM ----------------------------------------------------------------------------------------
 def test_dicom_tree_has_every_kind_and_all_are_decoded(raw, tmp_path):
     index, card, rejects = prepare(raw, "mimic_dicom", tmp_path / "out")
-    heads = [dcmread(p, stop_before_pixels=True) for p in sorted((raw / "mimic_dicom").rglob("*.dcm"))]
-    seen = {(h.PhotometricInterpretation, h.file_meta.TransferSyntaxUID.keyword, h.BitsStored, "WindowCenter" in h)
-            for h in heads}  # fmt: skip
+    heads = [
+        dcmread(p, stop_before_pixels=True) for p in sorted((raw / "mimic_dicom").rglob("*.dcm"))
+    ]
+    seen = {
+        (
+            h.PhotometricInterpretation,
+            h.file_meta.TransferSyntaxUID.keyword,
+            h.BitsStored,
+            "WindowCenter" in h,
+        )
+        for h in heads
+    }
     assert seen == set(KINDS)
     assert len(index) > 20 and card["images"] == len(index)
     assert rejects["reason"].str.startswith("not selected").all()
@@ -70,17 +85,27 @@ def test_dicom_pictures_are_bright_where_bone_is_whatever_the_photometric(raw):
         grey, reason = load(root, path.relative_to(root).as_posix(), 64)
         assert not reason
         # bottom centre: spine and abdomen, brighter than the two lung fields in nearly every chest
-        spine, lungs = grey[50:60, 28:36].mean(), (grey[22:30, 14:22].mean() + grey[22:30, 42:50].mean()) / 2
+        spine, lungs = (
+            grey[50:60, 28:36].mean(),
+            (grey[22:30, 14:22].mean() + grey[22:30, 42:50].mean()) / 2,
+        )
         kinds.add((head.PhotometricInterpretation, bool(spine > lungs)))
     assert ("MONOCHROME1", True) in kinds and ("MONOCHROME2", True) in kinds and len(kinds) == 2
 
 
 def test_dicom_lists_and_archive_agree_with_the_files(raw):
     root = raw / "mimic_dicom"
-    records, studies = pd.read_csv(root / "cxr-record-list.csv.gz"), pd.read_csv(root / "cxr-study-list.csv.gz")
-    assert sorted(records["path"]) == sorted(p.relative_to(root).as_posix() for p in root.rglob("*.dcm"))
+    records, studies = (
+        pd.read_csv(root / "cxr-record-list.csv.gz"),
+        pd.read_csv(root / "cxr-study-list.csv.gz"),
+    )
+    assert sorted(records["path"]) == sorted(
+        p.relative_to(root).as_posix() for p in root.rglob("*.dcm")
+    )
     names = zipfile.ZipFile(root / "mimic-cxr-reports.zip").namelist()
-    assert sorted(names) == sorted(studies["path"]) and set(records["study_id"]) == set(studies["study_id"])
+    assert sorted(names) == sorted(studies["path"]) and set(records["study_id"]) == set(
+        studies["study_id"]
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
@@ -107,13 +132,17 @@ def test_our_lossless_jpeg_is_lossless(bits, tmp_path):
     assert np.array_equal(dcmread(tmp_path / "x.dcm").pixel_array, pixels)
 
 
-# --- Open-I ---------------------------------------------------------------------------------------------------------
+# --- Open-I ---------------------------------------------------------------------------------------
 def test_openi_has_blanks_a_report_without_image_and_an_image_without_report(raw, tmp_path):
     index, _, rejects = prepare(raw, "openi", tmp_path / "out")
     with tarfile.open(raw / "openi" / "NLMCXR_reports.tgz") as archive:
         reports = [archive.extractfile(m).read().decode() for m in archive if m.isfile()]
     pictured = [r for r in reports if "<parentImage" in r]
-    assert len(reports) == 30 and 0 < len(pictured) < len(reports) and any("XXXX" in r for r in reports)
+    assert (
+        len(reports) == 30
+        and 0 < len(pictured) < len(reports)
+        and any("XXXX" in r for r in reports)
+    )
     named = {i for r in reports for i in re.findall(r'parentImage id="([^"]+)"', r)}
     files = {p.stem for p in (raw / "openi").rglob("*.png")}
     assert named < files and len(files - named) >= 1
@@ -124,11 +153,13 @@ def test_openi_has_blanks_a_report_without_image_and_an_image_without_report(raw
 
 def test_openi_reports_are_the_same_in_the_tables(raw, tmp_path):
     xml, csv = (prepare(raw, layout, tmp_path / layout)[0] for layout in ("openi", "openi_csv"))
-    a, b = (t.drop_duplicates("impression")["impression"].sort_values().tolist() for t in (xml, csv))
+    a, b = (
+        t.drop_duplicates("impression")["impression"].sort_values().tolist() for t in (xml, csv)
+    )
     assert len(a) > 15 and a == b
 
 
-# --- VQA-RAD --------------------------------------------------------------------------------------------------------
+# --- VQA-RAD --------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def asked(raw):
     rows = json.loads((raw / "vqa_rad" / "VQA_RAD Dataset Public.json").read_text())
@@ -139,7 +170,10 @@ def test_vqa_rad_is_read(raw, asked, tmp_path):
     index, _, rejects = prepare(raw, "vqa_rad", tmp_path / "out")
     questions = pd.read_csv(tmp_path / "out" / "questions.csv", keep_default_na=False)
     assert len(questions) == len(asked) and set(questions["split"]) == {"train", "test"}
-    assert set(questions["answer_type"]) == {"OPEN", "CLOSED"} and set(questions["organ"]) == {"CHEST", "ABD"}
+    assert set(questions["answer_type"]) == {"OPEN", "CLOSED"} and set(questions["organ"]) == {
+        "CHEST",
+        "ABD",
+    }
     assert set(questions["image_id"].astype(str)) == set(index["image_id"].astype(str))
     assert not rejects["reason"].str.contains("missing|decode|cannot").any()
 
@@ -155,7 +189,9 @@ def test_vqa_rad_has_the_fields_and_oddities_of_the_original(asked, shared):
 
 
 def test_questions_need_the_picture(asked):
-    """Someone who knows each question's most frequent answer gets about half of the closed ones right."""
+    """Someone who knows each question's most frequent answer gets about half of the closed ones
+    right.
+    """
     closed = asked[asked["answer_type"].str.strip() == "CLOSED"]
     first = closed[~closed["phrase_type"].str.contains("para")]
     assert len(first) > 40
@@ -167,8 +203,14 @@ def test_answers_agree_with_what_was_planted(raw, asked):
     truth = pd.read_csv(raw / "truth" / "vqa_rad.csv", keep_default_na=False)
     planted = truth.groupby("study_id")["finding"].agg(set).to_dict()
     side = {(r.study_id, r.finding): r.side for r in truth.itertuples()}
-    words = {"pneumothorax": "Pneumothorax", "pleural effusion": "Pleural Effusion", "fracture": "Fracture",
-             "kidney stone": "Kidney Stone", "ascites": "Ascites", "gallstones": "Gallstones"}  # fmt: skip
+    words = {
+        "pneumothorax": "Pneumothorax",
+        "pleural effusion": "Pleural Effusion",
+        "fracture": "Fracture",
+        "kidney stone": "Kidney Stone",
+        "ascites": "Ascites",
+        "gallstones": "Gallstones",
+    }
     checked = {"PRES": 0, "POS": 0}
     for q in asked.itertuples():
         image = q.image_name.removesuffix(".jpg")
@@ -182,7 +224,7 @@ def test_answers_agree_with_what_was_planted(raw, asked):
     assert checked["PRES"] > 10 and checked["POS"] >= 2
 
 
-# --- abdomen --------------------------------------------------------------------------------------------------------
+# --- abdomen --------------------------------------------------------------------------------------
 def test_abdomen_reaches_the_prepared_form(raw, tmp_path):
     index, card, rejects = prepare(raw, "abdomen", tmp_path / "out")
     table = pd.read_csv(raw / "abdomen" / "abdomen.csv")
@@ -192,12 +234,16 @@ def test_abdomen_reaches_the_prepared_form(raw, tmp_path):
     assert index.groupby("patient_id")["split"].nunique().max() == 1
     assert all(index[name].astype(int).sum() == table[name].sum() > 0 for name in DRAW)
     truth = pd.read_csv(raw / "truth" / "abdomen.csv")
-    assert sorted(truth["finding"].value_counts().items()) == sorted((n, table[n].sum()) for n in DRAW)
+    assert sorted(truth["finding"].value_counts().items()) == sorted(
+        (n, table[n].sum()) for n in DRAW
+    )
 
 
 @pytest.mark.parametrize("name", DRAW)
 def test_each_abdominal_finding_shows(name):
-    """With and without the finding, all else alike: the picture differs where the mask says, on the right side."""
+    """With and without the finding, all else alike: the picture differs where the mask says, on the
+    right side.
+    """
     variants = {"Bowel Obstruction": "small", "Kidney Stone": "renal", "Tube": "stent"}
     for k in range(6):
         side = ("left", "right")[k % 2]
@@ -223,7 +269,9 @@ def test_abdominal_reports_say_what_is_planted_and_no_prompt():
         parts = sections(write_abdomen_report(findings, False, rng))
         assert parts["findings"] and parts["impression"]
         said = [
-            s.strip(" .") for p in ("findings", "impression") for s in text.sentences(text.clean_report(parts[p], 999))
+            s.strip(" .")
+            for p in ("findings", "impression")
+            for s in text.sentences(text.clean_report(parts[p], 999))
         ]
         assert not prompts & set(said)
         for name, nouns in NAMES.items():
@@ -234,23 +282,47 @@ def test_abdominal_reports_say_what_is_planted_and_no_prompt():
             f.name in ("Kidney Stone", "Free Air", "Ascites", "Bowel Obstruction") for f in findings
         ):
             (side,) = sides
-            assert not re.search(r"\b" + {"left": "right", "right": "left"}[side] + r"\b", " ".join(said))
+            assert not re.search(
+                r"\b" + {"left": "right", "right": "left"}[side] + r"\b", " ".join(said)
+            )
             said_of[side] = said_of.get(side, 0) + 1
     assert min(said_of.values()) > 10 and len(said_of) == 2
 
 
-# --- what a user sees -----------------------------------------------------------------------------------------------
+# --- what a user sees -----------------------------------------------------------------------------
 def test_few_studies_are_warned_of_once(tmp_path, capsys):
     phantom.write_raw(tmp_path / "raw", 20, 3, 1, False)
     warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert len(warned) == 1 and re.search(r"20 studies give \d+ train, \d+ validate, \d+ test", warned[0])
+    assert len(warned) == 1 and re.search(
+        r"20 studies give \d+ train, \d+ validate, \d+ test", warned[0]
+    )
 
 
 def test_layout_by_name(raw, tmp_path, capsys):
     from data_prep.__main__ import main
 
-    assert main(["phantom", "--out", str(tmp_path / "a"), "--raw", str(raw), "--layout", "abdomen", "--size", "69",
-                 "--studies", "40", "--seed", "3", "--workers", "1"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "phantom",
+                "--out",
+                str(tmp_path / "a"),
+                "--raw",
+                str(raw),
+                "--layout",
+                "abdomen",
+                "--size",
+                "69",
+                "--studies",
+                "40",
+                "--seed",
+                "3",
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert json.loads((tmp_path / "a" / "card.json").read_text())["label"] == "phantom:table"
     assert main(["phantom", "--out", str(tmp_path / "b"), "--layout", "brain"]) == 2
     assert "a layout of the phantom" in capsys.readouterr().err

@@ -19,7 +19,10 @@ def real(shared, tmp_path_factory):
 def test_the_counts_of_the_paper(real):
     table = questions.read(real)
     counts = questions.counts(table).set_index(["split", "organ"])
-    assert counts.loc[("train", "all"), "questions"] == 1797 and counts.loc[("test", "all"), "questions"] == 451
+    assert (
+        counts.loc[("train", "all"), "questions"] == 1797
+        and counts.loc[("test", "all"), "questions"] == 451
+    )
     assert counts.loc[("test", "all"), ["closed", "open"]].tolist() == [272, 179]
     assert counts.loc[("test", "chest"), ["closed", "open"]].tolist() == [116, 58]
     assert not real.has_images and set(table.form) == {"open", "closed"}
@@ -29,12 +32,19 @@ def test_the_counts_of_the_paper(real):
 
 
 def test_real_baselines(real):
-    """Question-only on the real test questions: above the majority answer, below what cannot be answered."""
+    """Question-only on the real test questions: above the majority answer, below what cannot be
+    answered.
+    """
     table = questions.read(real)
     train, test = (table[table.split == s].reset_index(drop=True) for s in ("train", "test"))
     found = {}
-    for name, given in (("majority", questions.majority(train, test)), ("words", questions.from_words(train, test))):
-        rows = questions.evaluate(test, given, paper="medvill", dataset="vqa_rad", model=name, n_resamples=50)
+    for name, given in (
+        ("majority", questions.majority(train, test)),
+        ("words", questions.from_words(train, test)),
+    ):
+        rows = questions.evaluate(
+            test, given, paper="medvill", dataset="vqa_rad", model=name, n_resamples=50
+        )
         found[name] = {row["metric"]: row["value"] for row in rows if row["subset"] == ""}
         assert {row["metric"]: row["n"] for row in rows if row["subset"] == "chest"} == {
             "accuracy_total": 174, "accuracy_closed": 116, "accuracy_open": 58,
@@ -46,11 +56,18 @@ def test_real_baselines(real):
 @pytest.fixture
 def small():
     """Six training and four test questions on three images."""
-    rows = [("a", "is it left", "left", "closed", "train"), ("a", "is it there", "yes", "closed", "train"),
-            ("b", "is it there", "yes", "closed", "train"), ("b", "what is it", "a mass", "open", "train"),
-            ("a", "what is it", "a mass", "open", "train"), ("a", "which part", "chest", "open", "train"),
-            ("a", "is it there", "no", "closed", "test"), ("c", "is it there", "yes", "closed", "test"),
-            ("c", "what is it", "a mass", "open", "test"), ("c", "what is it", "never seen", "open", "test")]  # fmt: skip
+    rows = [
+        ("a", "is it left", "left", "closed", "train"),
+        ("a", "is it there", "yes", "closed", "train"),
+        ("b", "is it there", "yes", "closed", "train"),
+        ("b", "what is it", "a mass", "open", "train"),
+        ("a", "what is it", "a mass", "open", "train"),
+        ("a", "which part", "chest", "open", "train"),
+        ("a", "is it there", "no", "closed", "test"),
+        ("c", "is it there", "yes", "closed", "test"),
+        ("c", "what is it", "a mass", "open", "test"),
+        ("c", "what is it", "never seen", "open", "test"),
+    ]
     table = pd.DataFrame(rows, columns=["image_id", "question", "answer", "form", "split"])
     table["organ"], table["kind"], table["qid"] = "chest", "X", [str(k) for k in range(len(rows))]
     table["row"] = table.image_id.map({"a": 0, "b": 1, "c": 2})
@@ -67,10 +84,15 @@ def test_vocabulary_and_majority(small):
 
 def test_accuracies_by_hand(small):
     test = small[small.split == "test"].reset_index(drop=True)
-    rows = questions.evaluate(test, ["yes", "yes", "a mass", "a mass"], paper="p", dataset="d", model="m", n_resamples=200)
+    rows = questions.evaluate(
+        test, ["yes", "yes", "a mass", "a mass"], paper="p", dataset="d", model="m", n_resamples=200
+    )
     found = {(r["subset"], r["metric"]): (r["value"], r["n"]) for r in rows}
     assert found[("", "accuracy_total")] == (0.5, 4) and found[("", "accuracy_closed")] == (0.5, 2)
-    assert found[("images without a training question", "accuracy_total")] == (pytest.approx(2 / 3), 3)
+    assert found[("images without a training question", "accuracy_total")] == (
+        pytest.approx(2 / 3),
+        3,
+    )
     assert found[("images without a training question", "accuracy_open")] == (0.5, 2)
     closed = next(r for r in rows if r["metric"] == "accuracy_closed" and r["subset"] == "")
     assert set(np.unique(closed["draws"])) == {0.0, 0.5, 1.0}, "whole images are drawn"
@@ -83,6 +105,9 @@ def test_another_image_of_the_same_organ(small):
     assert questions.swapped(alone, 0)[9] == small.row[9]
 
 
-@pytest.mark.parametrize(("given", "wanted"), [("X Ray", "x-ray"), ("Yes ", "yes"), ("PA", "posterior anterior"), ("3", "3")])
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [("X Ray", "x-ray"), ("Yes ", "yes"), ("PA", "posterior anterior"), ("3", "3")],
+)
 def test_answers_have_one_wording(given, wanted):
     assert questions.clean_answer(given) == wanted

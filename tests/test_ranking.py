@@ -1,4 +1,6 @@
-"""Retrieval scores: worked cases, the released numbers, exact chance, and speed that needs no loop."""
+"""Retrieval scores: worked cases, the released numbers, exact chance, and speed that needs no
+loop.
+"""
 
 import json
 from itertools import permutations
@@ -18,7 +20,10 @@ def test_by_hand():
     assert found["mrr"].tolist() == [1 / 2, 1 / 4]
     assert found["hit@1"].tolist() == [0, 0] and found["hit@2"].tolist() == [1, 0]
     assert found["recall@2"].tolist() == [0.5, 0] and found["recall@10"].tolist() == [1, 1]
-    assert found["precision@2"].tolist() == [0.5, 0] and found["precision@10"].tolist() == [0.2, 0.1]
+    assert found["precision@2"].tolist() == [0.5, 0] and found["precision@10"].tolist() == [
+        0.2,
+        0.1,
+    ]
 
 
 def test_ties_count_against_and_no_right_answer_has_no_value():
@@ -35,7 +40,9 @@ def test_ties_count_against_and_no_right_answer_has_no_value():
 
 
 def test_the_released_numbers(shared):
-    """Where scores are tied the release's order is that of an unstable sort: those queries are set apart."""
+    """Where scores are tied the release's order is that of an unstable sort: those queries are set
+    apart.
+    """
     path = shared / "parity" / "medvill_retrieval_metrics"
     t, about = load_file(f"{path}.safetensors"), json.loads(path.with_suffix(".json").read_text())
     size = about["eval_len_size"]
@@ -54,14 +61,29 @@ def test_the_released_numbers(shared):
     found = ranking.per_query(as_released, right)
     assert np.mean(found["mrr"]) == pytest.approx(wanted["mrr"])
     for k in (1, 5, 10):
-        assert np.mean(found[f"hit@{k}"]) == pytest.approx(wanted["hits"]["t2i_retrieval"][f"R@{k}"])
-        assert round(np.mean(found[f"recall@{k}"]), 3) == wanted["recall_precision"]["t2i_recall"][f"R@{k}"]
-        assert round(np.mean(found[f"precision@{k}"]), 3) == wanted["recall_precision"]["t2i_precision"][f"R@{k}"]
+        assert np.mean(found[f"hit@{k}"]) == pytest.approx(
+            wanted["hits"]["t2i_retrieval"][f"R@{k}"]
+        )
+        assert (
+            round(np.mean(found[f"recall@{k}"]), 3)
+            == wanted["recall_precision"]["t2i_recall"][f"R@{k}"]
+        )
+        assert (
+            round(np.mean(found[f"precision@{k}"]), 3)
+            == wanted["recall_precision"]["t2i_precision"][f"R@{k}"]
+        )
     empty = right.copy()
     empty[0] = False  # the release: NaN for the mean; ours leaves the query out
-    assert np.isnan(about["results"]["no_positive_in_query_0"]["recall_precision"]["t2i_recall"]["R@1"])
+    assert np.isnan(
+        about["results"]["no_positive_in_query_0"]["recall_precision"]["t2i_recall"]["R@1"]
+    )
     assert np.isnan(ranking.per_query(as_released, empty)["recall@1"][0])
-    assert ranking.estimate(ranking.per_query(as_released, empty)["recall@1"], np.arange(len(right)), 20)[2] == len(right) - 1
+    assert (
+        ranking.estimate(
+            ranking.per_query(as_released, empty)["recall@1"], np.arange(len(right)), 20
+        )[2]
+        == len(right) - 1
+    )
 
 
 def _clear(scores, right) -> bool:
@@ -72,7 +94,10 @@ def _clear(scores, right) -> bool:
 
 def test_chance_is_the_mean_over_all_orders():
     right = np.array([True, True, False, False, False])
-    every = [ranking.per_query(-np.array(order, float)[None], right[None], ks=(1, 2)) for order in permutations(range(5))]
+    every = [
+        ranking.per_query(-np.array(order, float)[None], right[None], ks=(1, 2))
+        for order in permutations(range(5))
+    ]
     wanted = {name: np.mean([one[name] for one in every]) for name in every[0]}
     found = ranking.chance([2], 5, ks=(1, 2))
     assert {name: value[0] for name, value in found.items()} == pytest.approx(wanted)

@@ -1,4 +1,6 @@
-"""Readers' operating points: worked by hand on a small folder, and on the public CheXpert test labels."""
+"""Readers' operating points: worked by hand on a small folder, and on the public CheXpert test
+labels.
+"""
 
 import json
 
@@ -13,13 +15,20 @@ TRUTH = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0]])
 
 
 def write_folder(folder, truth, tables, label="chexpert_test"):
-    """A prepared folder; `tables`: (reader, kind) -> DataFrame studies x findings, columns in any order."""
+    """A prepared folder; `tables`: (reader, kind) -> DataFrame studies x findings, columns in any
+    order.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     index = truth.rename_axis("study_id").reset_index()
     index.insert(1, "patient_id", index.study_id.str.split("/").str[0])
     index.assign(split="test").to_csv(folder / "index.csv", index=False)
-    parts = [t.rename_axis("study_id").reset_index().melt("study_id", var_name="finding").assign(reader=r, kind=k)
-             for (r, k), t in tables.items()]
+    parts = [
+        t.rename_axis("study_id")
+        .reset_index()
+        .melt("study_id", var_name="finding")
+        .assign(reader=r, kind=k)
+        for (r, k), t in tables.items()
+    ]
     pd.concat(parts)[readers.LONG].to_csv(folder / "readers.csv", index=False)
     (folder / "card.json").write_text(json.dumps({"name": "chexpert_test", "label": label}))
     return folder
@@ -33,21 +42,35 @@ def small(tmp_path):
     one_miss = truth.copy()
     one_miss.iloc[0, 0] = 0
     scores = (truth * 7.5 - 3)[FINDINGS[::-1]]
-    return write_folder(tmp_path / "small", truth, {
-        ("r1", "benchmark"): perfect, ("r2", "benchmark"): one_miss,
-        ("m", "model"): scores, ("bc1", "ground_truth"): 1 - truth, ("lab", "labeler"): truth.replace(0, np.nan)})
+    return write_folder(
+        tmp_path / "small",
+        truth,
+        {
+            ("r1", "benchmark"): perfect,
+            ("r2", "benchmark"): one_miss,
+            ("m", "model"): scores,
+            ("bc1", "ground_truth"): 1 - truth,
+            ("lab", "labeler"): truth.replace(0, np.nan),
+        },
+    )
 
 
 def read_original(root, folder):
-    """Our own short reading of the public label files, in the form `data_prep chexpert_test` writes."""
+    """Our own short reading of the public label files, in the form `data_prep chexpert_test`
+    writes.
+    """
+
     def table(path):
         frame = pd.read_csv(path)
         return frame.set_index(frame.columns[0])
+
     tables = {}
-    for kind, pattern in (("benchmark", "radiologists/benchmark_radiologists/*.csv"),
-                          ("ground_truth", "radiologists/groundtruth/*.csv"),
-                          ("model", "example_models/predictions/*/*.csv"),
-                          ("decision", "example_models/decisions/*/*.csv")):
+    for kind, pattern in (
+        ("benchmark", "radiologists/benchmark_radiologists/*.csv"),
+        ("ground_truth", "radiologists/groundtruth/*.csv"),
+        ("model", "example_models/predictions/*/*.csv"),
+        ("decision", "example_models/decisions/*/*.csv"),
+    ):
         for path in sorted(root.glob(pattern)):
             tables[path.stem, kind] = table(path)
     return write_folder(folder, table(root / "groundtruth.csv"), tables)
@@ -65,17 +88,26 @@ def real(request, shared, tmp_path_factory):
 
 def test_points_by_hand(small):
     points = readers.operating_points(small).set_index(["finding", "reader"])
-    assert list(points.index.get_level_values(0)) == ["Atelectasis", "Atelectasis", "Edema", "Edema"]
+    assert list(points.index.get_level_values(0)) == [
+        "Atelectasis",
+        "Atelectasis",
+        "Edema",
+        "Edema",
+    ]
     assert points.loc[("Edema", "r1"), readers.POINT_METRICS].tolist() == [1, 1, 1, 1]
     missed = points.loc[("Edema", "r2")]
     assert missed.sensitivity == 0.5 and missed.specificity == 1
     assert missed.f1 == pytest.approx(2 / 3) and missed.n == 5 and missed.positives == 2
     means = readers.mean_points(points.reset_index()).set_index("finding")
-    assert means.sensitivity["Edema"] == 0.75 and means.sensitivity["mean of 2"] == pytest.approx(0.875)
+    assert means.sensitivity["Edema"] == 0.75 and means.sensitivity["mean of 2"] == pytest.approx(
+        0.875
+    )
 
 
 def test_columns_go_by_name(small):
-    """The perfect reader's columns stand in another order than the truth's; the scores lie outside [0, 1]."""
+    """The perfect reader's columns stand in another order than the truth's; the scores lie outside
+    [0, 1].
+    """
     curves = readers.model_curves(small).set_index("finding")
     assert curves.auroc.to_dict() == {"Atelectasis": 1.0, "Edema": 1.0}
     assert readers.model_predictions(small).score.min() < 0
@@ -85,7 +117,9 @@ def test_result_rows(small):
     rows = pd.DataFrame(readers.result_rows(small, n_resamples=50))
     edema = rows[(rows.subset == "Edema") & (rows.metric == "sensitivity")].iloc[0]
     assert edema.value == 0.75 and edema.ci_low <= 0.75 <= edema.ci_high and edema.n == 5
-    assert set(rows.model) == {"2 benchmark radiologists (mean)"} and set(rows.control) == {"reader"}
+    assert set(rows.model) == {"2 benchmark radiologists (mean)"} and set(rows.control) == {
+        "reader"
+    }
 
 
 def test_phantom_readers_are_named_simulated(small):
@@ -105,7 +139,10 @@ def test_a_missing_decision_is_left_out(small):
     (small / "both").mkdir()
     (small / "both" / "index.csv").write_bytes((small / "index.csv").read_bytes())
     table.assign(value=table.value.mask(gone)).to_csv(small / "both" / "readers.csv", index=False)
-    n = {(r["subset"], r["metric"]): r["n"] for r in readers.result_rows(small / "both", n_resamples=10)}
+    n = {
+        (r["subset"], r["metric"]): r["n"]
+        for r in readers.result_rows(small / "both", n_resamples=10)
+    }
     assert n["Edema", "f1"] == 4, "no reader has decided it"
     point = readers.operating_points(small).set_index(["finding", "reader"]).loc[("Edema", "r2")]
     assert point.n == 4 and point.sensitivity == 1
@@ -130,12 +167,16 @@ def test_no_predictions(small):
 
 
 def test_a_class_without_positives_has_no_curve():
-    predictions = pd.DataFrame({"finding": list("aabb"), "label": [0, 0, 0, 1], "score": [1, 2, 1, 2], "model": "m"})
+    predictions = pd.DataFrame(
+        {"finding": list("aabb"), "label": [0, 0, 0, 1], "score": [1, 2, 1, 2], "model": "m"}
+    )
     assert readers.curves(predictions).finding.tolist() == ["b"]
 
 
 def test_real_readers(real):
-    """Mean F1 0.6160 and MCC 0.5296 over five pathologies, and the per-class values of paper_values.csv."""
+    """Mean F1 0.6160 and MCC 0.5296 over five pathologies, and the per-class values of
+    paper_values.csv.
+    """
     points = readers.operating_points(real)
     assert points.groupby("finding").reader.nunique().eq(3).all() and set(points.n) == {500}
     means = readers.mean_points(points).set_index("finding")
@@ -150,18 +191,26 @@ def test_real_readers(real):
 
 def test_real_models(real):
     predictions = readers.model_predictions(real)
-    assert predictions.model.nunique() == 6 and predictions.score.max() > 1  # one model's scores leave [0, 1]
+    assert (
+        predictions.model.nunique() == 6 and predictions.score.max() > 1
+    )  # one model's scores leave [0, 1]
     curves = readers.curves(predictions)
     assert len(curves) == 30 and curves.auroc.between(0.6, 1).all()
-    part = predictions[(predictions.finding == "Edema") & (predictions.model == predictions.model[0])]
+    part = predictions[
+        (predictions.finding == "Edema") & (predictions.model == predictions.model[0])
+    ]
     ours = curves[(curves.finding == "Edema") & (curves.model == predictions.model[0])].auroc.item()
     assert ours == metrics.auroc(part.label, part.score)
 
 
 def test_real_readers_are_reproduced(real):
-    """The rows our evaluation writes agree with the published reader rows in the comparison table."""
+    """The rows our evaluation writes agree with the published reader rows in the comparison
+    table.
+    """
     rows = pd.DataFrame(readers.result_rows(real, n_resamples=100))
     table = compare.join(rows)
     table = table[table.status.str.contains("recomputed")]
-    assert set(table.verdict) == {"reproduced"} and len(table) == 18  # 8 findings and the mean of 5, F1 and MCC
+    assert (
+        set(table.verdict) == {"reproduced"} and len(table) == 18
+    )  # 8 findings and the mean of 5, F1 and MCC
     assert table.difference.abs().max() <= 5e-4

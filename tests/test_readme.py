@@ -9,11 +9,16 @@ import pytest
 from medxvl import data, graph, launch, paths, presets
 
 TEXT = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-SUMMED_UP = ("figures/readme/", "tests/parity/")  # folders of pictures and numbers: told of as a whole
+SUMMED_UP = (
+    "figures/readme/",
+    "tests/parity/",
+)  # folders of pictures and numbers: told of as a whole
 
 
 def listed():
-    """{path: description} of the files in the tree of README.md; a folder ends with a slash and indents what is in it."""
+    """{path: description} of the files in the tree of README.md; a folder ends with a slash and
+    indents what is in it.
+    """
     block = TEXT.split("## The tree")[1].split("```")[1].strip("\n")
     found, folders = {}, {}
     for line in block.split("\n"):
@@ -51,7 +56,11 @@ def test_the_tree_lists_every_file_and_no_other(tracked):
 
 
 def test_no_python_file_is_too_long_to_read(tracked):
-    long = {name: n for name in tracked if name.endswith(".py") and (n := len((paths.ROOT / name).read_text().splitlines())) > 400}
+    long = {
+        name: n
+        for name in tracked
+        if name.endswith(".py") and (n := len((paths.ROOT / name).read_text().splitlines())) > 400
+    }
     assert not long, "one idea a file, at most 400 lines"
 
 
@@ -68,17 +77,25 @@ def test_every_notebook_has_its_question():
 def commands():
     """Lines of the bash blocks that start run_all.sh, comments and continuation lines put right."""
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.S)).replace("\\\n", " ")
-    return [shlex.split(line.split("#")[0])[1:] for line in blocks.splitlines() if line.startswith("./run_all.sh")]
+    return [
+        shlex.split(line.split("#")[0])[1:]
+        for line in blocks.splitlines()
+        if line.startswith("./run_all.sh")
+    ]
 
 
 def test_the_commands_are_valid(tmp_path, monkeypatch):
-    """Each example is taken by the options' parser, with a folder in place of the path of the data."""
+    """Each example is taken by the options' parser, with a folder in place of the path of the
+    data.
+    """
     (tmp_path / "x").write_text("x")
     checked = 0
     for words in commands():
         if words[:1] in (["lab"], ["test"], ["verify"], ["--help"]):
             continue
-        for each in launch.by_preset([re.sub(r":/path/to/\w+", f":{tmp_path}", word) for word in words]):
+        for each in launch.by_preset(
+            [re.sub(r":/path/to/\w+", f":{tmp_path}", word) for word in words]
+        ):
             plan = launch.parse(each)
             assert plan.preset in presets.NAMES and plan.notebooks
         checked += 1
@@ -86,16 +103,29 @@ def test_the_commands_are_valid(tmp_path, monkeypatch):
 
 
 def test_roles_datasets_and_presets_are_named():
-    for name in (*data.ROLES, *data.NAMES, *presets.NAMES, "rejects.csv", "card.json", "index.csv", "images.h5"):
+    for name in (
+        *data.ROLES,
+        *data.NAMES,
+        *presets.NAMES,
+        "rejects.csv",
+        "card.json",
+        "index.csv",
+        "images.h5",
+    ):
         assert f"`{name}`" in TEXT or f"{name}" in re.findall(r"[\w.]+", TEXT), name
 
 
 def test_links_and_pictures_are_there():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         if not target.startswith("https://"):
-            assert (paths.ROOT / target).is_file(), f"README.md points to {target}, which is not there"
+            assert (paths.ROOT / target).is_file(), (
+                f"README.md points to {target}, which is not there"
+            )
     for anchor in re.findall(r"\]\(#([^)]+)\)", TEXT):
-        assert anchor in [h.lower().replace(" ", "-").replace(",", "") for h in re.findall(r"^## (.*)$", TEXT, re.M)]
+        assert anchor in [
+            h.lower().replace(" ", "-").replace(",", "")
+            for h in re.findall(r"^## (.*)$", TEXT, re.M)
+        ]
 
 
 def test_pictures_and_numbers_of_the_phantom_say_so():

@@ -7,7 +7,15 @@ from scipy import stats
 
 from medxvl import repeats, runs
 
-BASE = {"paper": "p", "task": "t", "dataset": "d", "split": "test", "subset": "", "metric": "auroc", "control": ""}
+BASE = {
+    "paper": "p",
+    "task": "t",
+    "dataset": "d",
+    "split": "test",
+    "subset": "",
+    "metric": "auroc",
+    "control": "",
+}
 
 
 def table(values: dict, by: str, **more) -> pd.DataFrame:
@@ -34,28 +42,40 @@ def test_paired_test_is_scipy_s(by):
     rng = np.random.default_rng(0)
     ours, other = rng.normal(0.80, 0.02, 30), rng.normal(0.78, 0.02, 30)
     (row,) = repeats.paired(table({"BAR": ours, "S2S": other}, by), "BAR", by).to_dict("records")
-    assert row["p"] == pytest.approx(stats.ttest_rel(other, ours).pvalue) and row["p_holm"] == row["p"]
+    assert (
+        row["p"] == pytest.approx(stats.ttest_rel(other, ours).pvalue) and row["p_holm"] == row["p"]
+    )
     assert row["difference"] == pytest.approx((other - ours).mean()) and row["pairs"] == 30
 
 
 def test_pairs_are_of_the_same_repetition_and_controls_stay_out():
     both = table({"BAR": [0.5, 0.6, 0.7], "S2S": [0.51, 0.61]}, "seed")
     control = table({"S2S": [0.1, 0.1]}, "seed", control="shuffled images")
-    (row,) = repeats.paired(pd.concat([both, control]).sample(frac=1, random_state=1), "BAR", "seed").to_dict("records")
-    assert row["pairs"] == 2 and row["difference"] == pytest.approx(0.01) and np.isnan(row["p"]), "no spread: no test"
+    (row,) = repeats.paired(
+        pd.concat([both, control]).sample(frac=1, random_state=1), "BAR", "seed"
+    ).to_dict("records")
+    assert row["pairs"] == 2 and row["difference"] == pytest.approx(0.01) and np.isnan(row["p"]), (
+        "no spread: no test"
+    )
     assert repeats.paired(both, "no such", "seed").empty
     with pytest.raises(ValueError, match="draw or seed"):
         repeats.paired(both, "BAR", "week")
 
 
 def test_readable():
-    assert "nothing to compare" in repeats.readable(repeats.paired(table({"BAR": [0.5]}, "seed"), "BAR", "seed"))
-    told = repeats.readable(repeats.paired(table({"BAR": [0.5, 0.6], "S2S": [0.6, 0.7]}, "seed"), "BAR", "seed"))
+    assert "nothing to compare" in repeats.readable(
+        repeats.paired(table({"BAR": [0.5]}, "seed"), "BAR", "seed")
+    )
+    told = repeats.readable(
+        repeats.paired(table({"BAR": [0.5, 0.6], "S2S": [0.6, 0.7]}, "seed"), "BAR", "seed")
+    )
     assert "+0.100" in told and "no test" in told
 
 
 def test_holm():
-    assert repeats.holm([0.01, 0.04, np.nan, 0.03]) == pytest.approx([0.03, 0.06, np.nan, 0.06], nan_ok=True)
+    assert repeats.holm([0.01, 0.04, np.nan, 0.03]) == pytest.approx(
+        [0.03, 0.06, np.nan, 0.06], nan_ok=True
+    )
     assert repeats.holm([0.9, 0.8]).tolist() == [1, 1] and len(repeats.holm([])) == 0
 
 

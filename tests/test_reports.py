@@ -17,9 +17,27 @@ HEADINGS = [
     "___",
 ]
 PIECES = st.sampled_from(
-    [*HEADINGS, "No effusion.", "Edema", "1.", "\n", "\n\n", "\r\n", " ", "-", ":", "*", "\x00", "İ"]
+    [
+        *HEADINGS,
+        "No effusion.",
+        "Edema",
+        "1.",
+        "\n",
+        "\n\n",
+        "\r\n",
+        " ",
+        "-",
+        ":",
+        "*",
+        "\x00",
+        "İ",
+    ]
 )
-reports = st.text() | st.lists(PIECES, max_size=30).map(" ".join) | st.lists(PIECES, max_size=30).map("".join)
+reports = (
+    st.text()
+    | st.lists(PIECES, max_size=30).map(" ".join)
+    | st.lists(PIECES, max_size=30).map("".join)
+)
 prose = st.text(st.sampled_from("abc ")).map(lambda s: f"aa{s.strip()}z.")
 
 
@@ -50,7 +68,9 @@ def test_sections_of_any_text(text):
 @settings(max_examples=100, deadline=None)
 @given(prose, prose, st.sampled_from(["\n", "\r\n", "\r", "\n\n", "\n   "]))
 def test_headed_sections_come_back(findings, impression, line):
-    text = line.join(["FINAL REPORT", "COMPARISON: none.", f"FINDINGS: {findings}", f"IMPRESSION: {impression}"])
+    text = line.join(
+        ["FINAL REPORT", "COMPARISON: none.", f"FINDINGS: {findings}", f"IMPRESSION: {impression}"]
+    )
     assert sections(text) == {"findings": clean(findings), "impression": clean(impression)}
 
 
@@ -74,7 +94,10 @@ def test_bytes_become_text_or_are_refused(data):
 
 
 def test_windows_letters():
-    assert decode("Can’t exclude “pneumonia”".encode("cp1252")) == ("Can’t exclude “pneumonia”", False)
+    assert decode("Can’t exclude “pneumonia”".encode("cp1252")) == (
+        "Can’t exclude “pneumonia”",
+        False,
+    )
     assert decode(b"\x81 \xfc") == ("\x81 ü", False)  # 81 is no letter of Windows-1252
 
 

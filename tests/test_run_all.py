@@ -18,7 +18,9 @@ def checkout(folder, pins="torch==2.13.0\n"):
     shutil.copy(paths.ROOT / "run_all.sh", root)
     shutil.copy(paths.ROOT / "pyproject.toml", root)
     for package in ("medxvl", "data_prep"):
-        shutil.copytree(paths.ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            paths.ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     (root / "requirements.txt").write_text(pins)
     return root
 
@@ -34,7 +36,12 @@ def start(root, *options, cwd=None, tools=None, **variables):
     path = os.pathsep.join(filter(None, [str(tools or ""), "/usr/local/bin:/usr/bin:/bin"]))
     env = {"PATH": path, "HOME": str(root), "PIP_CONFIG_FILE": os.devnull} | variables
     return subprocess.run(
-        ["bash", str(root / "run_all.sh"), *options], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+        ["bash", str(root / "run_all.sh"), *options],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -43,7 +50,10 @@ def test_start_answers_before_it_installs(tmp_path):
     helped = start(root, "demo", "--help", cwd=tmp_path, PYTHON=sys.executable)
     assert helped.returncode == 0 and "usage: ./run_all.sh" in helped.stdout, helped.stderr
     wrong = start(root, "dmeo", cwd=tmp_path, PYTHON=sys.executable)
-    assert wrong.returncode == 2 and "error: unknown preset or notebook 'dmeo' (did you mean demo?)" in wrong.stderr
+    assert (
+        wrong.returncode == 2
+        and "error: unknown preset or notebook 'dmeo' (did you mean demo?)" in wrong.stderr
+    )
     assert not (root / ".venv").exists()
 
 
@@ -66,15 +76,27 @@ def test_start_with_old_python(tmp_path):
         and "the active virtual environment" in answer.stderr
         and "has Python 3.10.1" in answer.stderr
     )
-    answer = start(root, "--help", CONDA_PREFIX=str(tmp_path / "env"), CONDA_DEFAULT_ENV="base", PYTHON=sys.executable)
+    answer = start(
+        root,
+        "--help",
+        CONDA_PREFIX=str(tmp_path / "env"),
+        CONDA_DEFAULT_ENV="base",
+        PYTHON=sys.executable,
+    )
     assert answer.returncode == 0, "conda's base must not count as active"
 
 
 def test_start_without_venv_module(tmp_path):
     root, tools = checkout(tmp_path), tmp_path / "tools"
-    script(tools / "python3", f'case "$*" in *ensurepip*) exit 1 ;; esac\nexec "{sys.executable}" "$@"')
+    script(
+        tools / "python3", f'case "$*" in *ensurepip*) exit 1 ;; esac\nexec "{sys.executable}" "$@"'
+    )
     answer = start(root, "smoke", tools=tools)
-    assert answer.returncode == 1 and "apt install python3-venv" in answer.stderr and "Traceback" not in answer.stderr
+    assert (
+        answer.returncode == 1
+        and "apt install python3-venv" in answer.stderr
+        and "Traceback" not in answer.stderr
+    )
 
 
 def test_start_without_disk(tmp_path):
@@ -94,8 +116,17 @@ def test_start_without_network(tmp_path):
     root = checkout(tmp_path, pins="medxvl-needs-the-network==1.0\n")
     (root / ".venv" / "bin").mkdir(parents=True)
     (root / ".venv" / "bin" / "python").write_text("not a program")
-    answer = start(root, "smoke", PYTHON=sys.executable, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="1")
+    answer = start(
+        root,
+        "smoke",
+        PYTHON=sys.executable,
+        PIP_INDEX_URL="http://127.0.0.1:9/simple",
+        PIP_RETRIES="1",
+    )
     assert answer.returncode == 1 and answer.stderr.count("error:") == 1
-    assert "no network" in answer.stderr and str(root / ".venv" / "medxvl-install.log") in answer.stderr
+    assert (
+        "no network" in answer.stderr
+        and str(root / ".venv" / "medxvl-install.log") in answer.stderr
+    )
     assert subprocess.run([root / ".venv" / "bin" / "python", "-c", ""]).returncode == 0
     assert not (root / ".venv" / ".medxvl-installed").exists()

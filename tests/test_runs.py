@@ -54,8 +54,16 @@ def figure():
 def test_start_says_what_runs_where(run, capsys):
     runs.start(NAME, "smoke", "seed=5")
     said = capsys.readouterr().out
-    assert "smoke seed=5" in said and "cpu, 1 thread" in said and f"torch {torch.__version__.split('+')[0]}" in said
-    assert run.device == torch.device("cpu") and run.checkpoints.is_dir() and run.preset.name == "smoke"
+    assert (
+        "smoke seed=5" in said
+        and "cpu, 1 thread" in said
+        and f"torch {torch.__version__.split('+')[0]}" in said
+    )
+    assert (
+        run.device == torch.device("cpu")
+        and run.checkpoints.is_dir()
+        and run.preset.name == "smoke"
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,20 +92,52 @@ def test_seed_everything():
 
 def test_rows_are_written_and_read_back(run, folder, monkeypatch):
     run.add_rows(
-        [ROW, ROW | {"metric": "F1", "value": float("nan"), "ci_low": np.float32(0.5), "n": 7, "control": "chance"}]
+        [
+            ROW,
+            ROW
+            | {
+                "metric": "F1",
+                "value": float("nan"),
+                "ci_low": np.float32(0.5),
+                "n": 7,
+                "control": "chance",
+            },
+        ]
     )
     run.finish(rows=[("t", "AUROC")])
     table = runs.results("smoke")
-    assert tuple(table.columns) == runs.COLUMNS and table["value"][0] == 0.1 + 0.2 and math.isnan(table["value"][1])
-    assert list(table["control"]) == ["", "chance"] and table["n"][1] == 7 and set(table["run"]) == {"first"}
-    assert set(table["preset"]) == {"smoke"} and len(set(table["manifest"])) == 1 and len(table["manifest"][0]) == 12
+    assert (
+        tuple(table.columns) == runs.COLUMNS
+        and table["value"][0] == 0.1 + 0.2
+        and math.isnan(table["value"][1])
+    )
+    assert (
+        list(table["control"]) == ["", "chance"]
+        and table["n"][1] == 7
+        and set(table["run"]) == {"first"}
+    )
+    assert (
+        set(table["preset"]) == {"smoke"}
+        and len(set(table["manifest"])) == 1
+        and len(table["manifest"][0]) == 12
+    )
     assert records.outputs(folder, NAME)["files"] == [f"rows/{NAME}.csv"]
 
     first = (folder / "rows" / f"{NAME}.csv").read_text()
     monkeypatch.setenv("MEDXVL_RUN", "second")
     again = runs.start(NAME, "smoke")
     again.add_rows(
-        [ROW, ROW | {"metric": "F1", "value": float("nan"), "ci_low": np.float32(0.5), "n": 7, "control": "chance"}]
+        [
+            ROW,
+            ROW
+            | {
+                "metric": "F1",
+                "value": float("nan"),
+                "ci_low": np.float32(0.5),
+                "n": 7,
+                "control": "chance",
+            },
+        ]
     )
     again.finish(rows=2)
     assert (folder / "rows" / f"{NAME}.csv").read_text() == first.replace("first", "second"), (
@@ -109,7 +149,9 @@ def test_rows_are_written_and_read_back(run, folder, monkeypatch):
     other = runs.start(NAME, "smoke")
     other.add_rows([ROW | {"value": 0.4}])
     other.finish(rows=1)
-    assert (folder / "history" / f"second-{NAME}.csv").read_text() == first.replace("first", "second")
+    assert (folder / "history" / f"second-{NAME}.csv").read_text() == first.replace(
+        "first", "second"
+    )
     assert list(runs.results(other.preset)["value"]) == [0.4]
 
 
@@ -117,7 +159,9 @@ def test_results_without_rows(folder):
     assert tuple(runs.results("smoke").columns) == runs.COLUMNS and len(runs.results("smoke")) == 0
 
 
-@pytest.mark.parametrize("row", [ROW | {"metrc": 1}, {k: v for k, v in ROW.items() if k != "task"}, ROW | {"run": "x"}])
+@pytest.mark.parametrize(
+    "row", [ROW | {"metrc": 1}, {k: v for k, v in ROW.items() if k != "task"}, ROW | {"run": "x"}]
+)
 def test_rows_with_other_keys_are_refused(run, row):
     with pytest.raises(ValueError, match="expected paper, task"):
         run.add_rows([row])
@@ -151,12 +195,20 @@ def test_figures_have_the_same_bytes_every_time(run, folder):
     run.save_figure(figure(), "one")
     here = [(run.figures / f"one{suffix}").read_bytes() for suffix in (".pdf", ".png")]
     run.finish(figures=["one"])
-    code = "import test_runs as t; t.runs.Run(t.NAME, t.runs.presets.load('smoke')).save_figure(t.figure(), 'one')"
-    env = os.environ | {"MEDXVL_RUNS": str(folder.parent / "other"), "PYTHONHASHSEED": "77", "SOURCE_DATE_EPOCH": "1"}
+    code = (
+        "import test_runs as t; t.runs.Run(t.NAME, "
+        "t.runs.presets.load('smoke')).save_figure(t.figure(), 'one')"
+    )
+    env = os.environ | {
+        "MEDXVL_RUNS": str(folder.parent / "other"),
+        "PYTHONHASHSEED": "77",
+        "SOURCE_DATE_EPOCH": "1",
+    }
     env["PYTHONPATH"] = os.pathsep.join([str(paths.ROOT), str(paths.ROOT / "tests")])
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT, env=env)
     there = [
-        (folder.parent / "other" / "smoke" / "figures" / f"one{suffix}").read_bytes() for suffix in (".pdf", ".png")
+        (folder.parent / "other" / "smoke" / "figures" / f"one{suffix}").read_bytes()
+        for suffix in (".pdf", ".png")
     ]
     assert here == there
     assert b"/FontFile2" in here[0], "fonts must be in the PDF"

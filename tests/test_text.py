@@ -12,7 +12,11 @@ import torch
 from medxvl import paths, text
 
 CASES = json.loads((Path(__file__).parent / "parity" / "xvl_text.json").read_text(encoding="utf-8"))
-CORPUS = ["small left pleural effusion.", "no acute process.", "mild cardiomegaly and pulmonary edema."] * 3
+CORPUS = [
+    "small left pleural effusion.",
+    "no acute process.",
+    "mild cardiomegaly and pulmonary edema.",
+] * 3
 
 
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
@@ -22,10 +26,15 @@ def test_clean_report_equals_the_release(case):
 
 
 def test_sentences_equal_the_release_but_for_decimals():
-    """A full stop between two digits ends no sentence here; everything else is cut as in the release."""
+    """A full stop between two digits ends no sentence here; everything else is cut as in the
+    release.
+    """
     differing = []
     for case in CASES:
-        ours, theirs = text.sentences(case["pre_caption_120"]), [s.strip() for s in case["split_pre"]]
+        ours, theirs = (
+            text.sentences(case["pre_caption_120"]),
+            [s.strip() for s in case["split_pre"]],
+        )
         if ours != theirs:
             differing.append(case["pre_caption_120"])
             assert any(
@@ -52,23 +61,28 @@ def test_join_is_what_sentences_undo():
     assert text.sentences(text.join(parts)) == parts
 
 
-# --- the tokenizer --------------------------------------------------------------------------------------------------
+# --- the tokenizer --------------------------------------------------------------------------------
 def test_the_vocabulary_does_not_depend_on_the_hash_seed():
-    """Two fresh processes with other hash seeds learn the same tokens: else no checkpoint could be repeated."""
+    """Two fresh processes with other hash seeds learn the same tokens: else no checkpoint could be
+    repeated.
+    """
     code = (
         "import hashlib, sys, numpy as np; from data_prep.phantom import sample_findings;"
         "from data_prep.phantom_report import write_report; from medxvl import text;"
         "rng = np.random.default_rng(3);"
-        "reports = [text.clean_report(write_report(sample_findings(rng), 'AP', rng)[0]) for _ in range(300)];"
+        "reports = [text.clean_report(write_report(sample_findings(rng), 'AP', rng)[0]) for _ "
+        "in range(300)];"
         "tokenizer = text.train_tokenizer(reports, 400);"
-        "print(hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(), len(tokenizer))"
+        "print(hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(), "
+        "len(tokenizer))"
     )
     jobs = [
         subprocess.Popen(
             [sys.executable, "-c", code],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"},
+            env=os.environ
+            | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"},
         )
         for seed in ("1", "2222")
     ]
@@ -79,7 +93,13 @@ def test_the_vocabulary_does_not_depend_on_the_hash_seed():
 
 def test_special_tokens_have_the_ids_of_cxr_bert_and_any_word_can_be_spelt():
     tokenizer = text.train_tokenizer(CORPUS, 120)
-    assert tokenizer.convert_tokens_to_ids(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]) == [0, 1, 2, 3, 4]
+    assert tokenizer.convert_tokens_to_ids(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     ids, mask = text.encode(tokenizer, ["zygoma jaw quix", "effusion"], 64)
     assert 1 not in ids, "a letter that the corpus lacks became [UNK]"
     assert ids[:, 0].tolist() == [2, 2] and ids.shape == mask.shape
@@ -95,7 +115,7 @@ def test_a_saved_tokenizer_gives_the_same_ids(tmp_path):
     assert again.pad_token_id == 0 and len(again) == len(tokenizer)
 
 
-# --- masking --------------------------------------------------------------------------------------------------------
+# --- masking --------------------------------------------------------------------------------------
 def test_masking():
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 1000, (400, 50), generator=generator)
@@ -112,11 +132,15 @@ def test_masking():
     assert abs(share[0] - 0.8) < 0.03 and abs(share[1] - 0.1) < 0.03
     assert (masked[chosen] >= 4).all() and (masked[chosen] < 1000).all()
     again = text.mask_tokens(ids, 1000, 0.15, torch.Generator().manual_seed(1))
-    assert torch.equal(again[0], text.mask_tokens(ids, 1000, 0.15, torch.Generator().manual_seed(1))[0])
+    assert torch.equal(
+        again[0], text.mask_tokens(ids, 1000, 0.15, torch.Generator().manual_seed(1))[0]
+    )
 
 
 def test_vocabulary_of_released_weights(tmp_path):
-    """Read from vocab.txt it is the tokenizer that wrote it; one with other special tokens is refused."""
+    """Read from vocab.txt it is the tokenizer that wrote it; one with other special tokens is
+    refused.
+    """
     made = text.train_tokenizer(["small left effusion. no acute process."] * 3, 80)
     ids = made.get_vocab()
     path = tmp_path / "vocab.txt"

@@ -19,23 +19,33 @@ def recorded(shared):
 def test_the_released_numbers(recorded, kind):
     texts, wanted = recorded["hyps"], recorded[kind]
     references = (
-        recorded["refs"] if kind == "single_reference" else [recorded["multi_refs"][str(k)] for k in range(len(texts))]
+        recorded["refs"]
+        if kind == "single_reference"
+        else [recorded["multi_refs"][str(k)] for k in range(len(texts))]
     )
     assert text_metrics.bleu(text_metrics.bleu_counts(texts, references)) == pytest.approx(
         wanted["Bleu"]["corpus"], abs=1e-9
     )
-    assert text_metrics.cider(texts, references) == pytest.approx(wanted["CIDEr"]["per_sample"], abs=1e-9)
-    assert text_metrics.rouge_l(texts, references) == pytest.approx(wanted["ROUGE_L"]["per_sample"], abs=1e-9)
+    assert text_metrics.cider(texts, references) == pytest.approx(
+        wanted["CIDEr"]["per_sample"], abs=1e-9
+    )
+    assert text_metrics.rouge_l(texts, references) == pytest.approx(
+        wanted["ROUGE_L"]["per_sample"], abs=1e-9
+    )
 
 
 def test_bleu_by_hand():
-    counts = text_metrics.bleu_counts(["no acute process", "the the the"], ["no acute process seen", "the heart"])
+    counts = text_metrics.bleu_counts(
+        ["no acute process", "the the the"], ["no acute process seen", "the heart"]
+    )
     assert counts.tolist() == [[3, 2, 1, 0, 3, 2, 1, 0, 3, 4], [1, 0, 0, 0, 3, 2, 1, 0, 3, 2]]
     one, two, *_ = text_metrics.bleu(counts)
     assert one == pytest.approx(4 / 6) and two == pytest.approx((4 / 6 * 2 / 4) ** 0.5)
     short = text_metrics.bleu(counts[:1])[0]
     assert short == pytest.approx(np.exp(1 - 4 / 3)), "brevity penalty"
-    assert text_metrics.bleu(text_metrics.bleu_counts([""], ["no process"])) == pytest.approx([0] * 4, abs=1e-6)
+    assert text_metrics.bleu(text_metrics.bleu_counts([""], ["no process"])) == pytest.approx(
+        [0] * 4, abs=1e-6
+    )
 
 
 def test_resamples_are_what_scoring_them_again_would_give():
@@ -61,13 +71,23 @@ def test_resamples_are_what_scoring_them_again_would_give():
 
 def test_label_scores_are_the_released_ones(shared):
     found, wanted = (
-        pd.read_csv(shared / "parity" / f"medvill_label_{name}.csv").drop(columns="Reports") for name in ("hyp", "ref")
+        pd.read_csv(shared / "parity" / f"medvill_label_{name}.csv").drop(columns="Reports")
+        for name in ("hyp", "ref")
     )
-    recorded = json.loads((shared / "parity" / "medvill_label_accuracy.json").read_text())["report_label_eval"]
-    names = {"positive": "positive", "negative": "negative(0)", "uncertain": "uncertain(-1)", "mentioned": "all"}
+    recorded = json.loads((shared / "parity" / "medvill_label_accuracy.json").read_text())[
+        "report_label_eval"
+    ]
+    names = {
+        "positive": "positive",
+        "negative": "negative(0)",
+        "uncertain": "uncertain(-1)",
+        "mentioned": "all",
+    }
     for ours, theirs in names.items():
         scores = text_metrics.label_scores(text_metrics.label_counts(found, wanted, ours))
-        assert [scores[name] for name in text_metrics.SCORES] == pytest.approx(recorded[theirs], abs=1e-12)
+        assert [scores[name] for name in text_metrics.SCORES] == pytest.approx(
+            recorded[theirs], abs=1e-12
+        )
     with pytest.raises(ValueError, match="mentioned or one of positive"):
         text_metrics.label_counts(found, wanted, "all")
 
@@ -77,7 +97,9 @@ def test_labels_of_reports():
         ["Left pleural effusion.", "No effusion."], ["Pleural effusion.", "Small effusion."]
     )
     scores = text_metrics.label_scores(text_metrics.label_counts(found, wanted, "positive"))
-    assert (scores["precision"], scores["recall"]) == (0.5, 0.5), "the second text is No Finding, wrongly"
+    assert (scores["precision"], scores["recall"]) == (0.5, 0.5), (
+        "the second text is No Finding, wrongly"
+    )
     nothing = text_metrics.label_scores(np.array([[0.0, 0, 0, 14]]))
     assert nothing["accuracy"] == 1 and np.isnan(nothing["f1"]) and np.isnan(nothing["precision"])
 
@@ -93,7 +115,9 @@ def test_meteor(monkeypatch):
 
 
 def test_what_has_no_value():
-    assert np.isnan(text_metrics.cider(["a"], ["a"])).all() and len(text_metrics.rouge_l([], [])) == 0
+    assert (
+        np.isnan(text_metrics.cider(["a"], ["a"])).all() and len(text_metrics.rouge_l([], [])) == 0
+    )
     with pytest.raises(ValueError, match="found 1 texts and 2 references"):
         text_metrics.bleu_counts(["a"], ["a", "b"])
 

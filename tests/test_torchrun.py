@@ -1,4 +1,5 @@
-"""The command lines for several processes: two with half the batch each leave what one leaves, with the same losses.
+"""The command lines for several processes: two with half the batch each leave what one leaves, with
+the same losses.
 
 X-VL's losses are compared step by step in test_train_ddp.py.
 """
@@ -14,7 +15,11 @@ from medxvl import paths
 
 # module, notebook, settings that hold the batch, stages that must have run
 TRAININGS = {
-    "medvill_pretrain": ("medvill_pretrain", ("medvill_batch", "medvill_alignment_batch"), {"matching", "objective"}),
+    "medvill_pretrain": (
+        "medvill_pretrain",
+        ("medvill_batch", "medvill_alignment_batch"),
+        {"matching", "objective"},
+    ),
     "ibot_pretrain": ("xvl_vision_pretrain", ("ibot_batch",), {"training"}),
 }
 
@@ -23,13 +28,26 @@ TRAININGS = {
 def data(tmp_path_factory):
     """A data folder with a small phantom, prepared."""
     folder = tmp_path_factory.mktemp("data")
-    code = "from medxvl import data, presets; p = presets.load('smoke', 'studies=80'); data.prepare(data.sources(p)['main'], p)"
-    subprocess.run([sys.executable, "-c", code], env=environment(folder, folder), check=True, capture_output=True)
+    code = (
+        "from medxvl import data, presets; p = presets.load('smoke', 'studies=80'); "
+        "data.prepare(data.sources(p)['main'], p)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(folder, folder),
+        check=True,
+        capture_output=True,
+    )
     return folder
 
 
 def environment(data, runs):
-    told = {"MEDXVL_DATA": str(data), "MEDXVL_RUNS": str(runs), "PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
+    told = {
+        "MEDXVL_DATA": str(data),
+        "MEDXVL_RUNS": str(runs),
+        "PYTHONPATH": str(paths.ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
     return os.environ | told
 
 
@@ -38,14 +56,29 @@ def train(module, data, runs, processes):
     folder, batches, _ = TRAININGS[module]
     command = [sys.executable, "-m"]
     if processes > 1:
-        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+        command += [
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            str(processes),
+            "-m",
+        ]
     settings = [f"{name}={16 // processes}" for name in batches]
     command += [f"medxvl.{module}", "smoke", "--set", "studies=80", *settings]
-    done = subprocess.run(command, cwd=paths.ROOT, env=environment(data, runs), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        command,
+        cwd=paths.ROOT,
+        env=environment(data, runs),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     left = runs / "smoke" / "checkpoints" / folder
     logs = [left / "log.jsonl", *left.parent.glob("medvill_model/log.jsonl")]
-    return [json.loads(line) for log in logs for line in log.read_text().splitlines()], sorted(p.name for p in left.glob("[!.]*"))
+    return [json.loads(line) for log in logs for line in log.read_text().splitlines()], sorted(
+        p.name for p in left.glob("[!.]*")
+    )
 
 
 @pytest.mark.parametrize("module", TRAININGS)
@@ -55,6 +88,8 @@ def test_two_processes_do_what_one_does(module, data, tmp_path):
     assert len(one) == len(two) >= 3 and {row["stage"] for row in one} >= TRAININGS[module][2]
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
-        for key in a.keys() - {"stage"}:  # sums are added up in another order, and the steps pass that on
+        for key in a.keys() - {
+            "stage"
+        }:  # sums are added up in another order, and the steps pass that on
             assert b[key] == pytest.approx(a[key], rel=2e-3, abs=1e-5), f"{key} of step {a['step']}"
     assert two[0]["total"] == pytest.approx(one[0]["total"], rel=1e-6)

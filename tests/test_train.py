@@ -1,4 +1,6 @@
-"""Pre-training: the same weights whether or not it was interrupted, checkpoints that say what they are, clear failures."""
+"""Pre-training: the same weights whether or not it was interrupted, checkpoints that say what they
+are, clear failures.
+"""
 
 import threading
 from dataclasses import replace
@@ -32,7 +34,9 @@ def test_what_a_run_leaves(whole):
     for name in ("i2t", "t2i", "i2i", "t2t", "local", "ita", "itm", "mlm"):
         assert np.isfinite(ours[name]).all(), name
     about = weights.about(folder / next(iter(kept)))
-    assert about["kind"] == "pre-trained" and about["settings"] == weights.fingerprint_of(TINY, Fake())
+    assert about["kind"] == "pre-trained" and about["settings"] == weights.fingerprint_of(
+        TINY, Fake()
+    )
     assert not list(folder.glob("*.partial"))
 
 
@@ -81,7 +85,9 @@ def test_a_finished_run_is_read_back(whole):
     assert bar.epochs == 0
     pd.testing.assert_frame_equal(again, log, check_dtype=False)
     assert all(
-        (folder / name).read_bytes() == content for name, content in before.items() if not name.startswith("last")
+        (folder / name).read_bytes() == content
+        for name, content in before.items()
+        if not name.startswith("last")
     )
 
 
@@ -94,7 +100,7 @@ def test_other_settings_begin_anew(whole, tmp_path):
     same(result(whole[0]), result(tmp_path))
 
 
-# --- failures -------------------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 def test_a_loss_that_is_not_finite_names_the_studies(tmp_path, monkeypatch):
     real = XVL.contrast
 
@@ -105,7 +111,9 @@ def test_a_loss_that_is_not_finite_names_the_studies(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"nan.*s\d\d, s\d\d") as error:
         fit(tmp_path)
     named = str(error.value).split("batch:")[1].replace(" ", "").split(",")
-    assert len(named) == TINY.contrast_batch and set(named) <= set(Fake().index["study_id"][Fake().rows("train")])
+    assert len(named) == TINY.contrast_batch and set(named) <= set(
+        Fake().index["study_id"][Fake().rows("train")]
+    )
 
 
 def test_too_few_reports(tmp_path):
@@ -119,7 +127,7 @@ def test_findings_stand_in_for_a_missing_impression():
     assert xvl_pretrain.report_sentences(data, [0], TINY) == [["no acute process", "clear lungs"]]
 
 
-# --- precision, accumulation, clipping --------------------------------------------------------------------------------
+# --- precision, accumulation, clipping ------------------------------------------------------------
 def test_bf16_trains_nearly_the_same_and_is_resumed(whole, tmp_path):
     settings = replace(TINY, precision="bf16", checkpoint_every=2)
 
@@ -128,7 +136,9 @@ def test_bf16_trains_nearly_the_same_and_is_resumed(whole, tmp_path):
             raise KeyboardInterrupt
 
     log = fit(tmp_path / "whole", preset=settings)
-    assert not log["total"].equals(whole[1]["total"]) and np.allclose(log["total"], whole[1]["total"], rtol=0.06)
+    assert not log["total"].equals(whole[1]["total"]) and np.allclose(
+        log["total"], whole[1]["total"], rtol=0.06
+    )
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "cut", Bar(after_step=stop), settings)
     fit(tmp_path / "cut", preset=settings)
@@ -187,11 +197,17 @@ def trained(folder, size, max_norm=0.0, **settings):
 def test_accumulated_batches_are_one_large_batch(tmp_path):
     task, log, whole = trained(tmp_path / "a", 8)
     task_of_parts, log_of_parts, parts = trained(tmp_path / "b", 4, accumulation=2)
-    assert task_of_parts.norm == pytest.approx(task.norm, rel=1e-6), "the gradient is their mean, not their sum"
+    assert task_of_parts.norm == pytest.approx(task.norm, rel=1e-6), (
+        "the gradient is their mean, not their sum"
+    )
     assert len(log) == len(log_of_parts) == 6 and torch.allclose(whole, parts, atol=1e-6)
-    assert np.allclose(log["total"], log_of_parts["total"], rtol=1e-6), "the mean over a step's batches is logged"
+    assert np.allclose(log["total"], log_of_parts["total"], rtol=1e-6), (
+        "the mean over a step's batches is logged"
+    )
     assert list(log.columns) == ["step", "epoch", "stage", "learning_rate", "total"]
-    with pytest.raises(ValueError, match="6 batches in an epoch do not make one step of accumulation=7"):
+    with pytest.raises(
+        ValueError, match="6 batches in an epoch do not make one step of accumulation=7"
+    ):
         trained(tmp_path / "c", 4, accumulation=7)
 
 
@@ -200,13 +216,25 @@ def test_clipping_by_the_norm_of_all(tmp_path):
     assert trained(tmp_path / "b", 8, max_norm=0.5)[0].norm == pytest.approx(0.5, abs=1e-4)
 
 
-# --- schedule and groups --------------------------------------------------------------------------------------------
+# --- schedule and groups --------------------------------------------------------------------------
 def test_stages():
     contrast, objective = xvl_pretrain.stages(TINY)
-    assert (contrast.name, contrast.first, contrast.epochs, contrast.batch_size) == ("contrast", 0, 2, 6)
-    assert (objective.name, objective.first, objective.epochs, objective.batch_size) == ("objective", 2, 2, 4)
+    assert (contrast.name, contrast.first, contrast.epochs, contrast.batch_size) == (
+        "contrast",
+        0,
+        2,
+        6,
+    )
+    assert (objective.name, objective.first, objective.epochs, objective.batch_size) == (
+        "objective",
+        2,
+        2,
+        4,
+    )
     only = xvl_pretrain.stages(presets.load("paper"))
-    assert [stage.name for stage in only] == ["objective"], "the published models have no warm-up by contrast"
+    assert [stage.name for stage in only] == ["objective"], (
+        "the published models have no warm-up by contrast"
+    )
 
 
 def test_learning_rate():
@@ -223,12 +251,20 @@ def test_learning_rate():
 def test_weight_decay_spares_what_it_should():
     model = XVL(TINY, 60)
     *groups, temperature = xvl_pretrain.parameter_groups(model, TINY)
-    decayed = [p for group in groups if group["weight_decay"] == TINY.weight_decay for p in group["params"]]
+    decayed = [
+        p for group in groups if group["weight_decay"] == TINY.weight_decay for p in group["params"]
+    ]
     spared = [p for group in groups if group["weight_decay"] == 0 for p in group["params"]]
     names = {id(p): n for n, p in model.named_parameters()}
-    assert [names[id(p)] for p in temperature["params"]] == ["temperature"] and temperature["weight_decay"] == 0
+    assert [names[id(p)] for p in temperature["params"]] == ["temperature"] and temperature[
+        "weight_decay"
+    ] == 0
     assert all(p.ndim >= 2 for p in decayed)
-    assert not [n for n in (names[id(p)] for p in decayed) if "pos_embed" in n or "cls_token" in n or "bias" in n]
+    assert not [
+        n
+        for n in (names[id(p)] for p in decayed)
+        if "pos_embed" in n or "cls_token" in n or "bias" in n
+    ]
     everything = [id(p) for p in (*decayed, *spared, *temperature["params"])]
     assert sorted(everything) == sorted(id(p) for p in model.parameters() if p.requires_grad)
 
@@ -237,13 +273,29 @@ def test_the_encoders_have_a_rate_of_their_own():
     preset = replace(TINY, encoder_rate=0.1, temperature_rate=0.5)
     model = XVL(preset, 60)
     names = {id(p): n for n, p in model.named_parameters()}
-    scale = {names[id(p)]: group["scale"] for group in xvl_pretrain.parameter_groups(model, preset) for p in group["params"]}
+    scale = {
+        names[id(p)]: group["scale"]
+        for group in xvl_pretrain.parameter_groups(model, preset)
+        for p in group["params"]
+    }
     slow = {n for n, value in scale.items() if value == 0.1}
-    look = {f"{xvl_pretrain.LOOK}{part}.{kind}" for part in ("query", "key") for kind in ("weight", "bias")}
-    assert slow == {n for n in scale if n.startswith("online.") and not n.startswith("online.fusion")} | look
+    look = {
+        f"{xvl_pretrain.LOOK}{part}.{kind}"
+        for part in ("query", "key")
+        for kind in ("weight", "bias")
+    }
+    assert (
+        slow
+        == {n for n in scale if n.startswith("online.") and not n.startswith("online.fusion")}
+        | look
+    )
     assert scale.pop("temperature") == pytest.approx(0.05)
-    contrast, objective = (stage.learning_rate(20, 25, preset) for stage in xvl_pretrain.stages(preset))
-    assert contrast * 0.1 == pytest.approx(xvl_pretrain.stages(TINY)[0].learning_rate(20, 25, TINY)), "the warm-up's is the encoders'"
+    contrast, objective = (
+        stage.learning_rate(20, 25, preset) for stage in xvl_pretrain.stages(preset)
+    )
+    assert contrast * 0.1 == pytest.approx(
+        xvl_pretrain.stages(TINY)[0].learning_rate(20, 25, TINY)
+    ), "the warm-up's is the encoders'"
     assert objective == xvl_pretrain.stages(TINY)[1].learning_rate(20, 25, TINY)
 
 
@@ -251,17 +303,23 @@ def test_clipping_is_by_parameter():
     a, b = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(4))
     a.grad, b.grad = torch.full((4,), 10.0), torch.full((4,), 0.1)
     train.clip_each([a, b], 3.0)
-    assert a.grad.norm() == pytest.approx(3.0, abs=1e-4) and torch.equal(b.grad, torch.full((4,), 0.1))
+    assert a.grad.norm() == pytest.approx(3.0, abs=1e-4) and torch.equal(
+        b.grad, torch.full((4,), 0.1)
+    )
 
 
-# --- weights --------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 def test_weights_come_back(tmp_path):
     torch.manual_seed(3)
     model, path = XVL(TINY, 60), tmp_path / "a.safetensors"
     weights.save(model, path, kind="random", settings="abc", score=0.5)
     again = weights.load_model(TINY, 60, path)
     ours, theirs = model.state_dict(), again.state_dict()
-    assert all(torch.equal(ours[k], theirs[k]) for k in ours if k.startswith(("online.", "itm_head", "temperature")))
+    assert all(
+        torch.equal(ours[k], theirs[k])
+        for k in ours
+        if k.startswith(("online.", "itm_head", "temperature"))
+    )
     assert not again.training and weights.about(path)["kind"] == "random"
     assert not [k for k in load_file(path) if k.startswith(("twin.", "image_queue", "text_queue"))]
     same_bytes = tmp_path / "b.safetensors"
@@ -283,10 +341,16 @@ def test_weights_that_are_missing_foreign_or_do_not_fit(tmp_path):
         weights.load_model(TINY, 60, tmp_path / "foreign.safetensors")
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"pretrain_threads": 2}, {"momentum": 0.5}, {"text_width": 18}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"pretrain_threads": 2}, {"momentum": 0.5}, {"text_width": 18}]
+)
 def test_the_fingerprint_follows_what_shapes_a_training(change):
-    assert weights.fingerprint_of(TINY, Fake()) != weights.fingerprint_of(replace(TINY, **change), Fake())
-    assert weights.fingerprint_of(TINY, Fake()) == weights.fingerprint_of(replace(TINY, bootstrap=5), Fake())
+    assert weights.fingerprint_of(TINY, Fake()) != weights.fingerprint_of(
+        replace(TINY, **change), Fake()
+    )
+    assert weights.fingerprint_of(TINY, Fake()) == weights.fingerprint_of(
+        replace(TINY, bootstrap=5), Fake()
+    )
     other = Fake()
     other.fingerprint = "1" * 12
     assert weights.fingerprint_of(TINY, Fake()) != weights.fingerprint_of(TINY, other)
@@ -298,4 +362,6 @@ def test_pixels_from_memory_and_from_disk_are_the_same(monkeypatch):
     kept = corpus.images(np.array([3, 0, 3]))
     monkeypatch.setattr(Pixels, "IN_MEMORY", 0)
     read = xvl_pretrain.Corpus(data, "train", None, TINY).images(np.array([3, 0, 3]))
-    assert torch.equal(kept, read) and torch.equal(kept, torch.from_numpy(data.pixels[data.rows("train")[[3, 0, 3]]]))
+    assert torch.equal(kept, read) and torch.equal(
+        kept, torch.from_numpy(data.pixels[data.rows("train")[[3, 0, 3]]])
+    )

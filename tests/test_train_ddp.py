@@ -27,8 +27,13 @@ def torchrun(processes, *arguments):
         str(processes),
         *arguments,
     ]
-    environment = os.environ | {"PYTHONPATH": f"{paths.ROOT}{os.pathsep}{HELPERS.parent}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=600)
+    environment = os.environ | {
+        "PYTHONPATH": f"{paths.ROOT}{os.pathsep}{HELPERS.parent}",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -43,13 +48,17 @@ def both(tmp_path_factory):
 
 
 def logs(folders, name):
-    return [[json.loads(line) for line in (f / name / "log.jsonl").read_text().splitlines()] for f in folders]
+    return [
+        [json.loads(line) for line in (f / name / "log.jsonl").read_text().splitlines()]
+        for f in folders
+    ]
 
 
 @pytest.mark.parametrize("name, far", [("float32", 1e-6), ("float64", 1e-12)])
 def test_the_losses_are_those_of_one_process(both, name, far):
-    """float32: relative, as sums are added up in another order. float64 shows that nothing but that differs: batch statistics,
-    negatives and queues of the whole batch, gradients through what is gathered, a mean over all masked words."""
+    """float32: relative, as sums are added up in another order. float64 shows that nothing but that
+    differs: batch statistics, negatives and queues of the whole batch, gradients through what is
+    gathered, a mean over all masked words."""
     one, two = logs(both, name)
     assert len(one) == len(two) >= 5 and {row["stage"] for row in one} >= {"objective"}
     for a, b in zip(one, two, strict=True):
@@ -59,12 +68,17 @@ def test_the_losses_are_those_of_one_process(both, name, far):
 
 
 def test_the_weights_are_those_of_one_process(both):
-    states = [torch.load(folder / "float64" / "last.pt", weights_only=True)["model"] for folder in both]
+    states = [
+        torch.load(folder / "float64" / "last.pt", weights_only=True)["model"] for folder in both
+    ]
     for name, value in states[0].items():
         assert torch.allclose(value.double(), states[1][name].double(), rtol=0, atol=1e-6), name
     kept = [sorted(p.name for p in (folder / "float32").glob("epoch-*")) for folder in both]
     assert kept[0] == kept[1]
-    assert load_file(both[1] / "float32" / kept[1][0]).keys() == load_file(both[0] / "float32" / kept[0][0]).keys()
+    assert (
+        load_file(both[1] / "float32" / kept[1][0]).keys()
+        == load_file(both[0] / "float32" / kept[0][0]).keys()
+    )
 
 
 def test_gathering(tmp_path):
@@ -105,7 +119,10 @@ def units():
     distributed.share_batch_statistics(stems[1])
     assert type(stems[0].proj[1]) is nn.BatchNorm2d is not type(stems[1].proj[1])
     images.requires_grad_()
-    a, (b, inputs) = stems[0](images), (stems[1](x := images.detach()[own].clone().requires_grad_()), x)
+    a, (b, inputs) = (
+        stems[0](images),
+        (stems[1](x := images.detach()[own].clone().requires_grad_()), x),
+    )
     assert torch.allclose(a[own], b, atol=1e-12)
     (a**3).mean().backward()
     (b**3).mean().backward()
@@ -119,7 +136,11 @@ def units():
 
 def test_one_process_is_left_alone():
     x, model = torch.randn(3, 2), nn.Sequential(nn.BatchNorm2d(2))
-    assert distributed.gather(x) is x and distributed.gather_ragged(x) is x and distributed.mean_weight(x, x) == 1.0
+    assert (
+        distributed.gather(x) is x
+        and distributed.gather_ragged(x) is x
+        and distributed.mean_weight(x, x) == 1.0
+    )
     assert distributed.own(5) == slice(0, 5) and distributed.gather_objects(x)[0] is x
     distributed.share_batch_statistics(model)
     assert type(model[0]) is nn.BatchNorm2d
@@ -129,7 +150,9 @@ def test_an_image_gets_the_same_draws_in_any_number_of_processes():
     images = torch.randint(0, 256, (6, 40, 40), dtype=torch.uint8)
     whole = vision.augmented_view(images, train_helpers.TINY, torch.Generator().manual_seed(1))
     own = slice(3, 6)
-    part = vision.augmented_view(images[own], train_helpers.TINY, torch.Generator().manual_seed(1), own, 6)
+    part = vision.augmented_view(
+        images[own], train_helpers.TINY, torch.Generator().manual_seed(1), own, 6
+    )
     assert torch.allclose(whole[own], part, atol=1e-6)
 
 

@@ -69,9 +69,13 @@ class Cut(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-@pytest.mark.parametrize("call, when", [(1, "after"), (8, "before"), *((k, "after") for k in range(11, 17))])
+@pytest.mark.parametrize(
+    "call, when", [(1, "after"), (8, "before"), *((k, "after") for k in range(11, 17))]
+)
 def test_cut_between_two_files(whole, tmp_path, monkeypatch, call, when):
-    """Cut right before or after a file takes its place: weights, state and list of the best epochs fit together again."""
+    """Cut right before or after a file takes its place: weights, state and list of the best epochs
+    fit together again.
+    """
     replace, calls = os.replace, []
 
     def cut(*names):
@@ -97,14 +101,18 @@ def test_a_line_that_was_cut_off(whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, Bar(after_step=stop), with_settings("checkpoint_every=3"))
     log = tmp_path / "log.jsonl"
-    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(8)), "each line at once"
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(8)), (
+        "each line at once"
+    )
     log.write_text(log.read_text() + '{"step": 8, "epo')
     fit(tmp_path, preset=with_settings("checkpoint_every=3"))
     same_to_the_last_bit(whole, tmp_path)
 
 
 def test_killed_at_random_moments(whole, tmp_path):
-    """Twice `kill -9` from outside, then to the end. tests/benchmarks/resume.py does it ten times, on a larger training."""
+    """Twice `kill -9` from outside, then to the end. tests/benchmarks/resume.py does it ten times,
+    on a larger training.
+    """
     pick = random.Random(4)
     for line in (pick.randint(1, 5), pick.randint(8, 12)):
         process = started(tmp_path)
@@ -120,7 +128,9 @@ def test_killed_at_random_moments(whole, tmp_path):
 def started(folder):
     program = [sys.executable, str(Path(__file__).parent / "train_helpers.py"), str(folder), EVERY]
     environment = os.environ | {"PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def wait_for_line(folder, line, process):
@@ -143,7 +153,10 @@ def test_accumulation_is_resumed_too(tmp_path):
         fit(tmp_path / "cut", Bar(after_step=stop), with_settings(settings))
     fit(tmp_path / "cut", preset=with_settings(settings))
     same_to_the_last_bit(tmp_path / "whole", tmp_path / "cut")
-    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()
+    ]
     assert steps == list(range(0, STEPS, 3)), "a line every third step"
 
 

@@ -11,10 +11,12 @@ from medxvl.variants import Step
 def books(monkeypatch):
     both = ("medvill_mask", "seed")
     rows = (
-        Notebook("10_pretrain", varies=both), Notebook("12_task", needs=("10_pretrain",), varies=both),
-        Notebook("20_other", varies=("seed",)), Notebook("25_mixed", needs=("10_pretrain", "20_other"), varies=both),
+        Notebook("10_pretrain", varies=both),
+        Notebook("12_task", needs=("10_pretrain",), varies=both),
+        Notebook("20_other", varies=("seed",)),
+        Notebook("25_mixed", needs=("10_pretrain", "20_other"), varies=both),
         Notebook("90_results", needs=("12_task", "20_other")),
-    )  # fmt: skip
+    )
     monkeypatch.setattr(graph, "NOTEBOOKS", rows)
     monkeypatch.setattr(graph, "NAMES", tuple(row.name for row in rows))
 
@@ -36,22 +38,40 @@ def test_masks_times_seeds(books):
 @pytest.mark.parametrize("variant", ["", "seed1", "seq2seq-seed0", "bi_seq2seq-seed12"])
 def test_settings_of_a_variant(variant):
     own = variants.settings(presets.load("demo", "seed=7 bootstrap=30"), variant)
-    mask, seed = ("bar", 7) if not variant else ([*variant.split("-seed")] if "-" in variant else ["bar", variant[4:]])
+    mask, seed = (
+        ("bar", 7)
+        if not variant
+        else ([*variant.split("-seed")] if "-" in variant else ["bar", variant[4:]])
+    )
     assert (own.medvill_mask, own.seed, own.bootstrap) == (mask, int(seed), 30)
 
 
 def test_a_variant_reads_its_own(books):
     preset = presets.load("demo", "masks=bar,s2s seeds=0,1")
-    assert variants.needs(Step("12_task", "seq2seq-seed1"), preset) == [Step("10_pretrain", "seq2seq-seed1")]
+    assert variants.needs(Step("12_task", "seq2seq-seed1"), preset) == [
+        Step("10_pretrain", "seq2seq-seed1")
+    ]
     assert variants.needs(Step("12_task"), preset) == [Step("10_pretrain")]
-    assert variants.needs(Step("25_mixed", "seq2seq-seed0"), preset) == [Step("10_pretrain", "seq2seq-seed0"), Step("20_other")]
-    assert variants.needs(Step("25_mixed", "bar-seed1"), preset) == [Step("10_pretrain", "bar-seed1"), Step("20_other", "seed1")]
-    assert len(variants.needs(Step("90_results"), preset)) == 6, "a notebook without variants reads them all"
+    assert variants.needs(Step("25_mixed", "seq2seq-seed0"), preset) == [
+        Step("10_pretrain", "seq2seq-seed0"),
+        Step("20_other"),
+    ]
+    assert variants.needs(Step("25_mixed", "bar-seed1"), preset) == [
+        Step("10_pretrain", "bar-seed1"),
+        Step("20_other", "seed1"),
+    ]
+    assert len(variants.needs(Step("90_results"), preset)) == 6, (
+        "a notebook without variants reads them all"
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "told"),
-    [("masks=bar,x", "'x' is no mask; expected all, or some of bidirectional"), ("seeds=1,a", "whole numbers"), ("seeds=-1", "whole")],
+    [
+        ("masks=bar,x", "'x' is no mask; expected all, or some of bidirectional"),
+        ("seeds=1,a", "whole numbers"),
+        ("seeds=-1", "whole"),
+    ],
 )
 def test_mistyped(given, told):
     with pytest.raises(ValueError, match=told):
@@ -70,8 +90,14 @@ def test_run_folders(tmp_path, monkeypatch):
 def test_one_call_of_snakemake(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
     plan = launch.parse(["smoke", "23", "--set", "seeds=0,1"])
-    would = batch.planned([*batch.snakemake(plan, tmp_path / "run", tmp_path / "run.json", []), "--dry-run"])
-    made = [f"{at}notebooks/{name}.ipynb" for at in ("", "variants/seed1/") for name in ("21_xvl_pretrain", "23_xvl_unseen_disease")]
+    would = batch.planned(
+        [*batch.snakemake(plan, tmp_path / "run", tmp_path / "run.json", []), "--dry-run"]
+    )
+    made = [
+        f"{at}notebooks/{name}.ipynb"
+        for at in ("", "variants/seed1/")
+        for name in ("21_xvl_pretrain", "23_xvl_unseen_disease")
+    ]
     assert set(made) == {file for file in would if "notebooks/" in file}
 
 
@@ -80,7 +106,10 @@ def test_threads_of_a_training_and_of_its_variants(monkeypatch):
     demo, paper = presets.load("demo"), presets.load("paper")
     assert [graph.threads("21_xvl_pretrain", p) for p in (demo, paper)] == [2, 8]
     assert [graph.threads("21_xvl_pretrain", p, "whole-seed1") for p in (demo, paper)] == [1, 8]
-    assert [graph.threads("11_medvill_pretrain", p, "seq2seq-seed0") for p in (demo, paper)] == [1, 8]
+    assert [graph.threads("11_medvill_pretrain", p, "seq2seq-seed0") for p in (demo, paper)] == [
+        1,
+        8,
+    ]
     assert graph.threads("22_xvl_zero_shot", paper) == 1
     monkeypatch.setattr(graph, "cores", lambda: 1)
     assert graph.threads("21_xvl_pretrain", demo) == 1

@@ -1,4 +1,6 @@
-"""VQA-RAD: the published counts on the real file, odd answers and types, faults of single questions."""
+"""VQA-RAD: the published counts on the real file, odd answers and types, faults of single
+questions.
+"""
 
 import json
 from pathlib import Path
@@ -15,8 +17,16 @@ from data_prep.raw import plain
 
 
 def question(qid, image="synpic1.jpg", **changes):
-    return {"qid": qid, "image_name": image, "question": "Is it large?", "answer": "Yes", "answer_type": "CLOSED",
-            "question_type": "SIZE", "image_organ": "CHEST", "phrase_type": "freeform"} | changes  # fmt: skip
+    return {
+        "qid": qid,
+        "image_name": image,
+        "question": "Is it large?",
+        "answer": "Yes",
+        "answer_type": "CLOSED",
+        "question_type": "SIZE",
+        "image_organ": "CHEST",
+        "phrase_type": "freeform",
+    } | changes
 
 
 def tree(root, entries, images=()):
@@ -45,14 +55,23 @@ def test_real_counts(real):
     assert test["answer_type"].value_counts().to_dict() == {"CLOSED": 272, "OPEN": 179}
     chest = test[test["organ"] == "CHEST"]["answer_type"].value_counts().to_dict()
     assert chest == {"CLOSED": 116, "OPEN": 58}
-    assert all(row["expected"] == row["found"] for row in card["expected"]) and len(card["expected"]) == 6
-    assert len(index) == 314 and card["images"] == 0 and any("text only" in note for note in card["notes"])
+    assert (
+        all(row["expected"] == row["found"] for row in card["expected"])
+        and len(card["expected"]) == 6
+    )
+    assert (
+        len(index) == 314
+        and card["images"] == 0
+        and any("text only" in note for note in card["notes"])
+    )
 
 
 def test_real_overlap_is_told(real):
     index, card, _, asked = real
     by_image = asked.groupby("image_id")["split"].nunique()
-    assert (by_image == 2).sum() == 202 and any(note.startswith("202 of 314 images") for note in card["notes"])
+    assert (by_image == 2).sum() == 202 and any(
+        note.startswith("202 of 314 images") for note in card["notes"]
+    )
     counts = index.set_index("image_id")[["train_questions", "test_questions"]].astype(int)
     assert counts.sum().tolist() == [1797, 451]
     assert set(index["image_id"][index["split"] == "train"]) == set(by_image.index) - set(
@@ -65,10 +84,14 @@ def test_real_text_is_kept(real, shared):
     asked = real[3].set_index("qid")
     for entry in raw:
         row = asked.loc[str(entry["qid"])]
-        assert row["answer"] == plain(pd.Series([entry["answer"]], dtype=object))[0] and row["answer"]
+        assert (
+            row["answer"] == plain(pd.Series([entry["answer"]], dtype=object))[0] and row["answer"]
+        )
         assert row["question"] == plain(pd.Series([entry["question"]]))[0]
     assert (
-        asked.loc[[str(e["qid"]) for e in raw if isinstance(e["answer"], int)], "answer"].isin(["2", "4", "12"]).all()
+        asked.loc[[str(e["qid"]) for e in raw if isinstance(e["answer"], int)], "answer"]
+        .isin(["2", "4", "12"])
+        .all()
     )
 
 
@@ -76,10 +99,18 @@ def test_images_and_odd_answers(tmp_path):
     entries = [
         question(1, answer=4),
         question("2", answer_type="CLOSED ", phrase_type="test_freeform", answer="NA"),
-        question(3, "synpic2.jpg", answer='=1+1, "big"\nreally', answer_type="OPEN", phrase_type="test_para"),
+        question(
+            3,
+            "synpic2.jpg",
+            answer='=1+1, "big"\nreally',
+            answer_type="OPEN",
+            phrase_type="test_para",
+        ),
         question(4, "synpic3.jpg", phrase_type="para", image_organ="HEAD"),
     ]
-    raw = tree(tmp_path / "raw", entries, ["synpic1.jpg", "synpic2.jpg", "synpic3.jpg", "synpic9.jpg"])
+    raw = tree(
+        tmp_path / "raw", entries, ["synpic1.jpg", "synpic2.jpg", "synpic3.jpg", "synpic9.jpg"]
+    )
     index, card, rejects = prepare("vqa_rad", raw, tmp_path / "out")
     asked = questions(tmp_path / "out")
     assert asked["answer"].tolist() == ["4", "NA", '=1+1, "big" really', "Yes"]
@@ -95,7 +126,9 @@ def test_images_and_odd_answers(tmp_path):
 
 
 def test_the_file_itself(tmp_path):
-    raw = tree(tmp_path / "raw", [question(1), question(2, "synpic2.jpg")], ["synpic1.jpg", "synpic2.jpg"])
+    raw = tree(
+        tmp_path / "raw", [question(1), question(2, "synpic2.jpg")], ["synpic1.jpg", "synpic2.jpg"]
+    )
     index, card, _ = prepare("vqa_rad", raw / "VQA_RAD Dataset Public.json", tmp_path / "out")
     assert len(index) == 2 and card["images"] == 2
 
@@ -120,7 +153,8 @@ def test_faults_of_questions(tmp_path):
         "entry 40, qid 3": "qid named before: first row used",
         "entry 41, qid 50": "answer is empty or not a text",
         "entry 42, qid 51": "answer is empty or not a text",
-        "entry 43, qid 52": "phrase_type is 'rephrased', expected freeform, para, test_freeform, test_para",
+        "entry 43, qid 52": "phrase_type is 'rephrased', expected freeform, para, "
+        "test_freeform, test_para",
         "entry 44, qid 53": "answer_type is 'MAYBE', expected CLOSED or OPEN",
         "../synpic1.jpg": "path leaves the raw folder",
         "absent.jpg": "file not in the folder",
@@ -136,10 +170,14 @@ def test_faults_of_the_dataset(tmp_path):
     raw = tree(tmp_path / "raw", [question(1)])
     path = raw / "VQA_RAD Dataset Public.json"
     for text, message in (
-        ("{", "expected JSON"), ("[" * 100_000, "expected JSON"), ("{}", "expected a list"), ("[]", "expected a list"),
-        ('[{"a": 1}]', "expected questions with qid, image_name"), ("[1]", "expected questions with"),
+        ("{", "expected JSON"),
+        ("[" * 100_000, "expected JSON"),
+        ("{}", "expected a list"),
+        ("[]", "expected a list"),
+        ('[{"a": 1}]', "expected questions with qid, image_name"),
+        ("[1]", "expected questions with"),
         (json.dumps([question(1, answer="")]), "none is left"),
-    ):  # fmt: skip
+    ):
         path.write_text(text)
         with pytest.raises(DataError, match=message):
             prepare("vqa_rad", raw, tmp_path / "out")
@@ -156,10 +194,17 @@ def test_limit(tmp_path):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.one_of(st.text(), st.none(), st.integers(), st.floats(), st.characters(categories=["Cs"])), max_size=5)
+    st.lists(
+        st.one_of(
+            st.text(), st.none(), st.integers(), st.floats(), st.characters(categories=["Cs"])
+        ),
+        max_size=5,
+    )
 )
 def test_plain_cells(cells):
-    """Whatever is in a cell: one line of text that can be written as UTF-8, and nothing more to do the second time."""
+    """Whatever is in a cell: one line of text that can be written as UTF-8, and nothing more to do
+    the second time.
+    """
     once = plain(pd.Series(cells, dtype=object))
     for text in once:
         assert text == text.strip() and len(text.splitlines()) <= 1
@@ -169,7 +214,9 @@ def test_plain_cells(cells):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 

@@ -1,4 +1,6 @@
-"""The viewers: what they show, what they may not show, and a session in JupyterLab in a real browser."""
+"""The viewers: what they show, what they may not show, and a session in JupyterLab in a real
+browser.
+"""
 
 import json
 import os
@@ -27,16 +29,23 @@ def box(viewer):
     return {type(child).__name__: child for child in viewer.children}
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------
+# --- what is shown --------------------------------------------------------------------------------
 def test_only_studies_that_may_be_shown_and_have_a_report(studies):
-    assert [t.split()[-1] for t in studies.titles] == ["s0", "s1", "s2", "s4"] and studies.views.shape == (4, 64, 64)
+    assert [t.split()[-1] for t in studies.titles] == [
+        "s0",
+        "s1",
+        "s2",
+        "s4",
+    ] and studies.views.shape == (4, 64, 64)
     with pytest.raises(ValueError, match="may be shown"):
         widgets_data.collection(label="hospital", synthetic=False)
 
 
 def test_word_page_has_a_map_a_word_and_nothing_of_the_text_is_markup(studies):
     page = widgets.words_of(studies, 2, widgets_data.REPORTS[2])
-    assert page.count("<label") == page.count('class="map') == 5 and "Synthetic phantom" in page  # "&" is no word
+    assert (
+        page.count("<label") == page.count('class="map') == 5 and "Synthetic phantom" in page
+    )  # "&" is no word
     assert "&lt;enlarged&gt;" in page and "<enlarged>" not in page
     assert not re.search(r'(src|href)="(?!data:)', page), "the page needs no other file"
     assert page == widgets.words_of(studies, 2, widgets_data.REPORTS[2])
@@ -54,14 +63,26 @@ def test_overlay_is_clear_where_the_map_is_empty():
 def test_empty_and_overlong_texts(studies):
     for page in (widgets.words_of, widgets.check_of):
         assert "Write" in page(studies, 0, "  ")
-        assert "<div" in page(studies, 0, "effusion " * 300) and "<div" in page(studies, 0, "?! ...")
+        assert "<div" in page(studies, 0, "effusion " * 300) and "<div" in page(
+            studies, 0, "?! ..."
+        )
     assert "Write" in widgets.images_of(studies, "")
 
 
 def test_checked_words_are_redder_the_better_the_match_without_them():
-    page = widgets.checked_page(np.zeros((8, 8), np.uint8), 0.25, ["left", "effusion"], np.array([2.0, -1.0]), ["right", "effusion"])
+    page = widgets.checked_page(
+        np.zeros((8, 8), np.uint8),
+        0.25,
+        ["left", "effusion"],
+        np.array([2.0, -1.0]),
+        ["right", "effusion"],
+    )
     shades = [float(x) for x in re.findall(r"rgba\(213,94,0,([\d.]+)\)", page)]
-    assert shades == [0.75, 0.0] and "25.0%" in page and "logit +2.00 without it; the model would write: right" in page
+    assert (
+        shades == [0.75, 0.0]
+        and "25.0%" in page
+        and "logit +2.00 without it; the model would write: right" in page
+    )
 
 
 def test_retrieval_is_ordered_by_the_match(studies):
@@ -74,13 +95,17 @@ def test_retrieval_is_ordered_by_the_match(studies):
     assert "OWN REPORT" in widgets.reports_of(studies, 1)
 
 
-# --- the boxes, driven without a browser --------------------------------------------------------------------------------
-@pytest.mark.parametrize("make, page", [(widgets.viewer, widgets.words_of), (widgets.checker, widgets.check_of)])
+# --- the boxes, driven without a browser ----------------------------------------------------------
+@pytest.mark.parametrize(
+    "make, page", [(widgets.viewer, widgets.words_of), (widgets.checker, widgets.check_of)]
+)
 def test_a_study_brings_its_report_and_an_edit_brings_a_new_page(studies, make, page):
     parts = box(make(studies))
     assert parts["HTML"].value == page(studies, 0, studies.reports[0])
     parts["Dropdown"].value = 1
-    assert parts["Textarea"].value == studies.reports[1] and parts["HTML"].value == page(studies, 1, studies.reports[1])
+    assert parts["Textarea"].value == studies.reports[1] and parts["HTML"].value == page(
+        studies, 1, studies.reports[1]
+    )
     parts["Textarea"].value = "the heart is round"
     assert parts["HTML"].value == page(studies, 1, "the heart is round")
     parts["HTML"].value = ""
@@ -106,10 +131,12 @@ def test_without_a_reader_the_still_is_shown_alone(studies, monkeypatch, capsys)
     widgets.shown(viewer, "<p>still</p>")
     live, still = shown
     assert live["text/html"] == still["text/html"] == "<p>still</p>"
-    assert any("widget-view" in kind for kind in live) and not any("widget" in kind for kind in still)
+    assert any("widget-view" in kind for kind in live) and not any(
+        "widget" in kind for kind in still
+    )
 
 
-# --- in JupyterLab ----------------------------------------------------------------------------------------------------
+# --- in JupyterLab --------------------------------------------------------------------------------
 CELLS = (
     "import widgets_data\nfrom medxvl import widgets\nstudies = widgets_data.collection()",
     "widgets.shown(widgets.viewer(studies), '<p>still</p>')",
@@ -123,22 +150,47 @@ def lab(tmp_path_factory):
     """JupyterLab on a free local port, with folders of its own; the address of a notebook in it."""
     home = tmp_path_factory.mktemp("lab")
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     (home / "work").mkdir()
     nbformat.write(book, home / "work" / "viewers.ipynb")
-    own = {f"JUPYTER{name}": str(home / name) for name in ("_RUNTIME_DIR", "_CONFIG_DIR", "LAB_WORKSPACES_DIR", "LAB_SETTINGS_DIR")}
+    own = {
+        f"JUPYTER{name}": str(home / name)
+        for name in ("_RUNTIME_DIR", "_CONFIG_DIR", "LAB_WORKSPACES_DIR", "LAB_SETTINGS_DIR")
+    }
     path = os.pathsep.join([str(paths.ROOT), str(paths.ROOT / "tests")])
-    env = os.environ | own | {"PYTHONPATH": path, "JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(home / "ipython")}
+    env = (
+        os.environ
+        | own
+        | {"PYTHONPATH": path, "JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(home / "ipython")}
+    )
     env.pop(runs.HEADLESS, None)
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
-    command += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--ServerApp.root_dir={home / 'work'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--no-browser",
+        "--allow-root",
+        "--expose-app-in-browser",
+    ]
+    command += [
+        "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.port=0",
+        f"--ServerApp.root_dir={home / 'work'}",
+    ]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     with open(home / "log", "w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=home)
     try:
         deadline = time.time() + LAB_SECONDS
         while not (told := list((home / "_RUNTIME_DIR").glob("jpserver-*.json"))):
-            assert process.poll() is None and time.time() < deadline, (home / "log").read_text()[-2000:]
+            assert process.poll() is None and time.time() < deadline, (home / "log").read_text()[
+                -2000:
+            ]
             time.sleep(0.3)
         server = json.loads(told[0].read_text())
         yield f"{server['url']}lab/tree/viewers.ipynb?token={server['token']}"
@@ -151,21 +203,34 @@ def lab(tmp_path_factory):
 
 
 def test_in_jupyterlab(browser, lab, tmp_path):
-    """Load, run all, point at a word, click it, choose a study, edit and check a report, search; pictures are kept in tmp_path."""
+    """Load, run all, point at a word, click it, choose a study, edit and check a report, search;
+    pictures are kept in tmp_path.
+    """
     page = browser.page()
-    page.ask("Emulation.setFocusEmulationEnabled", enabled=True)  # JupyterLab tells by the focus which notebook is meant
+    page.ask(
+        "Emulation.setFocusEmulationEnabled", enabled=True
+    )  # JupyterLab tells by the focus which notebook is meant
     page.size(1300, 3000)
     page.open(lab)
     page.wait("window.jupyterapp && document.querySelector('.jp-Notebook') && true", LAB_SECONDS)
     page.run("void jupyterapp.shell.activateById([...jupyterapp.shell.widgets('main')][0].id)")
-    page.wait("jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'", LAB_SECONDS)
+    page.wait(
+        "jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus "
+        "=== 'connected'",
+        LAB_SECONDS,
+    )
     page.run("void jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait("document.querySelectorAll('.jp-OutputArea .widget-dropdown select').length === 3", LAB_SECONDS)
+    page.wait(
+        "document.querySelectorAll('.jp-OutputArea .widget-dropdown select').length === 3",
+        LAB_SECONDS,
+    )
     page.wait("document.querySelectorAll('.jp-OutputArea .mx').length >= 4")
     page.screenshot(tmp_path / "ran.png")
     failed = ".jp-RenderedText[data-mime-type*=stderr], .jp-RenderedText[data-mime-type*=error]"
     assert page.run(f"document.querySelectorAll('{failed}').length") == 0
-    assert not page.run("[...document.querySelectorAll('.jp-OutputArea')].some(o => o.innerText.includes('still'))")
+    assert not page.run(
+        "[...document.querySelectorAll('.jp-OutputArea')].some(o => o.innerText.includes('still'))"
+    )
 
     seen = "getComputedStyle(document.querySelector('.mx .pane .map.w4')).opacity"
     page.run("document.querySelectorAll('.mx .map').forEach(m => m.style.transition = 'none')")
@@ -175,12 +240,24 @@ def test_in_jupyterlab(browser, lab, tmp_path):
     page.run("document.querySelector('.mx label.l1').scrollIntoView()")
     page.ask("Input.dispatchMouseEvent", type="mouseMoved", x=2, y=2)
     assert page.wait(f"{seen} === '0'") and page.run(seen.replace("w4", "w1")) == "1"
-    place = page.run("JSON.stringify(document.querySelector('.mx label.l4').getBoundingClientRect())")
-    page.ask("Input.dispatchMouseEvent", type="mouseMoved", x=json.loads(place)["x"] + 5, y=json.loads(place)["y"] + 5)
-    assert page.wait(f"{seen} === '1'") and page.run(seen.replace("w4", "w1")) == "0"  # what is pointed at goes first
+    place = page.run(
+        "JSON.stringify(document.querySelector('.mx label.l4').getBoundingClientRect())"
+    )
+    page.ask(
+        "Input.dispatchMouseEvent",
+        type="mouseMoved",
+        x=json.loads(place)["x"] + 5,
+        y=json.loads(place)["y"] + 5,
+    )
+    assert (
+        page.wait(f"{seen} === '1'") and page.run(seen.replace("w4", "w1")) == "0"
+    )  # what is pointed at goes first
 
     change = "e.dispatchEvent(new Event('change', {bubbles: true}))"
-    page.run(f"(() => {{ const e = document.querySelectorAll('.widget-dropdown select')[0]; e.selectedIndex = 1; {change} }})()")
+    page.run(
+        f"(() => {{ const e = document.querySelectorAll('.widget-dropdown select')[0]; "
+        f"e.selectedIndex = 1; {change} }})()"
+    )
     page.wait("document.querySelectorAll('.mx')[0].innerText.includes('ground-glass')")
 
     before = page.run("document.querySelector('.mx .score').innerText")
@@ -188,9 +265,18 @@ def test_in_jupyterlab(browser, lab, tmp_path):
     page.run("document.querySelectorAll('.widget-textarea textarea')[1].select()")
     page.ask("Input.insertText", text="heart round")
     page.run("document.querySelectorAll('.widget-textarea textarea')[1].blur()")
-    page.wait("[...document.querySelectorAll('.mx mark')].map(m => m.innerText).join(' ') === 'heart round'")
+    page.wait(
+        "[...document.querySelectorAll('.mx mark')].map(m => m.innerText).join(' ') === "
+        "'heart round'"
+    )
     assert page.run("document.querySelector('.mx .score').innerText") != before
-    page.run(f"(() => {{ const e = document.querySelectorAll('.widget-dropdown select')[2]; e.selectedIndex = 2; {change} }})()")
-    page.wait("[...document.querySelectorAll('.mx figcaption')].some(c => c.innerText === 'asked: 3: study s2')")
+    page.run(
+        f"(() => {{ const e = document.querySelectorAll('.widget-dropdown select')[2]; "
+        f"e.selectedIndex = 2; {change} }})()"
+    )
+    page.wait(
+        "[...document.querySelectorAll('.mx figcaption')].some(c => c.innerText === 'asked: "
+        "3: study s2')"
+    )
     page.screenshot(tmp_path / "used.png")
     assert (tmp_path / "used.png").stat().st_size > 30_000

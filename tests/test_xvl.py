@@ -1,4 +1,6 @@
-"""The pre-training objective against numbers that the released code produced, and what the model must never do."""
+"""The pre-training objective against numbers that the released code produced, and what the model
+must never do.
+"""
 
 from pathlib import Path
 
@@ -7,13 +9,20 @@ import torch
 from safetensors.torch import load_file
 
 from medxvl import presets
-from medxvl.objective import contrastive_losses, distilled_cross_entropy, hard_negatives, pairing_loss, sentence_loss
+from medxvl.objective import (
+    contrastive_losses,
+    distilled_cross_entropy,
+    hard_negatives,
+    pairing_loss,
+    sentence_loss,
+)
 from medxvl.xvl import XVL, Batch
 
 PARITY = load_file(Path(__file__).parent / "parity" / "xvl_losses.safetensors")
 TINY = presets.load(
     "smoke",
-    "vision_width=32 vision_layers=1 vision_heads=2 text_width=24 text_layers=1 text_heads=2 text_hidden=32 "
+    "vision_width=32 vision_layers=1 vision_heads=2 text_width=24 text_layers=1 text_heads=2 "
+    "text_hidden=32 "
     "fusion_layers=1 fusion_hidden=32 projection=16 queue_size=10 vocabulary=60 max_tokens=12",
 )
 
@@ -23,11 +32,13 @@ def close(a, b, tolerance=1e-5):
 
 
 def flat(padded, mask):
-    """The release's sentences (N, most, D) with their mask -> ours: (S, D) and the report of each (S,)."""
+    """The release's sentences (N, most, D) with their mask -> ours: (S, D) and the report of each
+    (S,).
+    """
     return padded[mask.bool()], torch.where(mask.bool())[0]
 
 
-# --- parity with the release ----------------------------------------------------------------------------------------
+# --- parity with the release ----------------------------------------------------------------------
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 @pytest.mark.parametrize("case", ["g2l_a", "g2l_b", "g2l_n2"])
 def test_sentence_loss_and_its_gradient(case, temperature):
@@ -40,14 +51,22 @@ def test_sentence_loss_and_its_gradient(case, temperature):
 
 
 @pytest.mark.parametrize(
-    "case, alpha, temperature", [("ita_a", 0.4, 0.07), ("ita_alpha0", 0.0, 0.07), ("ita_hot", 0.4, 0.5)]
+    "case, alpha, temperature",
+    [("ita_a", 0.4, 0.07), ("ita_alpha0", 0.0, 0.07), ("ita_hot", 0.4, 0.5)],
 )
 def test_image_text_alignment(case, alpha, temperature):
     t = {k.split("/", 1)[1]: v for k, v in PARITY.items() if k.startswith(case + "/")}
     terms = contrastive_losses(
-        t["image_feat"], t["text_feat"], t["image_feat_m"], t["text_feat_m"], t["image_queue"].t(), t["text_queue"].t(),
-        *flat(t["text_feat_m_l"], t["text_mask"]), temperature, alpha,
-    )  # fmt: skip
+        t["image_feat"],
+        t["text_feat"],
+        t["image_feat_m"],
+        t["text_feat_m"],
+        t["image_queue"].t(),
+        t["text_queue"].t(),
+        *flat(t["text_feat_m_l"], t["text_mask"]),
+        temperature,
+        alpha,
+    )
     for ours, theirs in (
         ("i2t", "i2t"),
         ("t2i", "t2i"),
@@ -74,22 +93,31 @@ class bare:
     """The queues alone."""
 
     def __init__(self, image, text, at):
-        self.image_queue, self.text_queue, self.queue_at = image.clone(), text.clone(), torch.tensor(at)
+        self.image_queue, self.text_queue, self.queue_at = (
+            image.clone(),
+            text.clone(),
+            torch.tensor(at),
+        )
 
 
 @pytest.mark.parametrize("length, size", [(10, 4), (7, 3), (9, 9), (16, 5)])
 def test_queue_wraps_around_with_any_size(length, size):
-    """After k batches the queue holds the newest `length` features, each at its number modulo the length."""
+    """After k batches the queue holds the newest `length` features, each at its number modulo the
+    length.
+    """
     model = bare(torch.full((length, 1), -1.0), torch.full((length, 1), -1.0), 0)
     for k in range(8):
         fresh = torch.arange(k * size, (k + 1) * size).float()[:, None]
         XVL.enqueue(model, fresh, fresh + 1000)
     newest = torch.arange(8 * size - length, 8 * size)
     assert torch.equal(model.image_queue[newest % length, 0], newest.float())
-    assert torch.equal(model.text_queue, model.image_queue + 1000) and int(model.queue_at) == 8 * size % length
+    assert (
+        torch.equal(model.text_queue, model.image_queue + 1000)
+        and int(model.queue_at) == 8 * size % length
+    )
 
 
-# --- small formulas -------------------------------------------------------------------------------------------------
+# --- small formulas -------------------------------------------------------------------------------
 def test_sentence_loss_ignores_order_and_takes_a_report_without_sentences():
     g = torch.Generator().manual_seed(0)
     sentences, image, report = (
@@ -111,10 +139,16 @@ def test_pairing_loss():
     one = torch.nn.functional.one_hot(own, 6).bool()
     close(pairing_loss(similarity, one), torch.nn.functional.cross_entropy(similarity, own))
     belongs = one.clone()
-    belongs[0, 4] = belongs[3] = True  # two that belong do not compete; a row to which all belong has nothing to learn
+    belongs[0, 4] = belongs[3] = (
+        True  # two that belong do not compete; a row to which all belong has nothing to learn
+    )
     exp = similarity.detach().exp()
     others = exp[0, [1, 2, 3, 5]].sum()
-    worked = [-(exp[0, [0, 4]] / (exp[0, [0, 4]] + others)).log().mean(), *(-(exp[k, k] / exp[k].sum()).log() for k in (1, 2)), 0.0]
+    worked = [
+        -(exp[0, [0, 4]] / (exp[0, [0, 4]] + others)).log().mean(),
+        *(-(exp[k, k] / exp[k].sum()).log() for k in (1, 2)),
+        0.0,
+    ]
     loss = pairing_loss(similarity, belongs)
     loss.backward()
     close(loss, torch.tensor(worked, dtype=torch.float64).mean())
@@ -127,12 +161,15 @@ def test_distilled_cross_entropy():
     log_p = logits - logits.exp().sum(1, keepdim=True).log()
     hard = -(log_p[0, 0] + log_p[1, 2]) / 2
     close(distilled_cross_entropy(logits, target, soft, 0.0), hard)
-    close(distilled_cross_entropy(logits, target, soft, 0.4), 0.6 * hard + 0.4 * -(soft * log_p).sum(1).mean())
+    close(
+        distilled_cross_entropy(logits, target, soft, 0.4),
+        0.6 * hard + 0.4 * -(soft * log_p).sum(1).mean(),
+    )
     none = distilled_cross_entropy(torch.zeros(0, 3, requires_grad=True), target[:0], soft[:0], 0.4)
     assert none == 0 and none.requires_grad
 
 
-# --- hard negatives -------------------------------------------------------------------------------------------------
+# --- hard negatives -------------------------------------------------------------------------------
 def draws(similarity, same, times=400):
     g = torch.Generator().manual_seed(0)
     return torch.stack([hard_negatives(similarity, same, 0.95, g) for _ in range(times)])
@@ -149,7 +186,9 @@ def test_negatives_are_drawn_by_similarity():
 
 
 def test_a_negative_is_never_the_pair_itself_nor_a_report_that_says_the_same():
-    similarity = torch.eye(5) * 300 + torch.randn(5, 5, generator=torch.Generator().manual_seed(1)) * 100
+    similarity = (
+        torch.eye(5) * 300 + torch.randn(5, 5, generator=torch.Generator().manual_seed(1)) * 100
+    )
     same = torch.eye(5)
     same[0, 1] = same[1, 0] = same[2, 4] = same[4, 2] = 0.95
     drawn = draws(similarity, same)
@@ -163,7 +202,7 @@ def test_the_least_similar_when_every_candidate_is_barred():
     assert (draws(similarity, same, 50) == torch.tensor([2, 2, 0])).all()
 
 
-# --- the whole model ------------------------------------------------------------------------------------------------
+# --- the whole model ------------------------------------------------------------------------------
 @pytest.fixture
 def model():
     torch.manual_seed(0)
@@ -172,10 +211,15 @@ def model():
 
 def batch(n=5, seed=0):
     g = torch.Generator().manual_seed(seed)
-    ids, sentences = torch.randint(5, 60, (n, 9), generator=g), torch.randint(5, 60, (2 * n, 5), generator=g)
+    ids, sentences = (
+        torch.randint(5, 60, (n, 9), generator=g),
+        torch.randint(5, 60, (2 * n, 5), generator=g),
+    )
     mask = torch.ones_like(ids)
     mask[1, 6:], ids[1, 6:] = 0, 0
-    labels = torch.where(torch.rand(n, 9, generator=g) < 0.3, ids, -100).masked_fill(mask == 0, -100)
+    labels = torch.where(torch.rand(n, 9, generator=g) < 0.3, ids, -100).masked_fill(
+        mask == 0, -100
+    )
     labels[0, 2] = ids[0, 2]
     images = [torch.rand(n, 1, TINY.image_size, TINY.image_size, generator=g) for _ in range(2)]
     return Batch(
@@ -200,9 +244,13 @@ def test_every_term_is_there_and_finite(model):
 
 def test_gradients_reach_the_online_model_and_never_the_twins(model):
     model.train()(batch(), 0.4, torch.Generator().manual_seed(0))["total"].backward()
-    reached = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    reached = {
+        n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert not [
-        n for n, p in model.named_parameters() if n.startswith("twin.") and (p.requires_grad or p.grad is not None)
+        n
+        for n, p in model.named_parameters()
+        if n.startswith("twin.") and (p.requires_grad or p.grad is not None)
     ]
     for part in (
         "online.vision.",
@@ -238,7 +286,9 @@ def test_training_moves_twins_and_queues_and_evaluation_does_not(model):
         before = {k: v.clone() for k, v in model.state_dict().items()}
         model.train(training)(batch(), 0.4, torch.Generator().manual_seed(0))
         after = model.state_dict()
-        assert [k for k in moved if not torch.equal(before[k], after[k])] == (list(moved) if training else [])
+        assert [k for k in moved if not torch.equal(before[k], after[k])] == (
+            list(moved) if training else []
+        )
         assert not model.twin.training
 
 
@@ -271,7 +321,9 @@ def test_a_score_does_not_depend_on_what_it_is_padded_with(model):
         close(results[1], results[0])
         close(results[2], results[0])
         other, _ = model.online.encode_text(ids + 1, torch.ones_like(ids))
-        assert (model.match_logits(other, torch.ones_like(ids), image)[0] - results[0][-2:]).abs().max() > 1e-4
+        assert (
+            model.match_logits(other, torch.ones_like(ids), image)[0] - results[0][-2:]
+        ).abs().max() > 1e-4
 
 
 def test_without_augmentation_both_views_agree(model):
@@ -283,10 +335,12 @@ def test_without_augmentation_both_views_agree(model):
         assert (model.online.encode_image(b.plain)[1].norm(dim=1) - 1).abs().max() < 1e-5
 
 
-# --- versions -------------------------------------------------------------------------------------------------------
+# --- versions -------------------------------------------------------------------------------------
 def changed(overrides, seed=0):
     """TINY with `overrides`, and weights that make attention differ from token to token."""
-    preset = presets.load("smoke", " ".join(f"{k}={getattr(TINY, k)}" for k in SHAPE) + " " + overrides)
+    preset = presets.load(
+        "smoke", " ".join(f"{k}={getattr(TINY, k)}" for k in SHAPE) + " " + overrides
+    )
     torch.manual_seed(seed)
     made = XVL(preset, 60)
     with torch.no_grad():
@@ -296,13 +350,30 @@ def changed(overrides, seed=0):
     return made
 
 
-SHAPE = ("vision_width", "vision_layers", "vision_heads", "text_width", "text_layers", "text_heads", "text_hidden",
-         "fusion_layers", "fusion_hidden", "projection", "queue_size", "vocabulary", "max_tokens")  # fmt: skip
+SHAPE = (
+    "vision_width",
+    "vision_layers",
+    "vision_heads",
+    "text_width",
+    "text_layers",
+    "text_heads",
+    "text_hidden",
+    "fusion_layers",
+    "fusion_hidden",
+    "projection",
+    "queue_size",
+    "vocabulary",
+    "max_tokens",
+)
 
 
-@pytest.mark.parametrize("overrides", ["", "itm_heads=2", "fusion_layers=2 text_layers=3", "negatives=momentum"])
+@pytest.mark.parametrize(
+    "overrides", ["", "itm_heads=2", "fusion_layers=2 text_layers=3", "negatives=momentum"]
+)
 def test_packed_and_padded_are_one_function(overrides):
-    """Losses and gradients: without padding, image keys once, the last layer only where it is read."""
+    """Losses and gradients: without padding, image keys once, the last layer only where it is
+    read.
+    """
     results = []
     for k in (0, 1):
         m = changed(f"{overrides} packed={k}")
@@ -339,13 +410,27 @@ def test_early_version_averages_two_heads():
 
 def test_early_version_has_the_published_shapes():
     preset = presets.load("paper", presets.EARLY_XVL)
-    assert (preset.vision_width, preset.vision_heads, preset.itm_heads, preset.queue_size) == (384, 6, 2, 49152)
+    assert (preset.vision_width, preset.vision_heads, preset.itm_heads, preset.queue_size) == (
+        384,
+        6,
+        2,
+        49152,
+    )
     with torch.device("meta"):
         m = XVL(preset, preset.vocabulary)
     assert m.image_queue.shape == (49152, 256) and m.itm_head.weight.shape == (2, 768)
-    assert m.image_itm_head.weight.shape == (2, 384) and m.online.vision.cls_token.shape == (1, 1, 384)
+    assert m.image_itm_head.weight.shape == (2, 384) and m.online.vision.cls_token.shape == (
+        1,
+        1,
+        384,
+    )
     final = presets.load("paper")
-    assert (final.vision_width, final.queue_size, final.fusion_layers, final.itm_heads) == (768, 40960, 4, 1)
+    assert (final.vision_width, final.queue_size, final.fusion_layers, final.itm_heads) == (
+        768,
+        40960,
+        4,
+        1,
+    )
 
 
 @pytest.mark.parametrize("size, length", [(5, 7), (3, 2)])
@@ -377,8 +462,13 @@ def test_a_batch_without_masked_words_or_with_one_study_left():
 def test_unknown_released_names_stay_for_the_loader_to_report():
     from medxvl.xvl import from_released
 
-    state = {"temp": torch.tensor(0.07), "queue_ptr": torch.zeros(1, dtype=torch.long), "something.else": torch.ones(2),
-             "image_queue": torch.arange(6.0).view(2, 3), "text_encoder.cls.predictions.bias": torch.ones(3)}  # fmt: skip
+    state = {
+        "temp": torch.tensor(0.07),
+        "queue_ptr": torch.zeros(1, dtype=torch.long),
+        "something.else": torch.ones(2),
+        "image_queue": torch.arange(6.0).view(2, 3),
+        "text_encoder.cls.predictions.bias": torch.ones(3),
+    }
     ours = from_released(state)
     assert set(ours) == {"temperature", "queue_at", "something.else", "image_queue"}
     assert ours["queue_at"].shape == () and ours["image_queue"].tolist() == [[0, 3], [1, 4], [2, 5]]

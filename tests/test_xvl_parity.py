@@ -13,11 +13,15 @@ from safetensors.torch import load_file
 from medxvl import fusion, objective, packed, presets, vision, xvl
 
 PARITY = Path(__file__).parent / "parity"
-STEP, UNITS, BERT, ZERO = (load_file(PARITY / f"xvl_{k}.safetensors") for k in ("step", "units", "xbert", "zero_shot"))
+STEP, UNITS, BERT, ZERO = (
+    load_file(PARITY / f"xvl_{k}.safetensors") for k in ("step", "units", "xbert", "zero_shot")
+)
 META = json.loads((PARITY / "xvl_step.json").read_text(encoding="utf-8"))
 TINY = (
-    "image_size=64 channels=3 vision_stem=patch vision_width=48 vision_layers=3 vision_heads=3 vocabulary=200 text_width=48 "
-    "text_layers=4 text_heads=4 text_hidden=96 fusion_layers=2 fusion_hidden=64 pooling_start=0 max_tokens=160 projection=32 "
+    "image_size=64 channels=3 vision_stem=patch vision_width=48 vision_layers=3 "
+    "vision_heads=3 vocabulary=200 text_width=48 "
+    "text_layers=4 text_heads=4 text_hidden=96 fusion_layers=2 fusion_hidden=64 "
+    "pooling_start=0 max_tokens=160 projection=32 "
     "queue_size=16 momentum=0.995 negatives=momentum "
 )
 
@@ -27,9 +31,14 @@ def part(prefix, tensors=STEP):
 
 
 IN, OUT = part("in/"), part("out/")
-# The release's name of a parameter -> ours. The head's bias and the decoder's are one in the release.
+# The release's name of a parameter -> ours. The head's bias and the decoder's are one in the
+# release.
 _NUMBERED = {k: torch.tensor(n) for n, k in enumerate(part("weights/"))}
-_RENAMED = {int(n): ours for ours, n in xvl.from_released(_NUMBERED).items() if not ours.endswith("predictions.bias")}
+_RENAMED = {
+    int(n): ours
+    for ours, n in xvl.from_released(_NUMBERED).items()
+    if not ours.endswith("predictions.bias")
+}
 RENAMED = {k: _RENAMED[int(n)] for k, n in _NUMBERED.items() if int(n) in _RENAMED}
 
 
@@ -55,9 +64,16 @@ def batch():
     ids = torch.tensor([s + [0] * (longest - len(s)) for s in sentences])
     count = OUT["text_attention_mask_l_all"].sum(1).long()
     return xvl.Batch(
-        IN["image_aug"], IN["image"], IN["input_ids"], IN["attention_mask"], IN["masked_input_ids"], IN["mlm_labels"],
-        ids, (ids > 0).long(), torch.repeat_interleave(torch.arange(4), count),
-    )  # fmt: skip
+        IN["image_aug"],
+        IN["image"],
+        IN["input_ids"],
+        IN["attention_mask"],
+        IN["masked_input_ids"],
+        IN["mlm_labels"],
+        ids,
+        (ids > 0).long(),
+        torch.repeat_interleave(torch.arange(4), count),
+    )
 
 
 @pytest.fixture
@@ -72,10 +88,18 @@ def drawn(monkeypatch):
 
 
 RELEASED = "packed=0 soft_targets=sequence"  # how the release computes it
-LOSSES = {"i2t": "i2t", "t2i": "t2i", "i2i": "i2i", "t2t": "t2t", "local": "t2i_inMod_l", "ita": "ita", "itm": "itm"}
+LOSSES = {
+    "i2t": "i2t",
+    "t2i": "t2i",
+    "i2i": "i2i",
+    "t2t": "t2t",
+    "local": "t2i_inMod_l",
+    "ita": "ita",
+    "itm": "itm",
+}
 
 
-# --- one whole step -------------------------------------------------------------------------------------------------
+# --- one whole step -------------------------------------------------------------------------------
 @pytest.mark.parametrize("overrides", [RELEASED, "packed=0", "packed=1"])
 def test_losses_queues_and_momentum(overrides, drawn):
     m = model(overrides)
@@ -94,7 +118,9 @@ def test_losses_queues_and_momentum(overrides, drawn):
 
 
 def test_soft_targets_of_masked_words_both_ways(drawn):
-    """The release takes log-softmax over the sequence in distillation: ours over the vocabulary, theirs by an option."""
+    """The release takes log-softmax over the sequence in distillation: ours over the vocabulary,
+    theirs by an option.
+    """
     hard, wrong, right = (
         OUT[f"loss_mlm_{k}"] for k in ("hard", "soft_as_released_dim1", "soft_if_dim_vocab")
     )
@@ -133,7 +159,8 @@ def test_intermediates(overrides):
         close(m.online.fusion(texts, masks, images)[seen], OUT["fusion_neg_last_hidden"][seen])
         close(m.match_logits(texts, masks, images), OUT["vl_output"][4:])
         logits = m.online.fusion.mlm_head(m.online.fusion(masked_states, b.mask, tokens))
-        # up to 14.7; computed in float64 they are 1.4e-5 from the recording: that is the recording's own rounding
+        # up to 14.7; computed in float64 they are 1.4e-5 from the recording: that is the
+        # recording's own rounding
         close(logits[real], OUT["mlm_logits"][real], 1.5e-5)
         m.update_twin()
         t = m.momentum(b)
@@ -148,14 +175,18 @@ def test_intermediates(overrides):
             f_image, f_text, t.f_image, t.f_text, m.image_queue, m.text_queue, m.temperature
         )
         for name in ("i2t", "t2i", "i2i", "t2t"):
-            close(s[name], OUT[f"sim_{name}"], 2e-5)  # of numbers up to 14: float32 ends at 1e-6 of them
+            close(
+                s[name], OUT[f"sim_{name}"], 2e-5
+            )  # of numbers up to 14: float32 ends at 1e-6 of them
         one_hot = torch.eye(4, s["i2t"].shape[1])
         for name in ("i2t", "t2i"):
             close(0.4 * s[f"soft_{name}"] + 0.6 * one_hot, OUT[f"sim_{name}_targets"])
 
 
 def test_weights_of_hard_negatives():
-    """As released but for the draws that are refused: the release draws again, at most 100 times in a whole batch."""
+    """As released but for the draws that are refused: the release draws again, at most 100 times in
+    a whole batch.
+    """
     with torch.no_grad():
         same = F.normalize(OUT["text_sim_m"], dim=-1)
         same = same @ same.t()
@@ -164,11 +195,15 @@ def test_weights_of_hard_negatives():
             theirs = OUT[f"weights_{side}"].masked_fill(same >= 0.95, 0)
             assert not stuck.any() and ((weights > 0) == (theirs > 0)).all()
             close(weights / weights.sum(1, keepdim=True), theirs / theirs.sum(1, keepdim=True))
-    assert (OUT["weights_i2t"][1, 2] > 0) and same[1, 2] >= 0.95  # which the release may draw, and refuses
+    assert (OUT["weights_i2t"][1, 2] > 0) and same[
+        1, 2
+    ] >= 0.95  # which the release may draw, and refuses
 
 
 def test_negatives_without_a_limit_of_tries():
-    """The release gives up after 100 draws over the batch and may keep a report that says the same; ours never."""
+    """The release gives up after 100 draws over the batch and may keep a report that says the same;
+    ours never.
+    """
     same = torch.full((4, 4), 0.99)
     same[:, 3] = same[3, :] = 0.1
     similarity = torch.zeros(4, 4)
@@ -187,7 +222,7 @@ def test_negatives_without_a_limit_of_tries():
     assert ours[:3].tolist() == [3, 3, 3]
 
 
-# --- gradients and the optimizer's step -----------------------------------------------------------------------------
+# --- gradients and the optimizer's step -----------------------------------------------------------
 def stepped(drawn, overrides=RELEASED):
     m = model(overrides)
     drawn()
@@ -204,9 +239,13 @@ def clip_as_released(m):
 
 
 def test_gradients(drawn):
-    """Those of the vision encoder were recorded after clipping, in spite of what the recording's note says."""
+    """Those of the vision encoder were recorded after clipping, in spite of what the recording's
+    note says.
+    """
     m, named = stepped(drawn)
-    torch.testing.assert_close(clip_as_released(m), torch.tensor(META["clip_grad_norms_visual"]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        clip_as_released(m), torch.tensor(META["clip_grad_norms_visual"]), rtol=1e-4, atol=0
+    )
     theirs = renamed("grad/")
     assert set(theirs) == set(named)
     for name, grad in theirs.items():
@@ -225,7 +264,9 @@ def test_gradients_of_the_packed_model(drawn):
 
 
 def released_groups():
-    """Weight decay of each parameter in the release's two optimizer groups, {ours: weight decay}."""
+    """Weight decay of each parameter in the release's two optimizer groups, {ours: weight
+    decay}.
+    """
     groups = META["optimizer_groups"]
     return {RENAMED[k]: g["weight_decay"] for g in groups for k in g["names"] if k in RENAMED}
 
@@ -235,11 +276,16 @@ def test_weights_after_one_step_of_the_release(drawn):
     clip_as_released(m)
     decay = released_groups()
     assert set(decay) == set(named)
-    groups = [{"params": [named[k] for k, w in decay.items() if w == wd], "weight_decay": wd} for wd in (0.0, 0.1)]
+    groups = [
+        {"params": [named[k] for k, w in decay.items() if w == wd], "weight_decay": wd}
+        for wd in (0.0, 0.1)
+    ]
     torch.optim.AdamW(groups, lr=1e-4).step()
     after, compared = renamed("after_step/"), 0
     for name, value in after.items():
-        if name in named and not name.endswith("key.bias"):  # their gradient is rounding error, and Adam steps by its sign
+        if name in named and not name.endswith(
+            "key.bias"
+        ):  # their gradient is rounding error, and Adam steps by its sign
             sure = named[name].grad.abs() > 1e-6
             close(named[name].detach()[sure], value[sure], 1e-6)
             compared += int(sure.sum())
@@ -255,7 +301,9 @@ def test_weight_decay_of_the_release_on_temperature_and_positions():
     named = {n: p for n, p in m.named_parameters() if p.requires_grad}
     for name in ("temperature", "online.vision.cls_token", "online.vision.pos_embed"):
         assert decay[name] == 0.1 and ours[id(named[name])] == 0
-    assert not [n for n, p in named.items() if ours[id(p)] and not decay[n]]  # nothing that the release spares
+    assert not [
+        n for n, p in named.items() if ours[id(p)] and not decay[n]
+    ]  # nothing that the release spares
 
 
 def test_the_twin_has_no_dropout():
@@ -263,12 +311,14 @@ def test_the_twin_has_no_dropout():
     m = model("dropout=0.5 drop_path=0.5").train()
     assert m.online.fusion.training and not any(k.training for k in m.twin.modules())
     first, second = m.momentum(batch()), m.momentum(batch())
-    assert torch.equal(first.tokens, second.tokens) and torch.equal(first.masked_states, second.masked_states)
+    assert torch.equal(first.tokens, second.tokens) and torch.equal(
+        first.masked_states, second.masked_states
+    )
     noisy = [m.online.encode_text(batch().ids, batch().mask)[1] for _ in range(2)]
     assert not torch.equal(*noisy)
 
 
-# --- parts ----------------------------------------------------------------------------------------------------------
+# --- parts ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 def test_sentence_loss_without_padding(temperature):
     local, image = UNITS["g2l_nomask/l"], UNITS["g2l_nomask/m"].clone().requires_grad_()
@@ -285,17 +335,26 @@ def test_vision_encoder_at_three_sizes():
         for size in ("", "96", "64x96"):
             close(vision.tokens(vit, UNITS[f"vit/x{size}"]), UNITS[f"vit/y{size}"])
         close(vision.last_attention(vit, UNITS["vit/x"]), UNITS["vit/last_selfattention"])
-        kept = vit.forward_intermediates(UNITS["vit/x"], indices=2, norm=True, return_prefix_tokens=True, output_fmt="NLC")[1]
+        kept = vit.forward_intermediates(
+            UNITS["vit/x"], indices=2, norm=True, return_prefix_tokens=True, output_fmt="NLC"
+        )[1]
         for k, (patches, cls) in enumerate(kept):
             close(torch.cat([cls, patches], dim=1), UNITS[f"vit/intermediate_{k}"])
 
 
-@pytest.mark.parametrize("source, side, wanted", [("in_6x6", 4, "out_4x4"), ("in_4x4", 9, "out_9x9")])
+@pytest.mark.parametrize(
+    "source, side, wanted", [("in_6x6", 4, "out_4x4"), ("in_4x4", 9, "out_9x9")]
+)
 def test_position_embeddings_of_another_grid(source, side, wanted):
-    close(vision.resize_positions(UNITS[f"interp_pos_embed/{source}"], (side, side)), UNITS[f"interp_pos_embed/{wanted}"])
+    close(
+        vision.resize_positions(UNITS[f"interp_pos_embed/{source}"], (side, side)),
+        UNITS[f"interp_pos_embed/{wanted}"],
+    )
 
 
-@pytest.mark.parametrize("case", ["pretrain_16", "pretrain_196", "retrieval_16", "retrieval_196", "retrieval_400"])
+@pytest.mark.parametrize(
+    "case", ["pretrain_16", "pretrain_196", "retrieval_16", "retrieval_196", "retrieval_400"]
+)
 def test_patch_pooling(case):
     x, y = UNITS[f"patch_pooling_{case}/x"], UNITS[f"patch_pooling_{case}/y"]
     side = int(x.shape[1] ** 0.5)
@@ -303,7 +362,9 @@ def test_patch_pooling(case):
 
 
 def test_fusion_layers_on_given_states():
-    """The cross-attending BERT: fusion mode alone, and all four layers (text layers, then fusion) from given embeddings."""
+    """The cross-attending BERT: fusion mode alone, and all four layers (text layers, then fusion)
+    from given embeddings.
+    """
     m = xvl.XVL(presets.load("smoke", TINY + "packed=1 text_hidden=64"), 200)
     weights = part("weights/encoder.layer.", BERT)
     own = {k: v for k, v in weights.items() if int(k[0]) < 2}
@@ -312,8 +373,16 @@ def test_fusion_layers_on_given_states():
     words_.load_state_dict(own)
     cross.load_state_dict(fused)
     m.eval()
-    mask, seen, x = BERT["in/attention_mask"], BERT["in/encoder_attention_mask"], BERT["in/encoder_embeds"]
-    image, real, pairs = BERT["in/encoder_hidden_states"], BERT["in/attention_mask"].bool(), torch.arange(3)
+    mask, seen, x = (
+        BERT["in/attention_mask"],
+        BERT["in/encoder_attention_mask"],
+        BERT["in/encoder_embeds"],
+    )
+    image, real, pairs = (
+        BERT["in/encoder_hidden_states"],
+        BERT["in/attention_mask"].bool(),
+        torch.arange(3),
+    )
     layout = packed.from_mask(mask)
     with torch.no_grad():
         wanted = BERT["out/embeds_fusion/last"]
@@ -326,7 +395,10 @@ def test_fusion_layers_on_given_states():
         m.online.text.embeddings.load_state_dict(part("weights/embeddings.", BERT), strict=False)
         words = packed.embed(m.online.text.embeddings, BERT["in/input_ids"], mask, layout)
         states = packed.run(words_, words, mask)
-        close(packed.run(cross, states, mask, image, pairs, seen), BERT["out/ids_multi_modal/last"][real])
+        close(
+            packed.run(cross, states, mask, image, pairs, seen),
+            BERT["out/ids_multi_modal/last"][real],
+        )
 
 
 def test_zero_shot_scores():
@@ -346,15 +418,24 @@ def test_zero_shot_scores():
                 close(logits, ZERO[f"out/{kind}_itm_logits"][:, k])
                 sigmoid[kind] = logits[..., 1].mean(1).sigmoid()
                 close(sigmoid[kind], ZERO[f"out/{kind}_sigmoid"][:, k])
-            close(torch.stack([sigmoid["pos"], sigmoid["neg"]]).softmax(0)[0], ZERO["out/softmax"][:, k])
+            close(
+                torch.stack([sigmoid["pos"], sigmoid["neg"]]).softmax(0)[0],
+                ZERO["out/softmax"][:, k],
+            )
 
 
-# --- published size -------------------------------------------------------------------------------------------------
+# --- published size -------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def full():
-    """Outputs of the published model whose weights `formula` makes, and what makes the weights of a part of it."""
+    """Outputs of the published model whose weights `formula` makes, and what makes the weights of a
+    part of it.
+    """
     keys = json.loads(gzip.decompress((PARITY / "xvl_keys.json.gz").read_bytes()))["pretrain"]
-    online = {k: shape for k, (shape, _) in keys["keys"].items() if "_m." not in k and k not in keys["aliases"]}
+    online = {
+        k: shape
+        for k, (shape, _) in keys["keys"].items()
+        if "_m." not in k and k not in keys["aliases"]
+    }
 
     def load(module, start, ours):
         state = {k: formula.weight(k, shape) for k, shape in online.items() if k.startswith(start)}
@@ -366,23 +447,35 @@ def full():
 
 
 def test_published_size(full):
-    """ViT-B/16, CXR-BERT's size, four fusion layers: features, fused states, matching and masked-word logits."""
+    """ViT-B/16, CXR-BERT's size, four fusion layers: features, fused states, matching and
+    masked-word logits.
+    """
     wanted, load = full
     preset = presets.load("paper", "dropout=0 drop_path=0")
-    ids, mask, masked = (wanted[f"in/{k}"] for k in ("input_ids", "attention_mask", "masked_input_ids"))
+    ids, mask, masked = (
+        wanted[f"in/{k}"] for k in ("input_ids", "attention_mask", "masked_input_ids")
+    )
     real = mask.bool()
-    project = {k: load(torch.nn.Linear(768, 256), f"{k}_proj.", f"online.{k}_proj.") for k in ("vision", "text")}
+    project = {
+        k: load(torch.nn.Linear(768, 256), f"{k}_proj.", f"online.{k}_proj.")
+        for k in ("vision", "text")
+    }
     head = load(torch.nn.Linear(768, 2), "itm_head.", "itm_head.")
     with torch.no_grad():
         vit = load(vision.build(preset), "visual_encoder.", "online.vision.")
-        tokens = vit.forward_features(torch.from_numpy(formula.uniform("input.image", (1, 3, 224, 224))))
+        tokens = vit.forward_features(
+            torch.from_numpy(formula.uniform("input.image", (1, 3, 224, 224)))
+        )
         del vit
         close(tokens[0, :4], wanted["out/image_embeds_first4"])
         close(F.normalize(project["vision"](tokens[:, 0]), dim=-1)[0], wanted["out/image_feat"])
         bert = load(fusion.build_text_encoder(preset, 30522), "text_encoder.", "online.text.")
         layout = packed.from_mask(mask)
         states, masked_states = (
-            layout.pad(packed.run(bert.encoder.layer, packed.embed(bert.embeddings, k, mask, layout), mask)) for k in (ids, masked)
+            layout.pad(
+                packed.run(bert.encoder.layer, packed.embed(bert.embeddings, k, mask, layout), mask)
+            )
+            for k in (ids, masked)
         )
         del bert
         close(states[real], wanted["out/text_embeds"][real])

@@ -1,4 +1,6 @@
-"""Retrieval and answers by ranking, with X-VL: shortlists and their order, ties, and a model that tells three kinds of image apart."""
+"""Retrieval and answers by ranking, with X-VL: shortlists and their order, ties, and a model that
+tells three kinds of image apart.
+"""
 
 from dataclasses import replace
 
@@ -15,9 +17,12 @@ from medxvl.tasks import xvl_retrieve, xvl_vqa, zero_shot
 CPU = torch.device("cpu")
 PRESET = presets.load(
     "smoke",
-    "vocabulary=120 image_size=32 resize=40 vision_width=24 text_width=24 text_heads=2 text_hidden=24 fusion_hidden=24 "
-    "projection=16 queue_size=32 contrast_epochs=25 contrast_rate=4e-3 epochs=4 bootstrap=40 checkpoint_every=0 "
-    "xvl_retrieve_pool=20 xvl_retrieve_shortlist=6 xvl_vqa_epochs=20 xvl_vqa_rate=3e-3 writer_copies=0",
+    "vocabulary=120 image_size=32 resize=40 vision_width=24 text_width=24 text_heads=2 "
+    "text_hidden=24 fusion_hidden=24 "
+    "projection=16 queue_size=32 contrast_epochs=25 contrast_rate=4e-3 epochs=4 bootstrap=40 "
+    "checkpoint_every=0 "
+    "xvl_retrieve_pool=20 xvl_retrieve_shortlist=6 xvl_vqa_epochs=20 xvl_vqa_rate=3e-3 "
+    "writer_copies=0",
 )
 
 
@@ -45,24 +50,47 @@ def trained(data, words, tmp_path_factory):
 def scored(model, data, words, rows, texts):
     read = matching.distinct(words, texts, PRESET)
     pictures = matching.encode_images([model], data, rows, CPU)
-    return xvl_retrieve.score([model], pictures, read, PRESET.xvl_retrieve_shortlist), read, pictures
+    return (
+        xvl_retrieve.score([model], pictures, read, PRESET.xvl_retrieve_shortlist),
+        read,
+        pictures,
+    )
 
 
 def test_the_matching_head_reorders_the_shortlist_and_nothing_else():
     contrast = np.array([[0.9, 0.8, 0.7, -0.2, 0.1]])
-    odds = np.array([[-7.0, 3.0, -5.0, 99.0, np.nan]])  # 99: read for another query, not on the shortlist of this one
+    odds = np.array(
+        [[-7.0, 3.0, -5.0, 99.0, np.nan]]
+    )  # 99: read for another query, not on the shortlist of this one
     table = xvl_retrieve.reranked(contrast, odds, 3)
     assert np.argsort(-table[0]).tolist() == [1, 2, 0, 4, 3]
-    assert np.argsort(-xvl_retrieve.reranked(contrast, contrast * 0 - 1, 1)[0]).tolist() == [0, 1, 2, 4, 3]
-    assert np.argsort(-xvl_retrieve.reranked(contrast, -contrast, 99)[0]).tolist() == [3, 4, 2, 1, 0], "all are on the list"
+    assert np.argsort(-xvl_retrieve.reranked(contrast, contrast * 0 - 1, 1)[0]).tolist() == [
+        0,
+        1,
+        2,
+        4,
+        3,
+    ]
+    assert np.argsort(-xvl_retrieve.reranked(contrast, -contrast, 99)[0]).tolist() == [
+        3,
+        4,
+        2,
+        1,
+        0,
+    ], "all are on the list"
 
 
 def test_each_pair_alone_says_the_same(data, words):
     model = weights.untrained(PRESET, words)
-    rows, texts = data.rows("test")[:7], ["large heart is seen.", "clear.", "edema of the lungs. clear chest.", "nothing acute."]
+    rows, texts = (
+        data.rows("test")[:7],
+        ["large heart is seen.", "clear.", "edema of the lungs. clear chest.", "nothing acute."],
+    )
     scores, read, pictures = scored(model, data, words, rows, texts)
     wanted = PRESET.xvl_retrieve_shortlist
-    assert (~np.isnan(scores["matching"])).sum(0).min() >= min(wanted, 7) and np.isfinite(scores["matching"]).sum(1).min() == 4
+    assert (~np.isnan(scores["matching"])).sum(0).min() >= min(wanted, 7) and np.isfinite(
+        scores["matching"]
+    ).sum(1).min() == 4
     for image, report in ((0, 0), (3, 1), (6, 2)):
         ids = words(texts[report], return_tensors="pt")["input_ids"]
         mask = torch.ones_like(ids)
@@ -74,16 +102,22 @@ def test_each_pair_alone_says_the_same(data, words):
         odds = (logits[1] - logits[0]).item()
         if not np.isnan(scores["matching"][image, column]):
             assert scores["matching"][image, column] == pytest.approx(odds, abs=1e-4)
-            assert scores["sum"][image, column] == pytest.approx(odds + cosine / model.temperature.item(), abs=1e-3)
+            assert scores["sum"][image, column] == pytest.approx(
+                odds + cosine / model.temperature.item(), abs=1e-3
+            )
         assert scores["contrast"][image, column] == pytest.approx(cosine, abs=1e-5)
 
 
 def test_texts_that_read_the_same_are_one_and_tie(words):
     long = "large heart is seen " * 20
-    read = matching.distinct(words, ["clear chest.", long + "edema.", "clear chest.", long + "acute."], PRESET)
+    read = matching.distinct(
+        words, ["clear chest.", long + "edema.", "clear chest.", long + "acute."], PRESET
+    )
     assert len(read.ids) == 2 and read.which[0] == read.which[2] != read.which[1] == read.which[3]
     found = xvl_retrieve.ceiling(read.which, list("abcd"), dataset="d", preset=PRESET)
-    assert [r["value"] for r in found if r["metric"] == "hit@1"] == [0, 0], "each has a twin, and ties count against"
+    assert [r["value"] for r in found if r["metric"] == "hit@1"] == [0, 0], (
+        "each has a twin, and ties count against"
+    )
     assert [r["value"] for r in found if r["metric"] == "hit@5"] == [1, 1]
 
 
@@ -92,44 +126,81 @@ def test_what_was_learned_is_found(trained, data, words):
     assert len(rows) == 20 and (np.diff(rows) > 0).all()
     texts = xvl_retrieve.reports(data, rows, PRESET)
     scores, read, _ = scored(trained[0], data, words, rows, texts)
-    relevant, patients = read.which[:, None] == read.which, data.index.patient_id.iloc[rows].to_numpy()
+    relevant, patients = (
+        read.which[:, None] == read.which,
+        data.index.patient_id.iloc[rows].to_numpy(),
+    )
     found = xvl_retrieve.tables(scores, read.which, 6)
     partner = zero_shot.shuffled(len(rows), 0)
-    found["shuffled images"] = xvl_retrieve.tables({k: v[partner] for k, v in scores.items()}, read.which, 6)[""]
+    found["shuffled images"] = xvl_retrieve.tables(
+        {k: v[partner] for k, v in scores.items()}, read.which, 6
+    )[""]
     made = xvl_retrieve.chance(relevant, read.which, dataset="d")
     for control, table in found.items():
-        made += xvl_retrieve.evaluate(table, relevant, read.which, patients, dataset="d", preset=PRESET, way=control)
+        made += xvl_retrieve.evaluate(
+            table, relevant, read.which, patients, dataset="d", preset=PRESET, way=control
+        )
     found.pop(xvl_retrieve.ADDED)
-    keys = {control: {(r["subset"], r["metric"]) for r in made if r["control"] == control} for control in ("chance", *found)}
+    keys = {
+        control: {(r["subset"], r["metric"]) for r in made if r["control"] == control}
+        for control in ("chance", *found)
+    }
     assert {r["model"] for r in made if r["control"] == ""} == {"X-VL", "X-VL, contrast added"}
     assert all(of == keys[""] for of in keys.values()), "every row has its chance and its controls"
-    mrr = {(r["subset"], r["control"]): r["value"] for r in made if r["metric"] == "mrr" and not r["model"].endswith("added")}
+    mrr = {
+        (r["subset"], r["control"]): r["value"]
+        for r in made
+        if r["metric"] == "mrr" and not r["model"].endswith("added")
+    }
     for direction in xvl_retrieve.DIRECTIONS:
         assert mrr[direction, "contrast only"] > 0.8 > 0.7 > mrr[direction, "shuffled images"]
-        assert mrr[direction, ""] > mrr[direction, "chance"] and mrr[direction, "query ignored"] < 0.8
+        assert (
+            mrr[direction, ""] > mrr[direction, "chance"] and mrr[direction, "query ignored"] < 0.8
+        )
 
 
 def test_sentences_look_for_images(trained, data, words):
-    described = {"Cardiomegaly": ("large heart.", "a large heart is seen."), "Edema": ("edema of the lungs.",)}
+    described = {
+        "Cardiomegaly": ("large heart.", "a large heart is seen."),
+        "Edema": ("edema of the lungs.",),
+    }
     described["Fracture"] = ("a fracture.",)
     rows = data.rows("test")
     sentences, finding, has = xvl_retrieve.queries(data, rows, described)
-    assert len(sentences) == 4 and finding.tolist() == ["Cardiomegaly", "Cardiomegaly", "Edema", "Fracture"]
+    assert len(sentences) == 4 and finding.tolist() == [
+        "Cardiomegaly",
+        "Cardiomegaly",
+        "Edema",
+        "Fracture",
+    ]
     assert has.sum(1).tolist() == [10, 10, 10, 0] and has.shape == (4, len(rows))
     asked = matching.distinct(words, sentences, PRESET)
     pictures = matching.encode_images(trained, data, rows, CPU)
     scores = xvl_retrieve.score(trained, pictures, asked, 6, axes=(0,))
-    assert (~np.isnan(scores["matching"])).sum(0).tolist() == [6] * 4, "a sentence's shortlist alone"
+    assert (~np.isnan(scores["matching"])).sum(0).tolist() == [6] * 4, (
+        "a sentence's shortlist alone"
+    )
     people = data.index.patient_id.iloc[rows].to_numpy()
     table = xvl_retrieve.sentence_tables(scores, asked.which, 6)["contrast only"]
     made = xvl_retrieve.evaluate_queries(table, has, finding, people, dataset="d", preset=PRESET)
     found = {(r["subset"], r["metric"]): r for r in made}
-    assert {s for s, _ in found} == {"sentence to image", "sentence to image, Cardiomegaly", "sentence to image, Edema"}
-    guess = {(r["subset"], r["metric"]): r["value"] for r in xvl_retrieve.chance_of_queries(has, finding, dataset="d")}
-    assert set(guess) == set(found) and guess["sentence to image", "precision@5"] == pytest.approx(1 / 3)
+    assert {s for s, _ in found} == {
+        "sentence to image",
+        "sentence to image, Cardiomegaly",
+        "sentence to image, Edema",
+    }
+    guess = {
+        (r["subset"], r["metric"]): r["value"]
+        for r in xvl_retrieve.chance_of_queries(has, finding, dataset="d")
+    }
+    assert set(guess) == set(found) and guess["sentence to image", "precision@5"] == pytest.approx(
+        1 / 3
+    )
     assert found["sentence to image", "precision@5"]["value"] > 0.8
     every = "sentence to image", "precision@50"
-    assert found[every]["value"] == guess[every] == 10 / 50, "the pool has 30 images: all are among the first 50"
+    assert found[every]["value"] == guess[every] == 10 / 50, (
+        "the pool has 30 images: all are among the first 50"
+    )
 
 
 def test_precision_of_resampled_candidates():
@@ -137,40 +208,66 @@ def test_precision_of_resampled_candidates():
     scores, relevant = rng.random((3, 40)).round(1), rng.random((3, 40)) < 0.3
     for k in (1, 5, 60):
         plain = ranking.precision(scores, relevant, k, np.ones((1, 40)))[0]
-        assert plain == pytest.approx(ranking.per_query(scores, relevant, ks=(k,))[f"precision@{k}"])
+        assert plain == pytest.approx(
+            ranking.per_query(scores, relevant, ks=(k,))[f"precision@{k}"]
+        )
     weights_of = next(metrics.resample_weights(np.arange(40), 6))
-    for w, found in zip(weights_of, ranking.precision(scores, relevant, 5, weights_of), strict=True):
+    for w, found in zip(
+        weights_of, ranking.precision(scores, relevant, 5, weights_of), strict=True
+    ):
         drawn = np.repeat(np.arange(40), w.astype(int))  # the resample written out
-        assert found == pytest.approx(ranking.per_query(scores[:, drawn], relevant[:, drawn], ks=(5,))["precision@5"], nan_ok=True)
+        assert found == pytest.approx(
+            ranking.per_query(scores[:, drawn], relevant[:, drawn], ks=(5,))["precision@5"],
+            nan_ok=True,
+        )
 
 
 def test_the_pool_is_drawn_once_for_a_seed(data):
-    assert xvl_retrieve.pool(data, "test", replace(PRESET, xvl_retrieve_pool=0)).tolist() == data.rows("test").tolist()
+    assert (
+        xvl_retrieve.pool(data, "test", replace(PRESET, xvl_retrieve_pool=0)).tolist()
+        == data.rows("test").tolist()
+    )
     few = replace(PRESET, xvl_retrieve_pool=5)
-    assert xvl_retrieve.pool(data, "test", few).tolist() == xvl_retrieve.pool(data, "test", few).tolist()
-    assert xvl_retrieve.pool(data, "test", few).tolist() != xvl_retrieve.pool(data, "test", replace(few, seed=1)).tolist()
+    assert (
+        xvl_retrieve.pool(data, "test", few).tolist()
+        == xvl_retrieve.pool(data, "test", few).tolist()
+    )
+    assert (
+        xvl_retrieve.pool(data, "test", few).tolist()
+        != xvl_retrieve.pool(data, "test", replace(few, seed=1)).tolist()
+    )
 
 
-# --- answers ----------------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 @pytest.fixture
 def large(words):
     """A writer with large random weights, so that answers differ in likelihood."""
     torch.manual_seed(1)
-    return xvl_writer.start_from(weights.untrained(replace(PRESET, initial_range=0.3), words), reads=True).eval()
+    return xvl_writer.start_from(
+        weights.untrained(replace(PRESET, initial_range=0.3), words), reads=True
+    ).eval()
 
 
 def test_ranking_is_that_of_each_answer_alone(large, data, words):
-    table, answers = questions(data).head(7), ["yes", "no", "large heart", "large", "clear chest nothing acute"]
+    table, answers = (
+        questions(data).head(7),
+        ["yes", "no", "large heart", "large", "clear chest nothing acute"],
+    )
     order, likely = xvl_vqa.ranked(large, words, data, table, answers, CPU)
     pictures = xvl_vqa.Pictures(data, table["row"].to_numpy(), PRESET, CPU)
     for n in range(7):
         alone = []
         with torch.no_grad():
             memory = large.remember(
-                pictures.tokens(large.vision, [n]), text.encode(words, [table.question.iloc[n]], PRESET.max_tokens)
+                pictures.tokens(large.vision, [n]),
+                text.encode(words, [table.question.iloc[n]], PRESET.max_tokens),
             )
             for answer in answers:
-                alone.append(large.log_likelihood(memory, *text.encode(words, [answer], PRESET.max_tokens)).item())
+                alone.append(
+                    large.log_likelihood(
+                        memory, *text.encode(words, [answer], PRESET.max_tokens)
+                    ).item()
+                )
         assert likely[n] == pytest.approx(np.sort(alone)[::-1], abs=1e-4)
         assert np.array(alone)[order[n]] == pytest.approx(likely[n], abs=1e-4)
     few = xvl_vqa.predict(large, words, data, table, answers, CPU)
@@ -188,18 +285,26 @@ def test_the_first_token_chooses_who_is_ranked(large, data, words):
         given = text.encode(words, table.question.tolist(), PRESET.max_tokens)
         first = large.first_words(large.remember(pictures.tokens(large.vision, range(5)), given))
     for n in range(5):
-        large_wins = first[n, ids[0, 1]] > first[n, ids[1, 1]]  # three answers begin with that token: the earlier two
+        large_wins = (
+            first[n, ids[0, 1]] > first[n, ids[1, 1]]
+        )  # three answers begin with that token: the earlier two
         assert set(order[n]) == ({0, 2} if large_wins else {1, 0})
 
 
 def test_answers_need_the_picture(trained, data, words, tmp_path):
     table, start = questions(data), trained[0]
-    tuned, answers, told = xvl_vqa.fit(PRESET, data, table, start, words, tmp_path / "a", CPU, Bar())
-    blind, same, _ = xvl_vqa.fit(PRESET, data, table, start, words, tmp_path / "b", CPU, Bar(), sees=False)
+    tuned, answers, told = xvl_vqa.fit(
+        PRESET, data, table, start, words, tmp_path / "a", CPU, Bar()
+    )
+    blind, same, _ = xvl_vqa.fit(
+        PRESET, data, table, start, words, tmp_path / "b", CPU, Bar(), sees=False
+    )
     test = table[table.split == "test"].reset_index(drop=True)
     right = {
         "own": xvl_vqa.predict(tuned, words, data, test, answers, CPU),
-        "other": xvl_vqa.predict(tuned, words, data, test, answers, CPU, images_of=asked.swapped(test, 0)),
+        "other": xvl_vqa.predict(
+            tuned, words, data, test, answers, CPU, images_of=asked.swapped(test, 0)
+        ),
         "blind": xvl_vqa.predict(blind, words, data, test, same, CPU, sees=False),
         "majority": asked.majority(table[table.split == "train"], test),
     }
@@ -218,6 +323,8 @@ def test_without_an_image_nothing_of_it_is_read(data, words):
 
 
 def test_held_out_images_choose_the_epoch(data, words):
-    task = xvl_vqa.Answering(PRESET, data, questions(data), weights.untrained(PRESET, words), words, CPU)
+    task = xvl_vqa.Answering(
+        PRESET, data, questions(data), weights.untrained(PRESET, words), words, CPU
+    )
     assert not set(task.train.image_id) & set(task.valid.image_id) and len(task.valid)
     assert set(task.train.split) | set(task.valid.split) == {"train"}

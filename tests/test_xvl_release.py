@@ -17,13 +17,21 @@ def test_learning_rates_of_the_release(task):
     s = {k: float(v) if k.endswith("lr") else v for k, v in case["schedular"].items()}
 
     def rate(unit):
-        return schedules.released(unit, s["epochs"], s["warmup_epochs"], s["warmup_lr"], s["lr"], s["min_lr"])
+        return schedules.released(
+            unit, s["epochs"], s["warmup_epochs"], s["warmup_lr"], s["lr"], s["min_lr"]
+        )
 
     for unit, wanted in case["lr_at_step_t"].items():
         assert rate(int(unit)) == pytest.approx(wanted, abs=1e-9, rel=1e-9)
-    run, a_epoch = case["training_run"]["lr_used_run_length"], case["training_run"]["steps_per_epoch"]
+    run, a_epoch = (
+        case["training_run"]["lr_used_run_length"],
+        case["training_run"]["steps_per_epoch"],
+    )
     wanted = [value for value, times in run for _ in range(times)]
-    ours = [rate(schedules.released_unit(*divmod(k, a_epoch), s["warmup_epochs"])) for k in range(len(wanted))]
+    ours = [
+        rate(schedules.released_unit(*divmod(k, a_epoch), s["warmup_epochs"]))
+        for k in range(len(wanted))
+    ]
     assert ours == pytest.approx(wanted, abs=1e-9, rel=1e-9)
 
 

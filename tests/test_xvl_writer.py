@@ -1,4 +1,6 @@
-"""X-VL's encoder-decoder: the release's losses, logits and beam searches; the cache changes nothing."""
+"""X-VL's encoder-decoder: the release's losses, logits and beam searches; the cache changes
+nothing.
+"""
 
 import json
 from pathlib import Path
@@ -20,12 +22,20 @@ SETTINGS = TINY + "writer_text_layers=2 writer_layers=4 xvl_tune_frozen=0 writer
 def released(decoder, weights):
     """Put the release's decoder, `bert.*` and `cls.*`, into ours."""
     state = {
-        k.removeprefix("bert.encoder.").replace("layer.", "layers.", 1): v for k, v in weights.items() if "encoder" in k
+        k.removeprefix("bert.encoder.").replace("layer.", "layers.", 1): v
+        for k, v in weights.items()
+        if "encoder" in k
     }
-    state |= {k.removeprefix("bert."): v for k, v in weights.items() if "embeddings" in k and "position_ids" not in k}
+    state |= {
+        k.removeprefix("bert."): v
+        for k, v in weights.items()
+        if "embeddings" in k and "position_ids" not in k
+    }
     head = "cls.predictions."
     state |= {
-        k.removeprefix(head): v for k, v in weights.items() if k.startswith(f"{head}transform") or k == f"{head}bias"
+        k.removeprefix(head): v
+        for k, v in weights.items()
+        if k.startswith(f"{head}transform") or k == f"{head}bias"
     }
     decoder.load_state_dict(state)
     return decoder.eval()
@@ -39,7 +49,9 @@ def decoder():
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A writer with large random weights, which writes texts of different lengths, and what it looks at."""
+    """A writer with large random weights, which writes texts of different lengths, and what it
+    looks at.
+    """
     torch.manual_seed(3)
     preset = presets.load("smoke", SETTINGS + "initial_range=0.1 writer_positions=24 dropout=0")
     writer = xvl_writer.start_from(xvl.XVL(preset, 40), reads=True).eval()
@@ -58,12 +70,18 @@ def test_losses_and_logits_of_the_release(decoder):
     memory = decoder.remember(RELEASE["out/question_states"], RELEASE["in/question_mask"])
     logits, real = decoder.logits(decoder.states(ids, memory)), mask.bool()
     close(logits[real], RELEASE["out/decoder_logits"][real])
-    writer = xvl_writer.Writer(presets.load("smoke", SETTINGS), torch.nn.Identity(), 200, reads=True)
+    writer = xvl_writer.Writer(
+        presets.load("smoke", SETTINGS), torch.nn.Identity(), 200, reads=True
+    )
     writer.decoder = decoder
     likelihood = writer.log_likelihood(memory, ids, mask)
-    close(-likelihood, RELEASE["out/loss_per_sample"], 2e-5)  # sums of eight and more numbers, up to 76
+    close(
+        -likelihood, RELEASE["out/loss_per_sample"], 2e-5
+    )  # sums of eight and more numbers, up to 76
     close(-likelihood.mean(), RELEASE["out/loss"], 2e-5)
-    targets = RELEASE["out/answer_targets"]  # what the release predicts: every token after the first, no padding
+    targets = RELEASE[
+        "out/answer_targets"
+    ]  # what the release predicts: every token after the first, no padding
     assert (targets != -100).equal(real) and targets[real].equal(ids[real])
 
 
@@ -73,7 +91,10 @@ def test_reader_and_decoder_of_the_release(shared):
     t = load_file(shared / "parity" / "xvl_vqa.safetensors")
     weights = part("weights/", t)
     writer = xvl_writer.Writer(
-        presets.load("smoke", SETTINGS + "writer_positions=160"), torch.nn.Identity(), 200, reads=True
+        presets.load("smoke", SETTINGS + "writer_positions=160"),
+        torch.nn.Identity(),
+        200,
+        reads=True,
     )
     released(writer.decoder, part("fusion_decoder.", weights))
     words = part("text_encoder.", weights)
@@ -85,7 +106,9 @@ def test_reader_and_decoder_of_the_release(shared):
     question = t["in/question_ids"], t["in/question_mask"]
     states, real = writer.reader(*question, t["out/image_embeds"]), question[1].bool()
     close(states[real], t["out/question_states"][real])
-    loss = writer(t["out/image_embeds"], t["in/answer_ids"], t["in/answer_mask"], *question)["total"]
+    loss = writer(t["out/image_embeds"], t["in/answer_ids"], t["in/answer_mask"], *question)[
+        "total"
+    ]
     close(loss, t["out/loss"], 2e-5)
 
 
@@ -93,8 +116,14 @@ def test_reader_and_decoder_of_the_release(shared):
 def test_beam_search_of_the_release(decoder, name):
     case = BEAMS[name]
     memory = decoder.remember(RELEASE["beam/states"], RELEASE["beam/atts"])
-    rules = Rules(stop=3, most=case["max_length"], beams=case["beam_size"], least=case["min_length"], length_power=0.6,
-                  stopped_go_on=True)  # fmt: skip
+    rules = Rules(
+        stop=3,
+        most=case["max_length"],
+        beams=case["beam_size"],
+        least=case["min_length"],
+        length_power=0.6,
+        stopped_go_on=True,
+    )
     with torch.no_grad():
         decoder.bias[3] += case["extra_eos_bias"]
     found = decode.beam(decoder.step, decoder.start(memory), 10, rules)
@@ -106,10 +135,14 @@ def test_beam_search_of_the_release(decoder, name):
 
 
 class LastWord:
-    """A model that knows the last word alone: probabilities of the next one, of a (1), b (2) and stop (3)."""
+    """A model that knows the last word alone: probabilities of the next one, of a (1), b (2) and
+    stop (3).
+    """
 
     table = (
-        torch.tensor([[0, 0.5, 0.2, 0.25], [0, 0.05, 0.6, 0.35], [0, 0.02, 0.02, 0.02], [0, 1.0, 0, 0]])
+        torch.tensor(
+            [[0, 0.5, 0.2, 0.25], [0, 0.05, 0.6, 0.35], [0, 0.02, 0.02, 0.02], [0, 1.0, 0, 0]]
+        )
         .clamp(min=1e-9)
         .log()
     )
@@ -122,10 +155,13 @@ class LastWord:
 
 
 def test_stopped_beams_rest():
-    """By default a beam that has stopped is left alone; the release writes on behind the stop word and loses `a stop`."""
+    """By default a beam that has stopped is left alone; the release writes on behind the stop word
+    and loses `a stop`.
+    """
     rules, model = dict(stop=3, most=3, beams=2, length_power=3.0), LastWord()
     ours, theirs = (
-        decode.beam(model.step, model, 1, Rules(**rules, stopped_go_on=k)).words.tolist() for k in (False, True)
+        decode.beam(model.step, model, 1, Rules(**rules, stopped_go_on=k)).words.tolist()
+        for k in (False, True)
     )
     assert ours == [[1, 3, 0]] and theirs == [[3, 1, 2]]
 
@@ -138,7 +174,9 @@ def test_the_cache_changes_nothing(tiny):
     state, last = writer.decoder.start(memory), None
     for k in range(12):
         whole = torch.cat([torch.full((6, 1), 2), words[:, :k]], dim=1)
-        log_p = writer.decoder.logits(writer.decoder.states(whole, memory)[:, -1]).log_softmax(dim=-1)
+        log_p = writer.decoder.logits(writer.decoder.states(whole, memory)[:, -1]).log_softmax(
+            dim=-1
+        )
         step, state = writer.decoder.step(state, last)
         close(step, log_p)
         best = log_p.argmax(dim=1)
@@ -170,7 +208,9 @@ def test_likelihood_is_the_sum_over_the_steps_and_the_score_of_what_was_written(
     ended = (found.words == 3).any(dim=1)
     assert ended.any()
     ids = torch.cat([torch.full((6, 1), 2), found.words], dim=1)
-    mask = torch.cat([torch.ones(6, 2), ((found.words == 3).cumsum(1)[:, :-1] == 0).float()], dim=1).long()
+    mask = torch.cat(
+        [torch.ones(6, 2), ((found.words == 3).cumsum(1)[:, :-1] == 0).float()], dim=1
+    ).long()
     likelihood = writer.log_likelihood(memory, ids, mask)
     close(likelihood, found.scores, 1e-4)
     # many texts beside one memory, as for the candidates of an answer
@@ -186,7 +226,9 @@ def test_padding_is_not_seen(tiny):
     mask = (ids > 0).long()
     with torch.no_grad():
         long, short = (
-            writer.log_likelihood(writer.remember(image, (ids[:, :n], mask[:, :n])), ids[:, :m], mask[:, :m])
+            writer.log_likelihood(
+                writer.remember(image, (ids[:, :n], mask[:, :n])), ids[:, :m], mask[:, :m]
+            )
             for n, m in ((7, 7), (5, 5))
         )
     close(long, short)

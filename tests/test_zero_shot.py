@@ -25,11 +25,21 @@ def row(rows, subset, metric):
 def test_rows_have_interval_and_count_what_is_labelled():
     labels, scores, patients = data()
     labels[:7, 0] = np.nan
-    rows = zero_shot.evaluate(labels, scores, patients, FINDINGS, valid=data(seed=1)[:2], means=[("mean of 2", FINDINGS)], **ABOUT)
+    rows = zero_shot.evaluate(
+        labels,
+        scores,
+        patients,
+        FINDINGS,
+        valid=data(seed=1)[:2],
+        means=[("mean of 2", FINDINGS)],
+        **ABOUT,
+    )
     assert row(rows, "A", "auroc")["n"] == 193 and row(rows, "B", "auroc")["n"] == 200
     for metric in ("auroc", "f1_max", "f1_valid", "mcc"):
         mean = row(rows, "mean of 2", metric)
-        assert mean["value"] == pytest.approx((row(rows, "A", metric)["value"] + row(rows, "B", metric)["value"]) / 2)
+        assert mean["value"] == pytest.approx(
+            (row(rows, "A", metric)["value"] + row(rows, "B", metric)["value"]) / 2
+        )
         assert mean["ci_low"] < mean["value"] < mean["ci_high"]
 
 
@@ -37,8 +47,12 @@ def test_no_threshold_gives_no_value_instead_of_zero():
     labels, scores, patients = data()
     valid_labels, valid_scores, _ = data(seed=1)
     valid_labels[:, 0] = 0
-    rows = zero_shot.evaluate(labels, scores, patients, FINDINGS, valid=(valid_labels, valid_scores), **ABOUT)
-    assert np.isnan(row(rows, "A", "f1_valid")["value"]) and np.isnan(row(rows, "A", "mcc")["value"])
+    rows = zero_shot.evaluate(
+        labels, scores, patients, FINDINGS, valid=(valid_labels, valid_scores), **ABOUT
+    )
+    assert np.isnan(row(rows, "A", "f1_valid")["value"]) and np.isnan(
+        row(rows, "A", "mcc")["value"]
+    )
     assert row(rows, "B", "f1_valid")["value"] > 0 and row(rows, "A", "auroc")["value"] > 0.5
 
 
@@ -58,10 +72,14 @@ def test_the_linear_gauge_learns_and_ignores_what_is_not_labelled():
     assert scores[::2, 0].min() > scores[1::2, 0].max() and not scores[:, 1].any()
 
 
-# --- scores in batches are those of one pair at a time --------------------------------------------------------------
-DESCRIBED = {"A": ("the heart is enlarged.", "an opacity is seen in the left lower lobe."), "B": ("fluid.",)}
+# --- scores in batches are those of one pair at a time --------------------------------------------
+DESCRIBED = {
+    "A": ("the heart is enlarged.", "an opacity is seen in the left lower lobe."),
+    "B": ("fluid.",),
+}
 DENIED = {"A": "no enlargement of the heart.", "B": "no fluid."}
-TINY = ("vision_width=32 vision_layers=1 vision_heads=2 text_width=24 text_layers=1 text_heads=2 text_hidden=32 fusion_hidden=32 "
+TINY = ("vision_width=32 vision_layers=1 vision_heads=2 text_width=24 text_layers=1 "
+        "text_heads=2 text_hidden=32 fusion_hidden=32 "
         "projection=16 queue_size=10 vocabulary=80 initial_range=0.3 ")  # fmt: skip
 
 
@@ -83,23 +101,42 @@ def one_at_a_time(model, tokenizer, images):
             for finding, positives in DESCRIBED.items():
                 given = []
                 for sentence in (*positives, DENIED[finding]):
-                    tokens, f_image = model.online.encode_image(vision.plain_view(image, model.preset))
-                    ids, mask = text.encode(tokenizer, [text.clean_report(sentence)], model.preset.max_tokens)
+                    tokens, f_image = model.online.encode_image(
+                        vision.plain_view(image, model.preset)
+                    )
+                    ids, mask = text.encode(
+                        tokenizer, [text.clean_report(sentence)], model.preset.max_tokens
+                    )
                     states, f_text = model.online.encode_text(ids, mask)
                     itm = head == "ITM"
-                    given.append(model.match_logits(states, mask, tokens)[0, 1] if itm else (f_image * f_text).sum())
+                    given.append(
+                        model.match_logits(states, mask, tokens)[0, 1]
+                        if itm
+                        else (f_image * f_text).sum()
+                    )
                 yes, no = torch.stack(given[:-1]).mean(), given[-1]
-                row.append(torch.sigmoid(torch.stack([yes, no])).softmax(0)[0] if head == "ITM" else yes - no)
+                row.append(
+                    torch.sigmoid(torch.stack([yes, no])).softmax(0)[0]
+                    if head == "ITM"
+                    else yes - no
+                )
             values.append(torch.stack(row))
     return {head: torch.stack(values).numpy() for head, values in found.items()}
 
 
-@pytest.mark.parametrize("overrides", ["packed=0", "packed=1", "packed=0 itm_heads=2", "fusion_layers=1", "fusion_layers=3"])
+@pytest.mark.parametrize(
+    "overrides",
+    ["packed=0", "packed=1", "packed=0 itm_heads=2", "fusion_layers=1", "fusion_layers=3"],
+)
 def test_batches_change_no_score(overrides, monkeypatch):
     model, tokenizer = tiny(overrides)
-    images = torch.randint(0, 256, (5, 69, 69), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = torch.randint(
+        0, 256, (5, 69, 69), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     expected = one_at_a_time(model, tokenizer, images)
-    assert expected["ITM"].std(axis=0).min() > 1e-4, "the pictures must matter, or nothing is tested"
+    assert expected["ITM"].std(axis=0).min() > 1e-4, (
+        "the pictures must matter, or nothing is tested"
+    )
     for images_a_call, tokens in ((256, 8192), (2, 40), (256, 1)):
         monkeypatch.setattr(zero_shot, "IMAGES", images_a_call)
         monkeypatch.setattr(zero_shot, "TOKENS", tokens)
@@ -124,12 +161,18 @@ def test_each_image_and_sentence_is_encoded_once(monkeypatch):
 
     monkeypatch.setattr(model.online, "encode_image", images_seen)
     monkeypatch.setattr(model.online, "encode_text", sentences_seen)
-    key.register_forward_hook(lambda layer, given, out: seen.update(keys=seen["keys"] + len(given[0])))
+    key.register_forward_hook(
+        lambda layer, given, out: seen.update(keys=seen["keys"] + len(given[0]))
+    )
     monkeypatch.setattr(zero_shot, "IMAGES", 2)
     text_features.forget()
     for _ in range(2):
-        zero_shot.score(model, tokenizer, torch.zeros(4, 69, 69, dtype=torch.uint8), DESCRIBED, DENIED)
-    assert seen == {"images": 8, "sentences": 5, "keys": 8 * 17}, "17 tokens an image; the second call reads its sentences back"
+        zero_shot.score(
+            model, tokenizer, torch.zeros(4, 69, 69, dtype=torch.uint8), DESCRIBED, DENIED
+        )
+    assert seen == {"images": 8, "sentences": 5, "keys": 8 * 17}, (
+        "17 tokens an image; the second call reads its sentences back"
+    )
 
 
 def test_text_features_are_those_of_these_weights_and_words():
@@ -147,5 +190,10 @@ def test_text_features_are_those_of_these_weights_and_words():
 
 def test_without_fusion_there_is_no_matching_score():
     model, tokenizer = tiny("fusion=0")
-    found = zero_shot.score(model, tokenizer, torch.zeros(2, 69, 69, dtype=torch.uint8), DESCRIBED, DENIED)
-    assert list(found) == ["ITA"] == list(zero_shot.heads(model.preset)) and found["ITA"].shape == (2, 2)
+    found = zero_shot.score(
+        model, tokenizer, torch.zeros(2, 69, 69, dtype=torch.uint8), DESCRIBED, DENIED
+    )
+    assert list(found) == ["ITA"] == list(zero_shot.heads(model.preset)) and found["ITA"].shape == (
+        2,
+        2,
+    )

@@ -1,5 +1,5 @@
-"""A tiny pre-training for the tests of the trainer. As a program, `python train_helpers.py FOLDER [SETTING=VALUE ...]`
-trains into FOLDER; torchrun starts it in several processes."""
+"""A tiny pre-training for the tests of the trainer. As a program, `python train_helpers.py FOLDER
+[SETTING=VALUE ...]` trains into FOLDER; torchrun starts it in several processes."""
 
 import json
 import sys
@@ -14,8 +14,10 @@ from medxvl import presets, text, train, xvl_pretrain
 from medxvl.xvl import Batch
 
 TINY_SETTINGS = (
-    "vision_width=16 vision_layers=1 vision_heads=2 text_width=16 text_layers=1 text_heads=2 text_hidden=16 fusion_layers=1 "
-    "fusion_hidden=16 projection=8 queue_size=10 vocabulary=80 max_tokens=12 image_size=32 resize=34 threads=1 "
+    "vision_width=16 vision_layers=1 vision_heads=2 text_width=16 text_layers=1 text_heads=2 "
+    "text_hidden=16 fusion_layers=1 "
+    "fusion_hidden=16 projection=8 queue_size=10 vocabulary=80 max_tokens=12 image_size=32 "
+    "resize=34 threads=1 "
     "epochs=2 contrast_epochs=2 batch_size=4 contrast_batch=6 checkpoints=2 warmup_steps=2"
 )
 TINY = presets.load("smoke", TINY_SETTINGS)
@@ -37,12 +39,20 @@ class Fake:
 
     def __init__(self, images=None, reports=None, n=26):
         rng = np.random.default_rng(5)
-        self.pixels = rng.integers(0, 256, (n, 40, 40), dtype=np.uint8) if images is None else images
-        said = [". ".join(WORDS[j] for j in rng.permutation(6)[: 1 + k % 3]) + "." for k in range(n)]
-        self.index = pd.DataFrame({
-            "study_id": [f"s{k:02d}" for k in range(n)], "split": ["valid" if k % 4 == 0 else "train" for k in range(n)],
-            "findings": "", "impression": reports or said,
-        })  # fmt: skip
+        self.pixels = (
+            rng.integers(0, 256, (n, 40, 40), dtype=np.uint8) if images is None else images
+        )
+        said = [
+            ". ".join(WORDS[j] for j in rng.permutation(6)[: 1 + k % 3]) + "." for k in range(n)
+        ]
+        self.index = pd.DataFrame(
+            {
+                "study_id": [f"s{k:02d}" for k in range(n)],
+                "split": ["valid" if k % 4 == 0 else "train" for k in range(n)],
+                "findings": "",
+                "impression": reports or said,
+            }
+        )
 
     def rows(self, split):
         return np.flatnonzero(self.index["split"] == split)
@@ -82,7 +92,11 @@ def fit(folder, bar=None, preset=TINY, data=None):
 def result(folder):
     """Everything a finished run leaves: weights by file, their scores and the log."""
     kept = {p.name: load_file(p) for p in sorted(Path(folder).glob("epoch-*.safetensors"))}
-    return kept, json.loads((Path(folder) / "best.json").read_text()), (Path(folder) / "log.jsonl").read_text()
+    return (
+        kept,
+        json.loads((Path(folder) / "best.json").read_text()),
+        (Path(folder) / "log.jsonl").read_text(),
+    )
 
 
 def same(a, b):
@@ -114,7 +128,9 @@ def _double(x):
 
 
 def compared(folder, processes: int) -> None:
-    """Two trainings that any number of processes must do alike: in float64 (without validation), and as it is used."""
+    """Two trainings that any number of processes must do alike: in float64 (without validation),
+    and as it is used.
+    """
     studies = f"batch_size={4 // processes} contrast_batch={6 // processes}"
     preset = with_settings(f"{studies} accumulation=2 contrast_epochs=1")
     tokenizer = text.train_tokenizer([". ".join(WORDS)] * 3, preset.vocabulary)

@@ -1,1 +1,3 @@
-"""One file a downstream task: functions from a model and data to scores, and from scores to result rows."""
+"""One file a downstream task: functions from a model and data to scores, and from scores to result
+rows.
+"""

@@ -16,12 +16,20 @@ from medxvl import distributed, errors, matching, metrics, text, train, weights,
 from medxvl.tasks import detect_errors
 from medxvl.xvl import XVL
 
-TAUGHT = ("location", "extent", "mismatch")  # a report of another study is a false positive or negative, too
-EXTENT = 0.7  # share of the reports with a word of extent whose error is one of extent: there are few, and they are learned last
+TAUGHT = (
+    "location",
+    "extent",
+    "mismatch",
+)  # a report of another study is a false positive or negative, too
+# share of the reports with a word of extent whose error is one of extent: there are few, and they
+# are learned last
+EXTENT = 0.7
 
 
 class Detector(xvl_finetune.Tuned):
-    """X-VL whose matching head is trained on pairs; `forward` gives the loss terms by name, "total" is minimised."""
+    """X-VL whose matching head is trained on pairs; `forward` gives the loss terms by name, "total"
+    is minimised.
+    """
 
     def __init__(self, model: XVL):
         super().__init__()
@@ -29,34 +37,62 @@ class Detector(xvl_finetune.Tuned):
         model.twin.requires_grad_(False)
         self.hold(model.online.vision, bool(model.preset.xvl_tune_frozen))
 
-    def forward(self, images: Tensor, ids: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """Images (N, ...), for each the right report and then, for each, the wrong one (2 N, L), and what the two count (N,)."""
+    def forward(
+        self, images: Tensor, ids: Tensor, mask: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Images (N, ...), for each the right report and then, for each, the wrong one (2 N, L),
+        and what the two count (N,).
+        """
         states, _ = self.model.online.encode_text(ids, mask)
         logits = self.model.match_logits(states, mask, self.image_tokens(images).repeat(2, 1, 1))
         right = torch.tensor([1, 0], device=ids.device).repeat_interleave(len(images))
-        return {"total": (F.cross_entropy(logits, right, reduction="none") * weight.repeat(2)).mean()}
+        return {
+            "total": (F.cross_entropy(logits, right, reduction="none") * weight.repeat(2)).mean()
+        }
 
 
 class Detecting(xvl_finetune.FineTuning):
-    """On the split `train`: every section of every study as it is, and with an error that each epoch draws anew. The epoch with
-    the highest mean AUROC over the five types on `valid` is kept."""
+    """On the split `train`: every section of every study as it is, and with an error that each
+    epoch draws anew. The epoch with the highest mean AUROC over the five types on `valid` is
+    kept."""
 
     score_label = "validation error AUROC"
 
     def __init__(self, preset, dataset, start: XVL, tokenizer, device):
         self.dataset, self.tokenizer = dataset, tokenizer
-        self.studies, self.valid = detect_errors.studies(dataset, "train", every_section=True), detect_errors.studies(dataset, "valid")
-        self.tests = detect_errors.tests(self.valid.reports, preset.seed + 1, 0, errors.PUBLISHED, ("balanced",))
+        self.studies, self.valid = (
+            detect_errors.studies(dataset, "train", every_section=True),
+            detect_errors.studies(dataset, "valid"),
+        )
+        self.tests = detect_errors.tests(
+            self.valid.reports, preset.seed + 1, 0, errors.PUBLISHED, ("balanced",)
+        )
         pictures = xvl_finetune.Pictures(dataset, self.studies.rows, preset, device)
-        super().__init__("errors", preset, start, pictures, len(pictures), dataset.fingerprint, device,
-                         ("errors", "labels", "label_rules", "matching", "tasks/detect_errors", "tasks/error_detector"))  # fmt: skip
+        super().__init__(
+            "errors",
+            preset,
+            start,
+            pictures,
+            len(pictures),
+            dataset.fingerprint,
+            device,
+            (
+                "errors",
+                "labels",
+                "label_rules",
+                "matching",
+                "tasks/detect_errors",
+                "tasks/error_detector",
+            ),
+        )
 
     def module(self) -> Detector:
         return Detector(xvl_finetune.copied(self.start))
 
     def order(self, epoch: int, rng) -> np.ndarray:
-        """The reports, shuffled; draws their errors, and what each counts: all types the same, and nothing a report that cannot
-        have an error or whose error lies behind what the model reads."""
+        """The reports, shuffled; draws their errors, and what each counts: all types the same, and
+        nothing a report that cannot have an error or whose error lies behind what the model
+        reads."""
         of = self.studies.reports
         given = {"labels": of.labels, "patients": of.patients, "others": of}
         made = errors.mixed(of.texts, 1.0, rng, TAUGHT, **given)
@@ -64,10 +100,22 @@ class Detecting(xvl_finetune.FineTuning):
         for k, extent in enumerate(errors.corrupt(of.texts, "extent", rng)):
             if preferred[k] and isinstance(extent, errors.Error):
                 made[k] = extent
-        wrong = [same if error is None else error.text for same, error in zip(of.texts, made, strict=True)]
-        self.right, self.wrong = (detect_errors.read(told, self.preset) for told in (of.texts, wrong))
-        read = matching.distinct(self.tokenizer, [*self.right, *self.wrong], self.preset).which.reshape(2, -1)
-        kind = np.array([TAUGHT.index(m.kind) if m and a != b else -1 for m, a, b in zip(made, *read, strict=True)])
+        wrong = [
+            same if error is None else error.text
+            for same, error in zip(of.texts, made, strict=True)
+        ]
+        self.right, self.wrong = (
+            detect_errors.read(told, self.preset) for told in (of.texts, wrong)
+        )
+        read = matching.distinct(
+            self.tokenizer, [*self.right, *self.wrong], self.preset
+        ).which.reshape(2, -1)
+        kind = np.array(
+            [
+                TAUGHT.index(m.kind) if m and a != b else -1
+                for m, a, b in zip(made, *read, strict=True)
+            ]
+        )
         counts = np.array([(kind == k).sum() for k in range(len(TAUGHT))])
         share = len(kind) / np.maximum(counts, 1) / max(1, (counts > 0).sum())
         self.weight = torch.from_numpy(np.append(share, 0)[kind].astype(np.float32))
@@ -78,15 +126,22 @@ class Detecting(xvl_finetune.FineTuning):
 
     def inputs(self, picked, rng, generator) -> tuple:
         own = picked[distributed.own(len(picked))]
-        ids, mask = text.encode(self.tokenizer, [told[k] for told in (self.right, self.wrong) for k in own], self.preset.max_tokens)
+        ids, mask = text.encode(
+            self.tokenizer,
+            [told[k] for told in (self.right, self.wrong) for k in own],
+            self.preset.max_tokens,
+        )
         return self.images(picked, generator), ids, mask, self.weight[own]
 
     def score(self, epoch: int) -> float:
         model = self.tuned.model
         pictures = matching.encode_images([model], self.dataset, self.valid.rows, self.device)
         given = detect_errors.score([model], self.tokenizer, pictures, self.tests)
-        values = [metrics.auroc(pairs["wrong"].to_numpy(float), given[key]) for key, pairs in self.tests.items()
-                  if key[1] != detect_errors.ALL]  # fmt: skip
+        values = [
+            metrics.auroc(pairs["wrong"].to_numpy(float), given[key])
+            for key, pairs in self.tests.items()
+            if key[1] != detect_errors.ALL
+        ]
         return float(np.nanmean(values)) if values else float("nan")
 
     def save(self, path: Path, score: float) -> None:
@@ -94,7 +149,17 @@ class Detecting(xvl_finetune.FineTuning):
 
 
 def fit(preset, dataset, start: XVL, tokenizer, folder: Path, device, progress) -> tuple[XVL, str]:
-    """Fine-tune a copy of `start` into `folder`; the model of its best validation epoch, and a short text that identifies it."""
-    train.fit(Detecting(preset, dataset, start, tokenizer, device), replace(preset, checkpoints=1), folder, device, progress)
+    """Fine-tune a copy of `start` into `folder`; the model of its best validation epoch, and a
+    short text that identifies it.
+    """
+    train.fit(
+        Detecting(preset, dataset, start, tokenizer, device),
+        replace(preset, checkpoints=1),
+        folder,
+        device,
+        progress,
+    )
     best = folder / next(iter(json.loads((folder / "best.json").read_text(encoding="utf-8"))))
-    return weights.load_model(preset, len(tokenizer), best, device), f"fine-tuned {weights.fingerprint(best)}"
+    return weights.load_model(
+        preset, len(tokenizer), best, device
+    ), f"fine-tuned {weights.fingerprint(best)}"

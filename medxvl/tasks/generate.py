@@ -1,7 +1,8 @@
-"""Report generation with MedViLL (arXiv 2105.11333, section V): masked-word fine-tuning under Seq2Seq, then word by word.
+"""Report generation with MedViLL (arXiv 2105.11333, section V): masked-word fine-tuning under
+Seq2Seq, then word by word.
 
-The release's greedy decoding is fed the true report ("teacher-forced"), so its scores are conditioned on the answer: they stand beside
-those of free-running decoding, never in place of them.
+The release's greedy decoding is fed the true report ("teacher-forced"), so its scores are
+conditioned on the answer: they stand beside those of free-running decoding, never in place of them.
 """
 
 from pathlib import Path
@@ -28,20 +29,25 @@ from medxvl.tasks import zero_shot
 class Writer(Tuned):
     """MedViLL with its own head for masked words.
 
-    Objective "masked", as published: 15 % of the words (and the stop word) are hidden. "every": each word is predicted from the true
-    ones before it, as decoding does; several times as many predictions a pass, for the small presets.
+    Objective "masked", as published: 15 % of the words (and the stop word) are hidden. "every":
+    each word is predicted from the true ones before it, as decoding does; several times as many
+    predictions a pass, for the small presets.
     """
 
     def forward(self, images: Tensor, joint, at: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`at` (N, K) places to predict, `targets` (N, K) words, -100 where there is none."""
         logits = self.model.mlm_logits(self.model.encode(self.image_tokens(images), joint, at))
         weights = (targets != -100).float()
-        loss = medvill_heads.masked_word_loss(logits, targets.clamp(min=0), weights, self.preset.generate_drop_worst)
+        loss = medvill_heads.masked_word_loss(
+            logits, targets.clamp(min=0), weights, self.preset.generate_drop_worst
+        )
         return {"total": loss}
 
 
 class Writing(FineTuning):
-    """Fine-tuning on the split `train`; the epoch with the lowest loss a word on `valid` is kept."""
+    """Fine-tuning on the split `train`; the epoch with the lowest loss a word on `valid` is
+    kept.
+    """
 
     score_label = "validation log-likelihood a word"
 
@@ -51,8 +57,16 @@ class Writing(FineTuning):
         )
         self.tokenizer, self.dataset = tokenizer, dataset
         pictures = Pictures(dataset, self.corpus.rows, preset, device)
-        super().__init__("generate", preset, start, pictures, len(self.corpus), dataset.fingerprint, device,
-                         ("tasks/generate", "medvill_decode"))  # fmt: skip
+        super().__init__(
+            "generate",
+            preset,
+            start,
+            pictures,
+            len(self.corpus),
+            dataset.fingerprint,
+            device,
+            ("tasks/generate", "medvill_decode"),
+        )
 
     def order(self, epoch: int, rng) -> np.ndarray:
         return medvill_finetune.by_length(self.corpus.texts, self.size, rng)
@@ -64,15 +78,28 @@ class Writing(FineTuning):
         return self.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
 
     def inputs(self, picked, rng, generator) -> tuple:
-        own, images, tokenizer = distributed.own(len(picked)), self.images(picked, generator), self.tokenizer
-        ids, real = medvill_batch.encode(tokenizer, [self.corpus.texts[k] for k in picked], self.preset.medvill_text)
-        places, special = self.tuned.model.trunk.grid**2, (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        own, images, tokenizer = (
+            distributed.own(len(picked)),
+            self.images(picked, generator),
+            self.tokenizer,
+        )
+        ids, real = medvill_batch.encode(
+            tokenizer, [self.corpus.texts[k] for k in picked], self.preset.medvill_text
+        )
+        places, special = (
+            self.tuned.model.trunk.grid**2,
+            (tokenizer.cls_token_id, tokenizer.sep_token_id),
+        )
         if self.preset.generate_objective == "every":
             ids, real = ids[own], real[own]
             joint = medvill_decode.true_words(ids, real, places, tokenizer.mask_token_id, special)
-            at = torch.arange(places + 2 + ids.shape[1], places + 2 + 2 * ids.shape[1]).expand(len(ids), -1)
+            at = torch.arange(places + 2 + ids.shape[1], places + 2 + 2 * ids.shape[1]).expand(
+                len(ids), -1
+            )
             return images, joint, at, ids.masked_fill(~real, -100)
-        masked, labels = medvill_batch.draw_masked(ids, real, tokenizer, self.preset.mask_share, generator)
+        masked, labels = medvill_batch.draw_masked(
+            ids, real, tokenizer, self.preset.mask_share, generator
+        )
         joint = medvill_finetune.joint(
             tokenizer, self.preset, masked[own], real[own], places, "seq2seq", task="generation"
         )
@@ -80,12 +107,16 @@ class Writing(FineTuning):
         return images, joint, places + 2 + at, hidden
 
     def score(self, epoch: int) -> float:
-        losses, words = likelihood(self.tuned, self.tokenizer, self.dataset, self.valid.rows, self.device)
+        losses, words = likelihood(
+            self.tuned, self.tokenizer, self.dataset, self.valid.rows, self.device
+        )
         return -float(losses.sum() / words.sum())
 
 
 def hidden_places(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The labels (N, T) that are not -100, and their places, first in each row: (N, K) both, filled up with -100."""
+    """The labels (N, T) that are not -100, and their places, first in each row: (N, K) both, filled
+    up with -100.
+    """
     most = int((labels != -100).sum(dim=1).max())
     at = (labels == -100).int().argsort(dim=1, stable=True)[:, :most]
     return labels.gather(1, at), at
@@ -93,7 +124,9 @@ def hidden_places(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def fit(preset, dataset, start, tokenizer, folder: Path, device, progress) -> tuple[Writer, str]:
     """Fine-tune `start`; the writer and what identifies it."""
-    return medvill_finetune.fit(Writing(preset, dataset, start, tokenizer, device), preset, folder, device, progress)
+    return medvill_finetune.fit(
+        Writing(preset, dataset, start, tokenizer, device), preset, folder, device, progress
+    )
 
 
 @torch.no_grad()
@@ -102,48 +135,74 @@ def _true_words(tuned: Writer, tokenizer, dataset, rows, device, images_of=None)
     tuned.eval()
     preset, special = tuned.preset, (tokenizer.cls_token_id, tokenizer.sep_token_id)
     pictures = Pictures(dataset, rows if images_of is None else images_of, preset, device)
-    ids, real = medvill_batch.encode(tokenizer, medvill_batch.report_texts(dataset, rows), preset.medvill_text)
+    ids, real = medvill_batch.encode(
+        tokenizer, medvill_batch.report_texts(dataset, rows), preset.medvill_text
+    )
     for part in torch.arange(len(ids)).split(CHUNK):
         longest = int(real[part].sum(dim=1).max())
         given = ids[part, :longest].to(device), real[part, :longest].to(device)
         tokens = pictures.tokens(tuned.model.trunk, part)
-        yield medvill_decode.true_word_logits(tuned.model, tokens, *given, special, tokenizer.mask_token_id), *given
+        yield (
+            medvill_decode.true_word_logits(
+                tuned.model, tokens, *given, special, tokenizer.mask_token_id
+            ),
+            *given,
+        )
 
 
-def likelihood(tuned: Writer, tokenizer, dataset, rows, device, images_of=None) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of the losses of a report's words, the stop word with them, each given the true words before; how many. (n,) both."""
+def likelihood(
+    tuned: Writer, tokenizer, dataset, rows, device, images_of=None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the losses of a report's words, the stop word with them, each given the true words
+    before; how many. (n,) both.
+    """
     losses, words = [], []
     for logits, ids, real in _true_words(tuned, tokenizer, dataset, rows, device, images_of):
-        loss = F.cross_entropy(logits.float().flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
+        loss = F.cross_entropy(
+            logits.float().flatten(0, 1), ids.flatten(), reduction="none"
+        ).view_as(ids)
         losses.append((loss * real).sum(dim=1).cpu())
         words.append(real.sum(dim=1).cpu())
     return torch.cat(losses).double().numpy(), torch.cat(words).double().numpy()
 
 
 def teacher_forced(tuned: Writer, tokenizer, dataset, rows, device, images_of=None) -> list[str]:
-    """The likeliest word at each place given the true words before it, up to a stop word: the release's greedy decoding."""
+    """The likeliest word at each place given the true words before it, up to a stop word: the
+    release's greedy decoding.
+    """
     found = []
     for logits, _, real in _true_words(tuned, tokenizer, dataset, rows, device, images_of):
-        found += decode.to_texts(tokenizer, logits.argmax(dim=2).masked_fill(~real, tokenizer.sep_token_id).cpu())
+        found += decode.to_texts(
+            tokenizer, logits.argmax(dim=2).masked_fill(~real, tokenizer.sep_token_id).cpu()
+        )
     return found
 
 
-def write(tuned: Writer, tokenizer, dataset, rows, device, beams: int = 1, images_of=None, progress=None) -> list[str]:
+def write(
+    tuned: Writer, tokenizer, dataset, rows, device, beams: int = 1, images_of=None, progress=None
+) -> list[str]:
     """Free-running reports for the images of the rows, or of `images_of` (n,) in their place."""
     tuned.eval()
     preset, special = tuned.preset, (tokenizer.cls_token_id, tokenizer.sep_token_id)
     pictures = Pictures(dataset, rows if images_of is None else images_of, preset, device)
     rules = decode.Rules(
-        stop=tokenizer.sep_token_id, most=preset.generate_most, beams=beams, ngram=preset.generate_ngram
+        stop=tokenizer.sep_token_id,
+        most=preset.generate_most,
+        beams=beams,
+        ngram=preset.generate_ngram,
     )
     positions = preset.task_positions
-    decoder = medvill_decode.Decoder(tuned.model, special, tokenizer.mask_token_id, positions, preset.generate_most)
+    decoder = medvill_decode.Decoder(
+        tuned.model, special, tokenizer.mask_token_id, positions, preset.generate_most
+    )
     parts, found = torch.arange(len(pictures)).split(CHUNK), []
     bar = progress(len(parts), f"reports, {beams} beam{'s' * (beams > 1)}") if progress else None
     for part in parts:
         search = decode.beam if beams > 1 else decode.greedy
         state = decoder.start(pictures.tokens(tuned.model.trunk, part))
-        found += decode.to_texts(tokenizer, search(decoder.step, state, len(part), rules, tokenizer.pad_token_id).words)
+        found += decode.to_texts(
+            tokenizer, search(decoder.step, state, len(part), rules, tokenizer.pad_token_id).words
+        )
         if bar is not None:
             bar.update(1)
     if bar is not None:
@@ -151,19 +210,25 @@ def write(tuned: Writer, tokenizer, dataset, rows, device, beams: int = 1, image
     return found
 
 
-# --- baselines, which read no image or write no word --------------------------------------------------------------------
+# --- baselines, which read no image or write no word ----------------------------------------------
 def most_common_report(texts: list[str], label_sets: np.ndarray) -> str:
-    """The report that occurs most often; among equals one of the most common set of findings, the first."""
+    """The report that occurs most often; among equals one of the most common set of findings, the
+    first.
+    """
     plain = [text_metrics.plain(text) for text in texts]
     kinds, kind, counts = np.unique(plain, return_inverse=True, return_counts=True)
     _, label, often = np.unique(label_sets, return_inverse=True, return_counts=True)
-    best = np.lexsort((np.arange(len(texts)), -often[label.reshape(-1)], -counts[kind.reshape(-1)]))[0]
+    best = np.lexsort(
+        (np.arange(len(texts)), -often[label.reshape(-1)], -counts[kind.reshape(-1)])
+    )[0]
     return texts[best]
 
 
 @torch.no_grad()
 def nearest_by_image(tuned: Writer, dataset, train_rows, rows, device) -> np.ndarray:
-    """(n,) the training row whose image lies nearest: cosine of the mean image tokens as they enter BERT."""
+    """(n,) the training row whose image lies nearest: cosine of the mean image tokens as they enter
+    BERT.
+    """
     tuned.eval()
     vectors = []
     for part in (train_rows, rows):
@@ -177,26 +242,35 @@ def nearest_by_image(tuned: Writer, dataset, train_rows, rows, device) -> np.nda
 
 
 def nearest_by_text(train_texts: list[str], texts: list[str]) -> np.ndarray:
-    """(n,) index of the most similar training text, by tf-idf of its words; what the texts are decides what the baseline means."""
+    """(n,) index of the most similar training text, by tf-idf of its words; what the texts are
+    decides what the baseline means.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     words = TfidfVectorizer(sublinear_tf=True)
     known, given = words.fit_transform(train_texts), words.transform(texts)
-    return np.concatenate([np.asarray((part @ known.T).argmax(axis=1)).ravel() for part in _rows_of(given)])
+    return np.concatenate(
+        [np.asarray((part @ known.T).argmax(axis=1)).ravel() for part in _rows_of(given)]
+    )
 
 
 def _rows_of(matrix, size: int = 256):
     return [matrix[k : k + size] for k in range(0, matrix.shape[0], size)]
 
 
-def transfer(tuned: Writer, tokenizer, dataset, device, *, model, checkpoint, n_resamples=1000, seed=0) -> list[dict]:
-    """Rows of a fine-tuned writer on another dataset, all its studies with a report, where it has images; and of the
-    baselines from its own training reports on its own test split. "nearest by MeSH": the training report with the most
-    similar index terms, where the dataset has such; people gave them to the very report, so that is a ceiling for text
-    retrieval and no rival."""
+def transfer(
+    tuned: Writer, tokenizer, dataset, device, *, model, checkpoint, n_resamples=1000, seed=0
+) -> list[dict]:
+    """Rows of a fine-tuned writer on another dataset, all its studies with a report, where it has
+    images; and of the baselines from its own training reports on its own test split. "nearest by
+    MeSH": the training report with the most similar index terms, where the dataset has such; people
+    gave them to the very report, so that is a ceiling for text retrieval and no rival."""
     about, found = {"dataset": dataset.label, "n_resamples": n_resamples, "seed": seed}, []
     everything = medvill_batch.report_texts(dataset, np.arange(len(dataset.index)))
-    rows = {s: np.array([k for k in dataset.rows(s) if everything[k]], dtype=int) for s in ("train", "valid", "test")}
+    rows = {
+        s: np.array([k for k in dataset.rows(s) if everything[k]], dtype=int)
+        for s in ("train", "valid", "test")
+    }
     every = np.concatenate(list(rows.values()))
     patients = dataset.index["patient_id"].to_numpy()
     if dataset.has_images and len(every):
@@ -204,13 +278,18 @@ def transfer(tuned: Writer, tokenizer, dataset, device, *, model, checkpoint, n_
         told = {"model": model, "checkpoint": checkpoint, "split": "all"} | about
         wanted = [everything[k] for k in every]
         found += evaluate(texts, wanted, patients[every], losses=losses, **told)
-        other = [texts[k] for k in zero_shot.shuffled(len(every), seed)]  # what was written of another study's image
+        other = [
+            texts[k] for k in zero_shot.shuffled(len(every), seed)
+        ]  # what was written of another study's image
         found += evaluate(other, wanted, patients[every], control="shuffled images", **told)
     train, test = rows["train"], rows["test"]
     if len(train) and len(test):
         known, wanted = [everything[k] for k in train], [everything[k] for k in test]
         given = {
-            "most common report": [most_common_report(known, medvill_batch.label_sets(dataset, train))] * len(test)
+            "most common report": [
+                most_common_report(known, medvill_batch.label_sets(dataset, train))
+            ]
+            * len(test)
         }
         if "mesh" in dataset.index:
             terms = dataset.index["mesh"].fillna("").astype(str)
@@ -221,35 +300,89 @@ def transfer(tuned: Writer, tokenizer, dataset, device, *, model, checkpoint, n_
     return found
 
 
-def examples(dataset, rows, references, texts, nearest, shown, seed: int, most: int = 4) -> list[dict]:
-    """Original, generated and nearest report of a few studies that may be shown, for plots_medvill.examples."""
+def examples(
+    dataset, rows, references, texts, nearest, shown, seed: int, most: int = 4
+) -> list[dict]:
+    """Original, generated and nearest report of a few studies that may be shown, for
+    plots_medvill.examples.
+    """
     allowed = np.flatnonzero(np.asarray(shown)[rows])
     picked, items = np.random.default_rng([seed, 23]).permutation(allowed)[:most], []
     for k in picked:
-        tables = text_metrics.label_tables([references[k], texts[k], nearest[k]], [references[k]])[0]
-        said = [", ".join(tables.columns[(row == 1).to_numpy()]) or "none" for _, row in tables.iterrows()]
+        tables = text_metrics.label_tables([references[k], texts[k], nearest[k]], [references[k]])[
+            0
+        ]
+        said = [
+            ", ".join(tables.columns[(row == 1).to_numpy()]) or "none"
+            for _, row in tables.iterrows()
+        ]
         lines = [["original", "soft"], [references[k], ""], [f"findings: {said[0]}", "soft"]]
-        for name, text, labels in (("generated", texts[k], said[1]), ("nearest report", nearest[k], said[2])):
-            lines += [[name, "soft"], [text, ""], [f"findings: {labels}", "good" if labels == said[0] else "bad"]]
+        for name, text, labels in (
+            ("generated", texts[k], said[1]),
+            ("nearest report", nearest[k], said[2]),
+        ):
+            lines += [
+                [name, "soft"],
+                [text, ""],
+                [f"findings: {labels}", "good" if labels == said[0] else "bad"],
+            ]
         items.append({"image": dataset.images(rows[[k]])[0], "lines": lines})
     return items
 
 
-def evaluate(texts, references, patients, *, dataset, model, losses=None, control="", checkpoint="", n_resamples=1000, seed=0,
-             split="test", paper="medvill", task="report_generation") -> list[dict]:  # fmt: skip
-    """Rows of one way to write: BLEU-1..4, METEOR, ROUGE-L, CIDEr, label scores (micro; per kind of label), with 95 % intervals.
+def evaluate(
+    texts,
+    references,
+    patients,
+    *,
+    dataset,
+    model,
+    losses=None,
+    control="",
+    checkpoint="",
+    n_resamples=1000,
+    seed=0,
+    split="test",
+    paper="medvill",
+    task="report_generation",
+) -> list[dict]:
+    """Rows of one way to write: BLEU-1..4, METEOR, ROUGE-L, CIDEr, label scores (micro; per kind of
+    label), with 95 % intervals.
 
-    `losses`: (sums, words) of `likelihood`, for the perplexity. Label scores of subset "" are of the positive labels. METEOR is NaN
-    where there is no Java. The same for X-VL's reports and corrections: `paper`, `task`.
+    `losses`: (sums, words) of `likelihood`, for the perplexity. Label scores of subset "" are of
+    the positive labels. METEOR is NaN where there is no Java. The same for X-VL's reports and
+    corrections: `paper`, `task`.
     """
-    found, wanted = [text_metrics.plain(t) for t in texts], [text_metrics.plain(t) for t in references]
-    common = {"paper": paper, "task": task, "dataset": dataset, "split": split, "model": model, "control": control,
-              "checkpoint": checkpoint, "n": len(texts)}  # fmt: skip
-    counts, tables = text_metrics.bleu_counts(found, wanted), text_metrics.label_tables(texts, references)
-    functions = {f"bleu{k + 1}": ("", lambda w, k=k: text_metrics.bleu(counts, w)[..., k]) for k in range(4)}
-    each = {"meteor": text_metrics.meteor, "rouge_l": text_metrics.rouge_l, "cider": text_metrics.cider}
+    found, wanted = (
+        [text_metrics.plain(t) for t in texts],
+        [text_metrics.plain(t) for t in references],
+    )
+    common = {
+        "paper": paper,
+        "task": task,
+        "dataset": dataset,
+        "split": split,
+        "model": model,
+        "control": control,
+        "checkpoint": checkpoint,
+        "n": len(texts),
+    }
+    counts, tables = (
+        text_metrics.bleu_counts(found, wanted),
+        text_metrics.label_tables(texts, references),
+    )
+    functions = {
+        f"bleu{k + 1}": ("", lambda w, k=k: text_metrics.bleu(counts, w)[..., k]) for k in range(4)
+    }
+    each = {
+        "meteor": text_metrics.meteor,
+        "rouge_l": text_metrics.rouge_l,
+        "cider": text_metrics.cider,
+    }
     each = {name: score(found, wanted) for name, score in each.items()}
-    functions |= {name: ("", lambda w, name=name: text_metrics.mean(each[name], w)) for name in each}
+    functions |= {
+        name: ("", lambda w, name=name: text_metrics.mean(each[name], w)) for name in each
+    }
     if losses is not None:
         functions["perplexity"] = ("", lambda w: text_metrics.perplexity(*losses, w))
     rows = estimates(functions, common, patients, n_resamples, seed)
@@ -257,7 +390,10 @@ def evaluate(texts, references, patients, *, dataset, model, losses=None, contro
         cells = text_metrics.label_counts(*tables, category)
         subset = "" if category == "positive" else f"{category} labels"
         scores = {
-            f"label_{s}": (subset, lambda w, s=s, cells=cells: text_metrics.label_scores(cells, w)[s])
+            f"label_{s}": (
+                subset,
+                lambda w, s=s, cells=cells: text_metrics.label_scores(cells, w)[s],
+            )
             for s in text_metrics.SCORES
         }
         rows += estimates(scores, common, patients, n_resamples, seed)
@@ -274,6 +410,15 @@ def estimates(functions: dict, common: dict, patients, n_resamples: int, seed: i
     for name, (subset, function) in functions.items():
         samples = np.concatenate(drawn[name])
         low, high = metrics.interval(samples)
-        rows.append(common | {"subset": subset, "metric": name, "value": float(function(None)), "ci_low": float(low),
-                              "ci_high": float(high), "draws": samples})  # fmt: skip
+        rows.append(
+            common
+            | {
+                "subset": subset,
+                "metric": name,
+                "value": float(function(None)),
+                "ci_low": float(low),
+                "ci_high": float(high),
+                "draws": samples,
+            }
+        )
     return rows

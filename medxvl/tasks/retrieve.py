@@ -1,7 +1,9 @@
-"""Image-report retrieval with MedViLL (arXiv 2105.11333, section V): a matching head, fine-tuned on pairs, ranks all candidates.
+"""Image-report retrieval with MedViLL (arXiv 2105.11333, section V): a matching head, fine-tuned on
+pairs, ranks all candidates.
 
-A hit is a candidate with the same positive findings as the query ("label-conditioned"). The release ranks the whole pool; a
-co-author says 100 candidates: both are given. Beside them, the stricter question whether the query's very own partner is found.
+A hit is a candidate with the same positive findings as the query ("label-conditioned"). The release
+ranks the whole pool; a co-author says 100 candidates: both are given. Beside them, the stricter
+question whether the query's very own partner is found.
 """
 
 from pathlib import Path
@@ -15,8 +17,13 @@ from medxvl import distributed, medvill_batch, medvill_finetune, ranking
 from medxvl.medvill_finetune import CHUNK, FineTuning, Pictures, Tuned
 from medxvl.tasks import zero_shot
 
-DIRECTIONS = {"image to report": False, "report to image": True}  # whether the table of scores is turned round
-PAIRS = 2 * CHUNK  # image-report pairs in one call, at evaluation: few enough for the caches of a CPU
+DIRECTIONS = {
+    "image to report": False,
+    "report to image": True,
+}  # whether the table of scores is turned round
+PAIRS = (
+    2 * CHUNK
+)  # image-report pairs in one call, at evaluation: few enough for the caches of a CPU
 
 
 class Matcher(Tuned):
@@ -25,14 +32,18 @@ class Matcher(Tuned):
     def logits(self, images: Tensor, joint) -> Tensor:
         """(N, 2)"""
         first = torch.zeros(len(joint.ids), 1, dtype=torch.long, device=joint.ids.device)
-        return self.model.itm_head(self.model.bert.pooler(self.model.encode(self.image_tokens(images), joint, first)))
+        return self.model.itm_head(
+            self.model.bert.pooler(self.model.encode(self.image_tokens(images), joint, first))
+        )
 
     def forward(self, images: Tensor, joint, matched: Tensor) -> dict[str, Tensor]:
         return {"total": F.cross_entropy(self.logits(images, joint), matched)}
 
 
 class Matching(FineTuning):
-    """Fine-tuning on pairs, half of them with the report of a study of other findings; kept by the MRR on `valid`."""
+    """Fine-tuning on pairs, half of them with the report of a study of other findings; kept by the
+    MRR on `valid`.
+    """
 
     score_label = "validation MRR"
 
@@ -43,7 +54,14 @@ class Matching(FineTuning):
         self.tokenizer, self.dataset = tokenizer, dataset
         pictures = Pictures(dataset, self.corpus.rows, preset, device)
         super().__init__(
-            "retrieve", preset, start, pictures, len(self.corpus), dataset.fingerprint, device, ("tasks/retrieve",)
+            "retrieve",
+            preset,
+            start,
+            pictures,
+            len(self.corpus),
+            dataset.fingerprint,
+            device,
+            ("tasks/retrieve",),
         )
 
     def module(self) -> Matcher:
@@ -59,7 +77,11 @@ class Matching(FineTuning):
             self.tokenizer, [self.corpus.texts[k] for k in whose[own]], self.preset.medvill_text
         )
         places = self.tuned.model.trunk.grid**2
-        return images, medvill_finetune.joint(self.tokenizer, self.preset, ids, real, places), matched[own]
+        return (
+            images,
+            medvill_finetune.joint(self.tokenizer, self.preset, ids, real, places),
+            matched[own],
+        )
 
     def score(self, epoch: int) -> float:
         rows = self.valid.rows[:60]
@@ -69,7 +91,9 @@ class Matching(FineTuning):
 
 
 def pool(dataset, split: str, preset) -> np.ndarray:
-    """Rows of the studies that are ranked against each other: those with a report, `retrieve_pool` of them at most."""
+    """Rows of the studies that are ranked against each other: those with a report, `retrieve_pool`
+    of them at most.
+    """
     rows = dataset.rows(split)
     rows = rows[[bool(text) for text in medvill_batch.report_texts(dataset, rows)]]
     return ranking.sample(rows, preset.retrieve_pool, preset.seed)
@@ -83,15 +107,20 @@ def relevance(dataset, rows) -> np.ndarray:
 
 @torch.no_grad()
 def score(tuned: Matcher, tokenizer, dataset, rows, device, progress=None) -> np.ndarray:
-    """Matching scores (n, n), row: image, column: report. Each image is encoded once, each report read once.
+    """Matching scores (n, n), row: image, column: report. Each image is encoded once, each report
+    read once.
 
     A report meets all images before the next, shorter ones first: hardly any padding within a call.
     """
     tuned.eval()
     preset, model, n = tuned.preset, tuned.model, len(rows)
     pictures = Pictures(dataset, rows, preset, device)
-    tokens = torch.cat([pictures.tokens(model.trunk, part) for part in torch.arange(n).split(CHUNK)])
-    ids, real = medvill_batch.encode(tokenizer, medvill_batch.report_texts(dataset, rows), preset.medvill_text)
+    tokens = torch.cat(
+        [pictures.tokens(model.trunk, part) for part in torch.arange(n).split(CHUNK)]
+    )
+    ids, real = medvill_batch.encode(
+        tokenizer, medvill_batch.report_texts(dataset, rows), preset.medvill_text
+    )
     lengths = real.sum(dim=1)
     order = lengths.argsort(stable=True)
     reports = order.repeat_interleave(n)
@@ -115,16 +144,20 @@ def score(tuned: Matcher, tokenizer, dataset, rows, device, progress=None) -> np
 
 def fit(preset, dataset, start, tokenizer, folder: Path, device, progress) -> tuple[Matcher, str]:
     """Fine-tune `start`; the matcher and what identifies it."""
-    return medvill_finetune.fit(Matching(preset, dataset, start, tokenizer, device), preset, folder, device, progress)
+    return medvill_finetune.fit(
+        Matching(preset, dataset, start, tokenizer, device), preset, folder, device, progress
+    )
 
 
 def evaluate(
     scores, relevant, patients, *, dataset, model, preset, control="", checkpoint="", split="test"
 ) -> list[dict]:
-    """Rows of one model, both directions: every metric of `ranking.NAMES` over the whole pool and in trials of 100 candidates.
+    """Rows of one model, both directions: every metric of `ranking.NAMES` over the whole pool and
+    in trials of 100 candidates.
 
-    scores (n, n), row: image, column: report; relevant (n, n) symmetric. Subsets name direction and pool; "own report" (or
-    image) counts the query's own partner alone. 95 % intervals resample the queries' patients.
+    scores (n, n), row: image, column: report; relevant (n, n) symmetric. Subsets name direction and
+    pool; "own report" (or image) counts the query's own partner alone. 95 % intervals resample the
+    queries' patients.
     """
     values, own = {}, np.arange(len(scores))
     for direction, turned in DIRECTIONS.items():
@@ -133,9 +166,18 @@ def evaluate(
         values[f"{direction}, 100 candidates"] = ranking.per_query_in_trials(
             given, relevant, own, preset.retrieve_trials, np.random.default_rng([preset.seed, 17])
         )
-        values[direction + ranking.OWN] = ranking.single(ranking.per_query(given, np.eye(len(scores), dtype=bool)))
-    about = {"paper": "medvill", "task": "retrieval", "dataset": dataset, "split": split, "model": model, "control": control,
-             "checkpoint": checkpoint}  # fmt: skip
+        values[direction + ranking.OWN] = ranking.single(
+            ranking.per_query(given, np.eye(len(scores), dtype=bool))
+        )
+    about = {
+        "paper": "medvill",
+        "task": "retrieval",
+        "dataset": dataset,
+        "split": split,
+        "model": model,
+        "control": control,
+        "checkpoint": checkpoint,
+    }
     return ranking.rows(values, patients, about, preset.bootstrap, preset.seed)
 
 
@@ -143,39 +185,63 @@ def chance(relevant, *, dataset, split="test") -> list[dict]:
     """What a random order gives, exactly, as rows beside the others."""
     n, right = len(relevant), relevant.sum(1)
     size = min(100, n)
-    expected = 1 + (right - 1) * (size - 1) / max(n - 1, 1)  # right ones among the candidates of a trial, on average
+    expected = 1 + (right - 1) * (size - 1) / max(
+        n - 1, 1
+    )  # right ones among the candidates of a trial, on average
     pools = {
         "": ranking.chance(right, n),
         ", 100 candidates": ranking.chance(np.round(expected).astype(int), size),
         ranking.OWN: ranking.single(ranking.chance(np.ones(n, int), n)),
     }
-    values = {f"{direction}{suffix}": given for direction in DIRECTIONS for suffix, given in pools.items()}
-    about = {"paper": "medvill", "task": "retrieval", "dataset": dataset, "split": split, "model": "chance",
-             "control": "chance", "n": n}  # fmt: skip
+    values = {
+        f"{direction}{suffix}": given for direction in DIRECTIONS for suffix, given in pools.items()
+    }
+    about = {
+        "paper": "medvill",
+        "task": "retrieval",
+        "dataset": dataset,
+        "split": split,
+        "model": "chance",
+        "control": "chance",
+        "n": n,
+    }
     return ranking.rows(values, None, about)
 
 
 @torch.no_grad()
 def mean_token_scores(model, tokenizer, dataset, rows, device) -> np.ndarray:
-    """(n, n) cosine of mean image token and mean word as they enter BERT: retrieval without a joint encoder."""
+    """(n, n) cosine of mean image token and mean word as they enter BERT: retrieval without a joint
+    encoder.
+    """
     model.eval()
     preset = model.preset
     pictures = Pictures(dataset, rows, preset, device)
     parts = torch.arange(len(rows)).split(CHUNK)
-    images = torch.cat([model.image_proj(pictures.tokens(model.trunk, part)).mean(dim=1) for part in parts])
-    ids, word = medvill_batch.encode(tokenizer, medvill_batch.report_texts(dataset, rows), preset.medvill_text)
+    images = torch.cat(
+        [model.image_proj(pictures.tokens(model.trunk, part)).mean(dim=1) for part in parts]
+    )
+    ids, word = medvill_batch.encode(
+        tokenizer, medvill_batch.report_texts(dataset, rows), preset.medvill_text
+    )
     ids, word = ids.to(device), word.to(device)
     words = (model.bert.embeddings.word_embeddings(ids) * word[:, :, None]).sum(dim=1)
     return (F.normalize(images, dim=1) @ F.normalize(words, dim=1).t()).float().cpu().numpy()
 
 
-def transfer(tuned: Matcher, start, tokenizer, dataset, device, *, model, preset, checkpoint) -> list[dict]:
-    """Rows of a fine-tuned matcher on another dataset, a pool of its studies whatever their split, of shuffled images and of the mean
-    tokens of `start` (pre-trained model, what identifies it); none where it has no images."""
+def transfer(
+    tuned: Matcher, start, tokenizer, dataset, device, *, model, preset, checkpoint
+) -> list[dict]:
+    """Rows of a fine-tuned matcher on another dataset, a pool of its studies whatever their split,
+    of shuffled images and of the mean tokens of `start` (pre-trained model, what identifies it);
+    none where it has no images."""
     if not dataset.has_images:
         return []
     rows = np.concatenate(
-        [pool(dataset, split, preset) for split in ("train", "valid", "test") if len(dataset.rows(split))]
+        [
+            pool(dataset, split, preset)
+            for split in ("train", "valid", "test")
+            if len(dataset.rows(split))
+        ]
     )
     rows = ranking.sample(rows, preset.retrieve_pool, preset.seed)
     relevant, patients = relevance(dataset, rows), dataset.index["patient_id"].iloc[rows].to_numpy()
@@ -184,24 +250,40 @@ def transfer(tuned: Matcher, start, tokenizer, dataset, device, *, model, preset
     given = {
         (model, "", checkpoint): scores,
         (model, "shuffled images", checkpoint): scores[zero_shot.shuffled(len(rows), preset.seed)],
-        ("mean tokens, cosine", "mean tokens", start[1]): mean_token_scores(start[0], tokenizer, dataset, rows, device),
+        ("mean tokens, cosine", "mean tokens", start[1]): mean_token_scores(
+            start[0], tokenizer, dataset, rows, device
+        ),
     }
     found = chance(relevant, dataset=dataset.label, split="all")
     for (name, control, told), values in given.items():
-        found += evaluate(values, relevant, patients, model=name, control=control, checkpoint=told, **about)
+        found += evaluate(
+            values, relevant, patients, model=name, control=control, checkpoint=told, **about
+        )
     return found
 
 
 def examples(
-    scores, relevant, texts: list[str], dataset, rows, shown, seed: int, queries: int = 3, first: int = 3
+    scores,
+    relevant,
+    texts: list[str],
+    dataset,
+    rows,
+    shown,
+    seed: int,
+    queries: int = 3,
+    first: int = 3,
 ) -> list[dict]:
-    """Queries with their first reports, `texts` (n,), for plots_medvill.examples; drawn at random among studies that may be shown."""
+    """Queries with their first reports, `texts` (n,), for plots_medvill.examples; drawn at random
+    among studies that may be shown.
+    """
     allowed = np.flatnonzero(np.asarray(shown)[rows])
     picked = np.random.default_rng([seed, 19]).permutation(allowed)[:queries]
     items = []
     for q in picked:
         lines = [[f"own report: {texts[q]}", "soft"]]
-        for place, k in enumerate([c for c in np.argsort(-scores[q], kind="stable") if c in set(allowed)][:first]):
+        for place, k in enumerate(
+            [c for c in np.argsort(-scores[q], kind="stable") if c in set(allowed)][:first]
+        ):
             same = bool(relevant[q, k])
             lines.append(
                 [

@@ -1,4 +1,5 @@
-"""Report generation with Medical X-VL's early versions: a decoder that looks at the image tokens writes the findings section.
+"""Report generation with Medical X-VL's early versions: a decoder that looks at the image tokens
+writes the findings section.
 
 Baselines and scores are those of medxvl.tasks.generate.
 """
@@ -24,12 +25,16 @@ def with_report(dataset, split: str, preset) -> tuple[np.ndarray, list[str]]:
     rows = dataset.rows(split)
     texts = findings_texts(dataset, rows, preset)
     if not any(texts):
-        raise ValueError(f"{dataset.label}: expected {split} studies with a report, found none of {len(rows)}")
+        raise ValueError(
+            f"{dataset.label}: expected {split} studies with a report, found none of {len(rows)}"
+        )
     return rows[[bool(t) for t in texts]], [t for t in texts if t]
 
 
 class Writing(FineTuning):
-    """Fine-tuning on the split `train`; the epoch with the highest likelihood a word on `valid` is kept."""
+    """Fine-tuning on the split `train`; the epoch with the highest likelihood a word on `valid` is
+    kept.
+    """
 
     score_label = "validation log-likelihood a word"
     groups = (*FineTuning.groups, "writer")
@@ -39,8 +44,16 @@ class Writing(FineTuning):
         self.valid = with_report(dataset, "valid", preset)[0]
         self.dataset, self.tokenizer = dataset, tokenizer
         pictures = Pictures(dataset, self.rows, preset, device)
-        super().__init__("xvl_generate", preset, start, pictures, len(self.rows), dataset.fingerprint, device,
-                         ("cached", "xvl_writer", "xvl_texts", "tasks/xvl_generate"))  # fmt: skip
+        super().__init__(
+            "xvl_generate",
+            preset,
+            start,
+            pictures,
+            len(self.rows),
+            dataset.fingerprint,
+            device,
+            ("cached", "xvl_writer", "xvl_texts", "tasks/xvl_generate"),
+        )
 
     def module(self) -> xvl_writer.Writer:
         return xvl_writer.start_from(self.start, reads=False)
@@ -55,27 +68,46 @@ class Writing(FineTuning):
         )
 
     def score(self, epoch: int) -> float:
-        losses, words = likelihood(self.tuned, self.tokenizer, self.dataset, self.valid, self.device)
+        losses, words = likelihood(
+            self.tuned, self.tokenizer, self.dataset, self.valid, self.device
+        )
         return -float(losses.sum() / words.sum())
 
 
-def fit(preset, dataset, start, tokenizer, folder: Path, device, progress) -> tuple[xvl_writer.Writer, str]:
-    """Fine-tune a decoder that starts from the pre-trained `start`; the writer and what identifies it."""
-    return xvl_finetune.fit(Writing(preset, dataset, start, tokenizer, device), preset, folder, device, progress)
+def fit(
+    preset, dataset, start, tokenizer, folder: Path, device, progress
+) -> tuple[xvl_writer.Writer, str]:
+    """Fine-tune a decoder that starts from the pre-trained `start`; the writer and what identifies
+    it.
+    """
+    return xvl_finetune.fit(
+        Writing(preset, dataset, start, tokenizer, device), preset, folder, device, progress
+    )
 
 
-def likelihood(tuned, tokenizer, dataset, rows, device, images_of=None) -> tuple[np.ndarray, np.ndarray]:
+def likelihood(
+    tuned, tokenizer, dataset, rows, device, images_of=None
+) -> tuple[np.ndarray, np.ndarray]:
     """`xvl_texts.likelihood` of the reports of the rows."""
     texts = findings_texts(dataset, rows, tuned.preset)
     return xvl_texts.likelihood(
-        tuned, tokenizer, dataset, rows, texts, tuned.preset.xvl_generate_most + 1, device, images_of=images_of
+        tuned,
+        tokenizer,
+        dataset,
+        rows,
+        texts,
+        tuned.preset.xvl_generate_most + 1,
+        device,
+        images_of=images_of,
     )
 
 
 def write(tuned, tokenizer, dataset, rows, device, beams: int = 1, images_of=None) -> list[str]:
     """Reports for the images of the rows, or of `images_of` (n,) in their place."""
     most = tuned.preset.xvl_generate_most
-    return xvl_texts.write(tuned, tokenizer, dataset, rows, most, beams, device, images_of=images_of)
+    return xvl_texts.write(
+        tuned, tokenizer, dataset, rows, most, beams, device, images_of=images_of
+    )
 
 
 @torch.no_grad()

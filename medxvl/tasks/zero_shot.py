@@ -1,7 +1,9 @@
-"""Zero-shot detection: how well does an image match sentences that describe a finding, against one that denies it.
+"""Zero-shot detection: how well does an image match sentences that describe a finding, against one
+that denies it.
 
-Protocol of Medical X-VL, section 5: five positive sentences a finding and one negative. Each image and each sentence is
-encoded once, an image's keys and values are computed once a fusion layer, and the pairs go through it in large batches.
+Protocol of Medical X-VL, section 5: five positive sentences a finding and one negative. Each image
+and each sentence is encoded once, an image's keys and values are computed once a fusion layer, and
+the pairs go through it in large batches.
 """
 
 import numpy as np
@@ -20,25 +22,32 @@ def heads(preset) -> tuple[str, ...]:
 
 
 def named(head: str, preset) -> str:
-    """What rows and figures call the model: "X-VL (ITM)", and what is different about it in an ablation."""
+    """What rows and figures call the model: "X-VL (ITM)", and what is different about it in an
+    ablation.
+    """
     told = presets.ablation_label(preset)
     return f"X-VL ({head})" + (f", {told}" if told else "")
 
 
 @torch.no_grad()
-def score(model, tokenizer, images: torch.Tensor, described: dict[str, tuple[str, ...]], denied=None) -> dict[str, np.ndarray]:
+def score(
+    model, tokenizer, images: torch.Tensor, described: dict[str, tuple[str, ...]], denied=None
+) -> dict[str, np.ndarray]:
     """Scores of every image for every finding, by the heads of one model.
 
-    images (N, S, S) uint8; `described` {finding: positive sentences}; `denied` {finding: negative sentence}, by default
-    `prompts.negative_prompt`. Returns {"ITM": (N, F), "ITA": (N, F)}, as `heads` says.
-    ITM, the published score: mean matching logit over the positive sentences and that of the negative one, each through a
-    sigmoid, then the softmax of the two as released (so it lies within 0.269 and 0.731). ITA: mean cosine to the positive
-    sentences minus the cosine to the negative one.
+    images (N, S, S) uint8; `described` {finding: positive sentences}; `denied` {finding: negative
+    sentence}, by default `prompts.negative_prompt`. Returns {"ITM": (N, F), "ITA": (N, F)}, as
+    `heads` says. ITM, the published score: mean matching logit over the positive sentences and that
+    of the negative one, each through a sigmoid, then the softmax of the two as released (so it lies
+    within 0.269 and 0.731). ITA: mean cosine to the positive sentences minus the cosine to the
+    negative one.
     """
     model.eval()
     device, preset = next(model.parameters()).device, model.preset
     denied = denied or {f: prompts.negative_prompt(f) for f in described}
-    sentences = [s for finding, positives in described.items() for s in (*positives, denied[finding])]
+    sentences = [
+        s for finding, positives in described.items() for s in (*positives, denied[finding])
+    ]
     states, mask, f_text = text_features.of(model, tokenizer, sentences)
 
     logits, cosines = [], []
@@ -48,7 +57,9 @@ def score(model, tokenizer, images: torch.Tensor, described: dict[str, tuple[str
         cosines.append((f_image @ f_text.t()).cpu())
         if preset.fusion:
             few = tokens.split(max(1, TOKENS // int(mask.sum())))
-            logits.append(torch.cat([model.match_every(states, mask, t)[..., 1] for t in few]).cpu())
+            logits.append(
+                torch.cat([model.match_every(states, mask, t)[..., 1] for t in few]).cpu()
+            )
     logits, cosines = (torch.cat(found) if found else None for found in (logits, cosines))
 
     itm, ita, at = [], [], 0
@@ -62,20 +73,30 @@ def score(model, tokenizer, images: torch.Tensor, described: dict[str, tuple[str
     return {head: torch.stack({"ITM": itm, "ITA": ita}[head], 1).numpy() for head in heads(preset)}
 
 
-def ensemble(models, tokenizer, images: torch.Tensor, described, denied=None) -> dict[str, np.ndarray]:
-    """Mean of `score` over several checkpoints, as published (best checkpoints, probabilities averaged)."""
+def ensemble(
+    models, tokenizer, images: torch.Tensor, described, denied=None
+) -> dict[str, np.ndarray]:
+    """Mean of `score` over several checkpoints, as published (best checkpoints, probabilities
+    averaged).
+    """
     scores = [score(model, tokenizer, images, described, denied) for model in models]
     return {head: np.mean([s[head] for s in scores], axis=0) for head in scores[0]}
 
 
 def labels_of(dataset, rows, findings) -> np.ndarray:
-    """(n, F) 1, 0 or NaN: not mentioned counts as negative, uncertain (-1) is left out of its finding."""
-    table = dataset.index.iloc[rows].reindex(columns=list(findings)).astype(float).fillna(0).to_numpy()
+    """(n, F) 1, 0 or NaN: not mentioned counts as negative, uncertain (-1) is left out of its
+    finding.
+    """
+    table = (
+        dataset.index.iloc[rows].reindex(columns=list(findings)).astype(float).fillna(0).to_numpy()
+    )
     return np.where(table < 0, np.nan, table)
 
 
 def shuffled(n: int, seed: int) -> np.ndarray:
-    """(n,) whose picture each study gets instead of its own: the control that shows whether the picture matters."""
+    """(n,) whose picture each study gets instead of its own: the control that shows whether the
+    picture matters.
+    """
     order = np.random.default_rng([seed, 77]).permutation(n)
     partner = np.empty(n, dtype=int)
     partner[order] = np.roll(order, 1)
@@ -83,47 +104,105 @@ def shuffled(n: int, seed: int) -> np.ndarray:
 
 
 def predictions(dataset, rows, findings, labels, scores, model: str) -> pd.DataFrame:
-    """Long table: study_id, patient_id, split, finding, label, score, model; one row a study and finding."""
+    """Long table: study_id, patient_id, split, finding, label, score, model; one row a study and
+    finding.
+    """
     about = dataset.index.iloc[rows][["study_id", "patient_id", "split"]]
     long = about.loc[about.index.repeat(len(findings))].reset_index(drop=True)
     return long.assign(
-        finding=np.tile(list(findings), len(rows)), label=labels.ravel(), score=scores.ravel(), model=model
+        finding=np.tile(list(findings), len(rows)),
+        label=labels.ravel(),
+        score=scores.ravel(),
+        model=model,
     )
 
 
-def evaluate(labels, scores, patients, findings, *, task, dataset, model, control="", checkpoint="", valid=None, means=(),
-             n_resamples=1000, seed=0, split="test") -> list[dict]:  # fmt: skip
-    """Result rows of one model: AUROC, maximum F1, and F1 and MCC at the validation threshold, with 95 % intervals.
+def evaluate(
+    labels,
+    scores,
+    patients,
+    findings,
+    *,
+    task,
+    dataset,
+    model,
+    control="",
+    checkpoint="",
+    valid=None,
+    means=(),
+    n_resamples=1000,
+    seed=0,
+    split="test",
+) -> list[dict]:
+    """Result rows of one model: AUROC, maximum F1, and F1 and MCC at the validation threshold, with
+    95 % intervals.
 
-    labels, scores (n, F); `valid` (labels, scores) of the validation split gives the threshold; without it those two metrics
-    are left out. `means` [(name, findings)] adds their means. Intervals resample patients, the same draws for every model.
+    labels, scores (n, F); `valid` (labels, scores) of the validation split gives the threshold;
+    without it those two metrics are left out. `means` [(name, findings)] adds their means.
+    Intervals resample patients, the same draws for every model.
     """
     wanted = {"auroc": metrics.auroc, "f1_max": metrics.f1_max}
     if valid is not None:
-        threshold = metrics.f1_threshold(*valid)  # NaN where the validation split has no positive: no value there
-        decided, judged = (scores >= np.nan_to_num(threshold)).astype(float), np.where(np.isnan(threshold), np.nan, labels)
+        threshold = metrics.f1_threshold(
+            *valid
+        )  # NaN where the validation split has no positive: no value there
+        decided, judged = (
+            (scores >= np.nan_to_num(threshold)).astype(float),
+            np.where(np.isnan(threshold), np.nan, labels),
+        )
         wanted |= {"f1_valid": metrics.f1, "mcc": metrics.mcc}
     rows = []
     for name, metric in wanted.items():
         truth, given = (judged, decided) if name in ("f1_valid", "mcc") else (labels, scores)
-        value, samples = metric(truth, given), metrics.bootstrap(metric, truth, given, patients, n_resamples, seed)
+        value, samples = (
+            metric(truth, given),
+            metrics.bootstrap(metric, truth, given, patients, n_resamples, seed),
+        )
         groups = [(f, [k]) for k, f in enumerate(findings)] + [
             (m, [findings.index(f) for f in members]) for m, members in means
         ]
         for subset, members in groups:
             low, high = metrics.interval(samples[:, members].mean(1))
-            rows.append({"paper": "xvl", "task": task, "dataset": dataset, "split": split, "subset": subset, "model": model,
-                         "metric": name, "value": float(value[members].mean()), "ci_low": float(low), "ci_high": float(high),
-                         "n": int((~np.isnan(truth[:, members])).any(1).sum()), "control": control,
-                         "checkpoint": checkpoint})  # fmt: skip
+            rows.append(
+                {
+                    "paper": "xvl",
+                    "task": task,
+                    "dataset": dataset,
+                    "split": split,
+                    "subset": subset,
+                    "model": model,
+                    "metric": name,
+                    "value": float(value[members].mean()),
+                    "ci_low": float(low),
+                    "ci_high": float(high),
+                    "n": int((~np.isnan(truth[:, members])).any(1).sum()),
+                    "control": control,
+                    "checkpoint": checkpoint,
+                }
+            )
     return rows
 
 
 GUESSED = {"auroc": 0.5, "mcc": 0.0}
 
 
-def chance(labels, findings, *, task, dataset, means=(), split="test", wanted=("auroc",)) -> list[dict]:
+def chance(
+    labels, findings, *, task, dataset, means=(), split="test", wanted=("auroc",)
+) -> list[dict]:
     """What guessing gives, as rows beside the others."""
-    return [{"paper": "xvl", "task": task, "dataset": dataset, "split": split, "subset": subset, "model": "chance", "metric": metric,
-             "value": GUESSED[metric], "n": len(labels), "control": "chance"}
-            for subset in (*findings, *(name for name, _ in means)) for metric in wanted]  # fmt: skip
+    return [
+        {
+            "paper": "xvl",
+            "task": task,
+            "dataset": dataset,
+            "split": split,
+            "subset": subset,
+            "model": "chance",
+            "metric": metric,
+            "value": GUESSED[metric],
+            "n": len(labels),
+            "control": "chance",
+        }
+        for subset in (*findings, *(name for name, _ in means))
+        for metric in wanted
+    ]

@@ -1,8 +1,10 @@
-"""Decoding of reports: batched with kept keys and values, against one report and one word at a time without.
+"""Decoding of reports: batched with kept keys and values, against one report and one word at a time
+without.
 
     python tests/benchmarks/decode_reports.py [--preset paper] [--reports 32] [--words 60]
 
-Random weights; no stop word is allowed, so that every report has `--words` words. One JSON line a measurement, seconds a report.
+Random weights; no stop word is allowed, so that every report has `--words` words. One JSON line a
+measurement, seconds a report.
 """
 
 import argparse
@@ -22,11 +24,15 @@ SPECIAL, MASK, STOP = (2, 3), 4, 3
 
 @torch.no_grad()
 def uncached(model, features, words: int) -> torch.Tensor:
-    """Greedy words of one report (1, P, F): the whole sequence passes through the model for each word."""
+    """Greedy words of one report (1, P, F): the whole sequence passes through the model for each
+    word.
+    """
     found, grid = [], torch.arange(features.shape[1])[None]
     for _ in range(words):
         ids = torch.tensor([[*found, MASK]])
-        mask = masks.attention("seq2seq", features.shape[1] + 2, torch.ones_like(ids, dtype=torch.bool))
+        mask = masks.attention(
+            "seq2seq", features.shape[1] + 2, torch.ones_like(ids, dtype=torch.bool)
+        )
         joint = medvill_batch.join(ids, mask, grid, SPECIAL, every=True, positions="generation")
         logits = model.mlm_logits(model.encode(features, joint))[0, -1]
         logits[STOP] = -torch.inf
@@ -38,7 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="demo", choices=presets.NAMES)
     parser.add_argument("--reports", type=int, default=128)
-    parser.add_argument("--alone", type=int, default=2, help="reports that are decoded without a cache")
+    parser.add_argument(
+        "--alone", type=int, default=2, help="reports that are decoded without a cache"
+    )
     parser.add_argument("--words", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -59,9 +67,29 @@ def main() -> None:
     single = (time.perf_counter() - start) / args.alone
     same = all(a.equal(b) for a, b in zip(alone, found, strict=False))
     told = {"preset": args.preset, "words": args.words, "threads": args.threads, "same_words": same}
-    print(json.dumps({"name": "decoding, cached, batched", "s_a_report": round(together, 4), "reports": args.reports} | told))
-    print(json.dumps({"name": "decoding, uncached, one at a time", "s_a_report": round(single, 4), "reports": args.alone} | told))
-    print(json.dumps({"name": "decoding, times faster", "value": round(single / together, 1)} | told))
+    print(
+        json.dumps(
+            {
+                "name": "decoding, cached, batched",
+                "s_a_report": round(together, 4),
+                "reports": args.reports,
+            }
+            | told
+        )
+    )
+    print(
+        json.dumps(
+            {
+                "name": "decoding, uncached, one at a time",
+                "s_a_report": round(single, 4),
+                "reports": args.alone,
+            }
+            | told
+        )
+    )
+    print(
+        json.dumps({"name": "decoding, times faster", "value": round(single / together, 1)} | told)
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Time and memory of MedViLL's pre-training step at published size: one JSON line a measurement, and a table.
+"""Time and memory of MedViLL's pre-training step at published size: one JSON line a measurement,
+and a table.
 
-    python tests/benchmarks/medvill_step.py [as_released ours] [--steps 5] [--batch 4] [--device cuda --precision bf16]
+    python tests/benchmarks/medvill_step.py [as_released ours] [--steps 5] [--batch 4] [--device
+    cuda --precision bf16]
 
-as_released: the release's work on the release's inputs: the whole ResNet-50 frozen, texts padded to 254 tokens, which the mask
-shows to the image, one draw of grid positions, words of mismatched pairs learned. ours: the default preset `paper`, on the same
-images and words: layers 2-4 of ResNet-50 trained, texts padded to the longest of the batch. Each runs in a process of its own.
-Operations are those of the step's matrix products and convolutions; the share is of a large matrix product's rate, measured
-before, between and after the steps.
+as_released: the release's work on the release's inputs: the whole ResNet-50 frozen, texts padded to
+254 tokens, which the mask shows to the image, one draw of grid positions, words of mismatched pairs
+learned. ours: the default preset `paper`, on the same images and words: layers 2-4 of ResNet-50
+trained, texts padded to the longest of the batch. Each runs in a process of its own. Operations are
+those of the step's matrix products and convolutions; the share is of a large matrix product's rate,
+measured before, between and after the steps.
 """
 
 import argparse
@@ -27,19 +30,29 @@ from torch.utils.flop_counter import FlopCounterMode
 from medxvl import masks, medvill, medvill_batch, operations, presets
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "bench" / "inputs.py"
-RELEASED = "medvill_freeze=released medvill_padding=pretraining medvill_draw=batch medvill_mlm_mismatched=1"
+RELEASED = (
+    "medvill_freeze=released medvill_padding=pretraining medvill_draw=batch "
+    "medvill_mlm_mismatched=1"
+)
 SETTINGS = {"as_released": RELEASED, "ours": ""}
 
 
 def load_inputs(seed: int, n: int, preset) -> tuple[dict[str, np.ndarray], int]:
-    """Images (n, 3, 512, 512), masked ids and labels of the text part (n, 254), matched (n,); and a checksum."""
+    """Images (n, 3, 512, 512), masked ids and labels of the text part (n, 254), matched (n,); and a
+    checksum.
+    """
     if SHARED.is_file():
         spec = importlib.util.spec_from_file_location("inputs", SHARED)
         shared = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(shared)
         batch = shared.medvill_batch(seed, n)
         labels = batch["txt_labels"][:, preset.medvill_positions + 2 :]
-        found = {"images": batch["image"], "ids": batch["input_ids"], "labels": labels, "matched": batch["is_aligned"]}
+        found = {
+            "images": batch["image"],
+            "ids": batch["input_ids"],
+            "labels": labels,
+            "matched": batch["is_aligned"],
+        }
         return found, shared.crc(*batch.values())
     rng = np.random.default_rng(seed)
     words = np.arange(preset.medvill_text + 1) < rng.integers(60, 140, (n, 1))
@@ -60,14 +73,22 @@ def load_inputs(seed: int, n: int, preset) -> tuple[dict[str, np.ndarray], int]:
 
 def make_batch(preset, seed: int, n: int) -> tuple[medvill.Batch, int]:
     found, crc = load_inputs(seed, n, preset)
-    images, ids, labels, matched = (torch.from_numpy(found[k]) for k in ("images", "ids", "labels", "matched"))
+    images, ids, labels, matched = (
+        torch.from_numpy(found[k]) for k in ("images", "ids", "labels", "matched")
+    )
     if preset.medvill_padding == "blocked":
         longest = int((ids != 0).sum(dim=1).max())
         ids, labels = ids[:, :longest], labels[:, :longest]
     once = preset.medvill_draw == "batch"
-    grid = medvill_batch.draw_grid(n, 256, preset.medvill_positions, once, torch.Generator().manual_seed(seed))
-    mask = masks.attention(preset.medvill_mask, grid.shape[1] + 2, ids != 0, padding=preset.medvill_padding)
-    return medvill.Batch(images, medvill_batch.join(ids, mask, grid, (101, 102)), labels, matched), crc
+    grid = medvill_batch.draw_grid(
+        n, 256, preset.medvill_positions, once, torch.Generator().manual_seed(seed)
+    )
+    mask = masks.attention(
+        preset.medvill_mask, grid.shape[1] + 2, ids != 0, padding=preset.medvill_padding
+    )
+    return medvill.Batch(
+        images, medvill_batch.join(ids, mask, grid, (101, 102)), labels, matched
+    ), crc
 
 
 def measure(name: str, given) -> dict:
@@ -79,7 +100,9 @@ def measure(name: str, given) -> dict:
     batch, crc = make_batch(preset, given.seed, given.batch)
     batch = batch.to(given.device)
     model = medvill.MedViLL(preset, preset.vocabulary).to(given.device).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=preset.medvill_rate, fused=True)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=preset.medvill_rate, fused=True
+    )
 
     def step():
         optimizer.zero_grad(set_to_none=True)
@@ -95,16 +118,29 @@ def measure(name: str, given) -> dict:
     for _ in range(given.steps):
         times.append(operations.timed(step, given.device))
         rates.append(operations.matrix_rate(given.device, kind))
-    count, median, rate = counter.get_total_flops(), statistics.median(times), statistics.median(rates)
+    count, median, rate = (
+        counter.get_total_flops(),
+        statistics.median(times),
+        statistics.median(rates),
+    )
     line = {
-        "name": f"medvill_step {name}", "inputs_crc": crc, "median_s": round(median, 3), "min_s": round(min(times), 3),
-        "gflop": round(count / 1e9, 1), "gflop_per_s": round(count / median / 1e9, 1),
-        "matrix_gflop_per_s": round(rate / 1e9, 1), "share_of_matrix_rate": round(count / median / rate, 3),
+        "name": f"medvill_step {name}",
+        "inputs_crc": crc,
+        "median_s": round(median, 3),
+        "min_s": round(min(times), 3),
+        "gflop": round(count / 1e9, 1),
+        "gflop_per_s": round(count / median / 1e9, 1),
+        "matrix_gflop_per_s": round(rate / 1e9, 1),
+        "share_of_matrix_rate": round(count / median / rate, 3),
         "max_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "threads": given.threads, "batch": given.batch, "tokens": batch.joint.ids.shape[1], "device": given.device,
-        "precision": given.precision, "torch": torch.__version__,
+        "threads": given.threads,
+        "batch": given.batch,
+        "tokens": batch.joint.ids.shape[1],
+        "device": given.device,
+        "precision": given.precision,
+        "torch": torch.__version__,
         "parameters_m": round(sum(p.numel() for p in model.parameters()) / 1e6, 1),
-    }  # fmt: skip
+    }
     if given.device == "cuda":
         line["max_gpu_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     return line
@@ -112,7 +148,9 @@ def measure(name: str, given) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[*SETTINGS, []], help="what to measure, default: both")
+    parser.add_argument(
+        "names", nargs="*", choices=[*SETTINGS, []], help="what to measure, default: both"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--batch", type=int, default=4)
@@ -123,11 +161,19 @@ def main() -> None:
     if len(given.names) == 1:
         print(json.dumps(measure(given.names[0], given)), flush=True)
         return
-    options = [f"--{k}={getattr(given, k)}" for k in ("threads", "steps", "batch", "seed", "device", "precision")]
+    options = [
+        f"--{k}={getattr(given, k)}"
+        for k in ("threads", "steps", "batch", "seed", "device", "precision")
+    ]
     shown = ("median_s", "gflop", "gflop_per_s", "share_of_matrix_rate", "max_rss_gb")
     rows = []
     for name in given.names or SETTINGS:  # a process each: memory never shrinks
-        told = subprocess.run([sys.executable, __file__, name, *options], check=True, stdout=subprocess.PIPE, text=True).stdout
+        told = subprocess.run(
+            [sys.executable, __file__, name, *options],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
         print(told, end="", flush=True)
         line = json.loads(told)
         rows.append(f"{line['name']:26}" + "".join(f"{line[key]:>22}" for key in shown))

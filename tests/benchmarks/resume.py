@@ -1,8 +1,10 @@
-"""Kill a training with `kill -9` at random moments, start it again each time, and compare its end with an uninterrupted one.
+"""Kill a training with `kill -9` at random moments, start it again each time, and compare its end
+with an uninterrupted one.
 
-python tests/benchmarks/resume.py [--kills 10] [--seed 0] [--settings "NAME=VALUE ..."]
-The moments are drawn over the whole time of the training, its checkpoints and validation included. Every file but `last.pt`
-must have equal bytes, and of `last.pt` every tensor and number must be equal. Prints one JSON line; exit status 1 if not.
+python tests/benchmarks/resume.py [--kills 10] [--seed 0] [--settings "NAME=VALUE ..."] The moments
+are drawn over the whole time of the training, its checkpoints and validation included. Every file
+but `last.pt` must have equal bytes, and of `last.pt` every tensor and number must be equal. Prints
+one JSON line; exit status 1 if not.
 """
 
 import argparse
@@ -26,7 +28,9 @@ SETTINGS = "epochs=6 contrast_epochs=6 checkpoint_every=3"  # 42 steps
 def start(folder: Path, settings: str) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(TESTS / "train_helpers.py"), str(folder), *settings.split()]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 def lines(folder: Path) -> int:
@@ -42,10 +46,15 @@ def finish(process: subprocess.Popen) -> None:
 
 def contents(folder: Path) -> dict:
     """{file: hash}, and for the state a hash of all that it holds."""
-    found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.name != "last.pt"}
+    found = {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.iterdir()
+        if p.name != "last.pt"
+    }
     digest = hashlib.sha256()
     for name, value in flat(torch.load(folder / "last.pt", weights_only=True)):
-        digest.update(f"{name} {value.numpy().tobytes() if isinstance(value, torch.Tensor) else value}".encode())
+        content = value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
+        digest.update(f"{name} {content}".encode())
     return found | {"last.pt": digest.hexdigest()}
 
 
@@ -71,7 +80,11 @@ def main() -> int:
         moments = sorted(draw.uniform(0, steps) for _ in range(given.kills))
         for moment in moments:  # the line of the log, and a part of a step
             process, begun = start(cut, given.settings), time.monotonic()
-            while process.poll() is None and lines(cut) < int(moment) and time.monotonic() - begun < 600:
+            while (
+                process.poll() is None
+                and lines(cut) < int(moment)
+                and time.monotonic() - begun < 600
+            ):
                 time.sleep(0.002)
             time.sleep(draw.random() * 0.15)
             process.send_signal(signal.SIGKILL)
@@ -80,7 +93,17 @@ def main() -> int:
         finish(start(cut, given.settings))
         a, b = contents(whole), contents(cut)
         other = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
-    print(json.dumps({"name": "resume", "steps": steps, "killed_at": killed_at, "equal": not other, "other": other}))
+    print(
+        json.dumps(
+            {
+                "name": "resume",
+                "steps": steps,
+                "killed_at": killed_at,
+                "equal": not other,
+                "other": other,
+            }
+        )
+    )
     return bool(other)
 
 
