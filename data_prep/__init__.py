@@ -6,26 +6,24 @@ Kept light on purpose: worker processes import this package anew.
 import importlib
 from pathlib import Path
 
-# Each name is a module of this package with NEEDS     what --raw must point to, one line MARKS
-# alternatives: patterns of files that tell the dataset apart SETTINGS  name -> default TABLES
-# patterns of files to watch for changes, besides the tables in the raw folder itself read(raw,
-# settings, limit) -> raw.Table and, where it applies, HELP      setting -> what it does, one line
-# PATHS     settings that are paths of files or folders to watch too (default: reports) CODE
-# files besides the module that its bytes depend on, e.g. "../medxvl/label*.py" where it calls
-# label_reports EXPECTED  {"source": ..., "counts": {what: number}}: published counts, shown beside
-# those found; `what` is studies, images, train, valid, test (studies of a split), or a name that
-# read() counts in Table.found
+# Each name is a module of data_prep.datasets with
+#   NEEDS     what --raw must point to, one line
+#   MARKS     alternatives: patterns of files that tell the dataset apart
+#   SETTINGS  name -> default
+#   TABLES    patterns of files to watch for changes, besides the tables in the raw folder itself
+#   read(raw, settings, limit) -> raw.Table
+# and, where it applies,
+#   HELP      setting -> what it does, one line
+#   PATHS     settings that are paths of files or folders to watch too (default: reports)
+#   EXPECTED  {"source": ..., "counts": {what: number}}: published counts, shown with those found;
+#             `what` is studies, images, train, valid, test (studies of a split), or a name that
+#             read() counts in Table.found
 DATASETS = (
     "mimic_cxr", "openi", "covid_cxr", "chexpert_test", "nih", "vqa_rad", "covidx",
     "table", "medvill_jsonl", "cxr_h5",
 )  # fmt: skip
-MAY_BE_A_FILE = (
-    "openi",
-    "vqa_rad",
-    "table",
-    "medvill_jsonl",
-    "cxr_h5",
-)  # the others need the folder around it
+# --raw may name a file of these; the others need the folder that holds it.
+MAY_BE_A_FILE = ("openi", "vqa_rad", "table", "medvill_jsonl", "cxr_h5")
 
 
 class DataError(ValueError):

@@ -33,11 +33,12 @@ FORMATS = (
 # By how much that differs from decoding all and then shrinking depends on how many pixels are left
 # for each one that is wanted. Mean difference in grey levels (worst picture) at targets from 224 to
 # 600 px, on 60 real radiographs of 1,024 px and more and on two enlarged to 2,500 px with noise;
-# what the rule lets pass is measured again by tests/benchmarks/decode.py. at least 2 left: real 0.3
-# (0.9); noise of 4 and 10 levels 0.2 and 0.6 1.2 to 2 left, 1/4, of 2,000 px and more: real 0.3
-# (0.5); noise of 0, 4, 10 and 20 levels 0.2, 0.5, 1.0 and 1.9 1 to 1.4 left, 1/4, of less than
-# 2,000 px: real 1.1 (2.4), for they are sharper: not done less than 2 left, 1/8: 1.0 (1.9): not
-# done
+# what the rule lets pass is measured again by tests/benchmarks/decode.py.
+#   at least 2 left: real 0.3 (0.9); noise of 4 and 10 levels 0.2 and 0.6
+#   1.2 to 2 left, 1/4, of 2,000 px and more: real 0.3 (0.5);
+#     noise of 0, 4, 10 and 20 levels 0.2, 0.5, 1.0 and 1.9
+#   1 to 1.4 left, 1/4, of less than 2,000 px: real 1.1 (2.4), for they are sharper: not done
+#   less than 2 left, 1/8: 1.0 (1.9): not done
 LEFT, LEFT_OF_LARGE, LARGE = 2.0, 1.2, 2000  # px a wanted px; the same of pictures this long (px)
 
 

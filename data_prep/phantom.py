@@ -1,14 +1,14 @@
 """The embedded synthetic dataset, written in the raw layouts of the real ones and read back by the
 same readers.
 
-raw/mimic_cxr/      a miniature MIMIC-CXR-JPG tree with its tables and report files, and boxes as in
-MS-CXR
+raw/mimic_cxr/      a miniature MIMIC-CXR-JPG tree with its tables and report files, and boxes as
+                    in MS-CXR
 raw/covid_cxr/      the unseen-disease set, laid out like the public COVID-19 collection
-raw/chexpert_test/  ground truth and simulated readers for the MIMIC-like test studies, laid out
-like the CheXpert test labels
+raw/chexpert_test/  ground truth and simulated radiologists for the MIMIC-like test studies, laid
+                    out like the CheXpert test labels
 raw/mimic_dicom/    a few studies in the layout of MIMIC-CXR in DICOM
 raw/openi/          a few reports in the layout of Open-I, and as the Indiana tables in
-raw/openi_csv/
+                    raw/openi_csv/
 raw/vqa_rad/        questions on chest and abdominal films, laid out like VQA-RAD
 raw/abdomen/        abdominal films with reports, as one table
 raw/truth/          what was planted where: boxes, and masks of the first two
