@@ -1,23 +1,30 @@
 # Which notebook runs after which, and when one runs again. `./run_all.sh` calls this; by hand:
 #   snakemake -s Snakefile --directory runs/demo --cores 2 --config preset=demo
-# A notebook runs again when its file, a setting of its groups, its data or the code it imports changed (params), or when
-# something it needs ran again or changed (input). The run id is no parameter: it changes nothing but a column.
+# A notebook runs again when its file, a setting of its groups, its data or the code it imports
+# changed (params), or when something it needs ran again or changed (input). The run id is no
+# parameter: it changes nothing but a column.
 import json
 import os
 import shlex
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from medxvl import data, graph, paths, presets, variants
+from medxvl.config import fingerprints, notebooks, paths, presets, roles, sweeps, threads
 
 PRESET = presets.load(config["preset"], config.get("overrides", ""))
-SOURCES = data.sources(PRESET, config.get("data", ""))
+SOURCES = roles.sources(PRESET, config.get("data", ""))
 ARGUMENTS = shlex.join(
-    ["--preset", PRESET.name, "--overrides", config.get("overrides", ""), "--data", config.get("data", "")]
+    [
+        *("--preset", PRESET.name),
+        *("--overrides", config.get("overrides", "")),
+        *("--data", config.get("data", "")),
+    ]
 )
 
 os.environ.setdefault("MEDXVL_RUN", "")
-os.environ["PYTHONPATH"] = os.pathsep.join([str(paths.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(paths.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 envvars:
@@ -27,7 +34,7 @@ envvars:
 
 rule all:
     input:
-        [step.file for step in variants.steps(graph.select([]), PRESET)],
+        [step.file for step in sweeps.steps(notebooks.select([]), PRESET)],
     default_target: True
 
 
@@ -35,11 +42,11 @@ rule phantom:
     output:
         "data/phantom.json",
     params:
-        settings=[PRESET.studies, PRESET.phantom_seed, str(data.phantom_raw(PRESET))],
-        code=graph.data_code(),
+        settings=[PRESET.studies, PRESET.phantom_seed, str(roles.phantom_raw(PRESET))],
+        code=fingerprints.phantom_code(),
     threads: workflow.cores
     shell:
-        "{sys.executable:q} -P -m medxvl.prepare phantom {ARGUMENTS} --workers {threads}"
+        "{sys.executable:q} -P -m medxvl.pipeline prepare phantom {ARGUMENTS} --workers {threads}"
 
 
 for role, source in SOURCES.items():
@@ -53,20 +60,28 @@ for role, source in SOURCES.items():
             f"data/{role}.json",
         params:
             source=[source.name, str(source.raw), str(source.folder)],
-            code=graph.data_code(),
+            code=fingerprints.data_code(source.name),
             role=role,
         threads: workflow.cores
-        priority: 3  # seconds each, and on all cores: later they would have to wait for a training to end
+        # seconds each, and on all cores: later they would have to wait for a training to end
+        priority: 3
         shell:
-            "{sys.executable:q} -P -m medxvl.prepare {params.role} {ARGUMENTS} --workers {threads}"
+            "{sys.executable:q} -P -m medxvl.pipeline prepare {params.role} {ARGUMENTS} "
+            "--workers {threads}"
 
 
 def name_of(wildcards):
-    return wildcards.variant.removeprefix(f"{variants.FOLDER}/").rstrip("/")
+    return wildcards.variant.removeprefix(f"{sweeps.FOLDER}/").rstrip("/")
 
 
-# The wildcard `variant` stands for another mask and seed than the preset's; it is empty for the preset's own.
-for notebook in graph.NOTEBOOKS:
+def needs(name):
+    """Executed notebooks that a run of the notebook `name` reads, as a function of wildcards."""
+    return lambda w: [s.file for s in sweeps.needs(sweeps.Step(name, name_of(w)), PRESET)]
+
+
+# The wildcard `variant` stands for another mask and seed than the preset's; it is empty for the
+# preset's own.
+for notebook in notebooks.NOTEBOOKS:
 
     rule:
         name:
@@ -76,20 +91,21 @@ for notebook in graph.NOTEBOOKS:
             [str(file) for file in notebook.files],
             [PRESET.prompts] if PRESET.prompts and "prompts" in notebook.groups else [],
             [f"data/{role}.json" for role in notebook.roles if notebook.prepared],
-            lambda w, name=notebook.name: [s.file for s in variants.needs(variants.Step(name, name_of(w)), PRESET)],
+            needs(notebook.name),
         output:
             f"{{variant}}notebooks/{notebook.name}.ipynb",
         wildcard_constraints:
-            variant=variants.PATTERN,
+            variant=sweeps.PATTERN,
         params:
             name=notebook.name,
             variant=name_of,
             settings=lambda w, groups=notebook.groups: json.dumps(
-                presets.group(variants.settings(PRESET, name_of(w)), *groups), sort_keys=True
+                presets.group(sweeps.settings(PRESET, name_of(w)), *groups), sort_keys=True
             ),
             data=[str(SOURCES[role].folder) for role in notebook.roles if role in SOURCES],
-            code=graph.code_hash(notebook.name),
-        threads: lambda w, name=notebook.name: graph.threads(name, PRESET, name_of(w))
+            code=fingerprints.notebook_code(notebook.name),
+        threads: lambda w, name=notebook.name: threads.threads(name, PRESET, name_of(w))
         priority: 2 * bool(notebook.threads) + notebook.long
         shell:
-            "{sys.executable:q} -P -m medxvl.notebook {params.name} --variant={params.variant} {ARGUMENTS}"
+            "{sys.executable:q} -P -m medxvl.pipeline notebook {params.name} "
+            "--variant={params.variant} {ARGUMENTS}"

@@ -3,9 +3,6 @@
 Kept light on purpose: worker processes import this package anew.
 """
 
-import importlib
-from pathlib import Path
-
 # Each name is a module of data_prep.datasets with
 #   NEEDS     what --raw must point to, one line
 #   MARKS     alternatives: patterns of files that tell the dataset apart
@@ -35,44 +32,3 @@ class DataError(ValueError):
 def fault(expected: str, found: str, do: str) -> DataError:
     """The DataError to raise, its three parts in their order."""
     return DataError(f"expected {expected}; found {found}; {do}")
-
-
-def dataset(name: str):
-    """The module that reads dataset `name`; raises DataError, listing the valid names, for an
-    unknown one.
-    """
-    if name not in DATASETS:
-        raise fault(
-            f"the name of a dataset: {', '.join(DATASETS)}",
-            f"{name!r}",
-            "see `python -m data_prep list`",
-        )
-    return importlib.import_module(f"data_prep.{name}")
-
-
-def prepare(
-    name: str,
-    raw,
-    out,
-    *,
-    size: int = 512,
-    workers: int = 1,
-    limit: int | None = None,
-    settings: dict | None = None,
-    progress: bool = True,
-) -> Path:
-    """Bring the raw folder `raw` of dataset `name` into the prepared form in folder `out`; see
-    `prepared.prepare`.
-    """
-    from . import prepared
-
-    return prepared.prepare(
-        name,
-        raw,
-        out,
-        size=size,
-        workers=workers,
-        limit=limit,
-        settings=settings,
-        progress=progress,
-    )

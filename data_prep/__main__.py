@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import DATASETS, DataError, dataset, fault, prepare
+from data_prep import DATASETS, DataError, datasets, fault
 
 PHANTOM = (
     "none: it is generated (--studies, --seed), written as raw trees and prepared like real data"
@@ -126,13 +126,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _needs() -> dict[str, str]:
-    return {name: dataset(name).NEEDS for name in DATASETS} | {"phantom": PHANTOM}
+    return {name: datasets.load(name).NEEDS for name in DATASETS} | {"phantom": PHANTOM}
 
 
 def _list() -> None:
     """Each dataset: what --raw points to, and its settings with their defaults."""
-    from .phantom import LAYOUTS
-    from .prepared import HELP, SETTINGS
+    from data_prep.phantom.write import LAYOUTS
+    from data_prep.prepared.preparation import HELP, SETTINGS
 
     for name, needs in _needs().items():
         print(f"{name}\n  raw: {needs}")
@@ -143,7 +143,7 @@ def _list() -> None:
             for layout, (reader, _, _) in LAYOUTS.items():
                 print(f"    {layout:14} {reader}" + " (the default)" * (layout == "mimic_cxr"))
             continue
-        module = dataset(name)
+        module = datasets.load(name)
         told = getattr(module, "HELP", {}) | HELP
         print("  settings, as --set NAME=VALUE:")
         for setting, default in (module.SETTINGS | SETTINGS).items():
@@ -157,7 +157,7 @@ def _list() -> None:
 
 def _check(folder: str | None) -> int:
     """One line a check; 0 when all is well, 2 when not."""
-    from .check import check
+    from data_prep.prepared.check import check
 
     if not folder:
         raise fault("a prepared folder", "none", "python -m data_prep check DIR")
@@ -179,7 +179,7 @@ def _check(folder: str | None) -> int:
 
 def _export(folder: str | None, out: str | None) -> None:
     """Write a prepared folder as the MedViLL release's records."""
-    from .medvill_jsonl import export
+    from data_prep.datasets.medvill_jsonl import export
 
     if not folder or not out:
         raise fault(
@@ -193,7 +193,7 @@ def _export(folder: str | None, out: str | None) -> None:
 def _phantom(args: argparse.Namespace) -> None:
     if not args.out and not args.raw:
         raise fault("--out or --raw", "neither", "say where to write the phantom")
-    from .phantom import LAYOUTS, write_raw
+    from data_prep.phantom.write import LAYOUTS, write_raw
 
     if args.layout not in LAYOUTS:
         raise fault(
@@ -209,7 +209,9 @@ def _phantom(args: argparse.Namespace) -> None:
 
 
 def _prepare(name: str, raw, out, args: argparse.Namespace) -> None:
-    dataset(name)
+    from data_prep.prepared import preparation
+
+    datasets.load(name)
     if not raw or not out:
         raise fault(
             "--raw and --out",
@@ -222,9 +224,9 @@ def _prepare(name: str, raw, out, args: argparse.Namespace) -> None:
         if not equals:
             raise fault("--set NAME=VALUE", pair, "for example --set max_reject_share=0.1")
         settings[key] = value
-    own_size = getattr(dataset(name), "own_size", lambda raw: 512)
+    own_size = getattr(datasets.load(name), "own_size", lambda raw: 512)
     size = own_size(Path(raw).expanduser()) if args.size is None else args.size
-    folder = prepare(
+    folder = preparation.prepare(
         name, raw, out, size=size, workers=args.workers, limit=args.limit, settings=settings
     )
     _show(folder)
@@ -264,7 +266,7 @@ def _aside(card: dict) -> str:
     why = ["synthetic phantom"] * card["synthetic"] + [f"limited to {card['limit']}"] * (
         card["limit"] is not None
     )
-    own = dataset(card["name"]).SETTINGS
+    own = datasets.load(card["name"]).SETTINGS
     changed = [
         f"{key}={value}"
         for key, value in card["settings"].items()

@@ -16,7 +16,8 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 
-from medxvl import figures, paths, plots, presets  # noqa: E402
+from medxvl.config import paths, presets  # noqa: E402
+from medxvl.plots import index, results
 
 
 def main(arguments=None):
@@ -50,7 +51,7 @@ def main(arguments=None):
 
 def run(options):
     """Draw what was asked for; one line a figure."""
-    table = figures.index()
+    table = index.index()
     if options.list:
         print(table[["id", "paper", "status"]].to_string(index=False, justify="left"))
         return 0
@@ -60,15 +61,15 @@ def run(options):
             f"unknown figure {', '.join(unknown)}: expected some of {', '.join(table.id)}"
         )
     out = options.out or paths.RUNS / options.preset / "figures"
-    for name in options.ids or [n for n in table.id if n in figures.DRAW]:
+    for name in options.ids or [n for n in table.id if n in index.DRAW]:
         try:
-            fig = figures.figure(name, options.preset)
-        except figures.MissingInput as missing:
+            fig = index.figure(name, options.preset)
+        except index.MissingInput as missing:
             if options.ids:
                 raise ValueError(f"{name}: {missing}") from None
             print(f"{name}: not drawn, {missing}")
             continue
-        files = plots.save(fig, out / name)
+        files = results.save(fig, out / name)
         plt.close(fig)
         print(f"{name}: {', '.join(map(str, files))}")
     return 0

@@ -11,20 +11,21 @@ import sys
 
 import pandas as pd
 import pytest
-from test_html import check_pages
+from page_checks import check_pages
 
-from data_prep import phantom
-from medxvl import graph, notebook, paths
+from data_prep.phantom import write
+from medxvl.config import fingerprints, notebooks, paths
+from medxvl.pipeline import steps
 
 BOOKS = {
     name: json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
-    for name in graph.NAMES
+    for name in notebooks.NAMES
     if (paths.NOTEBOOKS / f"{name}.ipynb").is_file()
 }
 PARAMETERS = """preset = "demo"   # smoke | demo | paper
 overrides = ""    # settings to change, such as seed=1 epochs=3
 data = ""         # own data, such as main=mimic_cxr:/path/to/raw"""
-each_notebook = pytest.mark.parametrize("name", graph.NAMES)
+each_notebook = pytest.mark.parametrize("name", notebooks.NAMES)
 
 
 def source(cell):
@@ -36,7 +37,7 @@ def code(name):
 
 
 def tree(name):
-    return ast.parse("\n\n".join(graph.code_cells(paths.NOTEBOOKS / f"{name}.ipynb")))
+    return ast.parse("\n\n".join(fingerprints.code_cells(paths.NOTEBOOKS / f"{name}.ipynb")))
 
 
 # --- the contract ---------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ def test_no_paths(name):
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             assert not re.search(r"^(/|~|\.\.?/|data/|runs/|figures/)|[a-z]:\\\\", node.value), (
-                f"path {node.value!r}: medxvl.paths has them"
+                f"path {node.value!r}: medxvl.config.paths has them"
             )
 
 
@@ -135,7 +136,7 @@ def test_imports_resolve(name):
 
 @each_notebook
 def test_parameters_are_seen(name):
-    assert notebook.declared_parameters(paths.NOTEBOOKS / f"{name}.ipynb") == [
+    assert steps.declared_parameters(paths.NOTEBOOKS / f"{name}.ipynb") == [
         "preset",
         "overrides",
         "data",
@@ -157,7 +158,7 @@ class Smoke:
 
     def start(self, run, *options, **variables):
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "medxvl.launch", "smoke", *options],
+            [sys.executable, "-P", "-m", "medxvl.pipeline", "smoke", *options],
             cwd=paths.ROOT,
             capture_output=True,
             text=True,
@@ -175,7 +176,7 @@ def smoke(tmp_path_factory):
     return Smoke(tmp_path_factory.mktemp("smoke"))
 
 
-@pytest.mark.parametrize("name", graph.select([]))
+@pytest.mark.parametrize("name", notebooks.select([]))
 def test_runs(smoke, name):
     path = smoke.folder / "records" / f"{name}.json"
     assert path.is_file(), smoke.said
@@ -191,7 +192,7 @@ def test_results_are_gathered(smoke):
     rows = smoke.rows()
     assert rows, smoke.said
     told = json.loads((smoke.folder / "manifest.json").read_text())
-    known = {notebook.get("manifest") for notebook in told["notebooks"].values()}
+    known = {steps.get("manifest") for notebook in told["notebooks"].values()}
     assert {row["manifest"] for row in rows} <= known, "every row can be traced to the manifest"
     assert {row["control"] for row in rows} >= {"", "chance", "shuffled images"}, (
         "every evaluation has its controls"
@@ -208,7 +209,7 @@ def test_results_are_gathered(smoke):
     )
     index = (smoke.folder / "html" / "index.html").read_text(encoding="utf-8")
     assert (
-        all(f'href="{name}.html"' in index for name in graph.select([]))
+        all(f'href="{name}.html"' in index for name in notebooks.select([]))
         and "Synthetic phantom" in index
     )
     assert not re.search(r'(src|href)="https?://', index)
@@ -216,13 +217,13 @@ def test_results_are_gathered(smoke):
 
 def test_pages_in_a_browser(smoke, browser):
     """The pages of all notebooks, as they were run."""
-    assert len(check_pages(browser, smoke.folder / "html")[1]) == len(graph.select([])) + 1
+    assert len(check_pages(browser, smoke.folder / "html")[1]) == len(notebooks.select([])) + 1
 
 
 def test_second_start_runs_nothing(smoke):
     before = smoke.rows()
     said = smoke.start("second")
-    assert said.count("up to date") == len(graph.select([])) and "started" not in said, said
+    assert said.count("up to date") == len(notebooks.select([])) and "started" not in said, said
     assert smoke.rows() == before
 
 
@@ -242,7 +243,7 @@ def test_ablation_on_another_body_part(smoke, tmp_path):
     zero-shot scoring, ablation.
     """
     (raw,) = smoke.raw.glob("phantom-*/abdomen/abdomen.csv")
-    columns = phantom.LAYOUTS["abdomen"][2]
+    columns = write.LAYOUTS["abdomen"][2]
     given = [word for name, value in columns.items() for word in ("--data", f"main.{name}={value}")]
     given += [
         "--set",
@@ -285,7 +286,15 @@ def test_ablation_on_another_body_part(smoke, tmp_path):
 def test_without_trainings_the_ablation_says_what_is_missing(smoke):
     """The notebook alone, as in JupyterLab after the default run."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "medxvl.notebook", "30_xvl_ablation", "--preset", "smoke"],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "medxvl.pipeline.steps",
+            "30_xvl_ablation",
+            "--preset",
+            "smoke",
+        ],
         cwd=paths.ROOT,
         capture_output=True,
         text=True,

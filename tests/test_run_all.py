@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from medxvl import paths
+from medxvl.config import paths
 
 
 def checkout(folder, pins="torch==2.13.0\n"):

@@ -21,7 +21,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data_prep import decoding, images  # noqa: E402
+from data_prep.reading import decoding, images  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
 TARGETS = (224, 320, 512)
@@ -229,10 +229,10 @@ def workers(folder: Path, args: argparse.Namespace) -> None:
 CHILD = """
 import resource, sys
 import data_prep
-from data_prep import writing
+from data_prep.prepared import preparation, writing
 writing.MARK_SECONDS = 0.05
 raw, out, workers = sys.argv[1:]
-data_prep.prepare("covid_cxr", raw, out, size=64, workers=int(workers), progress=False)
+preparation.prepare("covid_cxr", raw, out, size=64, workers=int(workers), progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -17,7 +17,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from medxvl import decode, masks, medvill, medvill_batch, medvill_decode, presets  # noqa: E402
+from medxvl.config import presets  # noqa: E402
+from medxvl.layers import beam_search
+from medxvl.medvill import corpus, masks, writer
+from medxvl.medvill import model as medvill
 
 SPECIAL, MASK, STOP = (2, 3), 4, 3
 
@@ -33,7 +36,7 @@ def uncached(model, features, words: int) -> torch.Tensor:
         mask = masks.attention(
             "seq2seq", features.shape[1] + 2, torch.ones_like(ids, dtype=torch.bool)
         )
-        joint = medvill_batch.join(ids, mask, grid, SPECIAL, every=True, positions="generation")
+        joint = corpus.join(ids, mask, grid, SPECIAL, every=True, positions="generation")
         logits = model.mlm_logits(model.encode(features, joint))[0, -1]
         logits[STOP] = -torch.inf
         found.append(int(logits.argmax()))
@@ -55,12 +58,12 @@ def main() -> None:
     preset = presets.load(args.preset)
     model = medvill.MedViLL(preset, preset.vocabulary).eval()
     features = torch.randn(args.reports, model.trunk.grid**2, model.trunk.features)
-    decoder = medvill_decode.Decoder(model, SPECIAL, MASK)
-    rules = decode.Rules(stop=STOP, most=args.words, least=args.words)
-    decode.greedy(decoder.step, decoder.start(features[:2]), 2, rules)  # warm-up
+    decoder = writer.Decoder(model, SPECIAL, MASK)
+    rules = beam_search.Rules(stop=STOP, most=args.words, least=args.words)
+    beam_search.greedy(decoder.step, decoder.start(features[:2]), 2, rules)  # warm-up
 
     start = time.perf_counter()
-    found = decode.greedy(decoder.step, decoder.start(features), args.reports, rules).words
+    found = beam_search.greedy(decoder.step, decoder.start(features), args.reports, rules).words
     together = (time.perf_counter() - start) / args.reports
     start = time.perf_counter()
     alone = [uncached(model, features[k : k + 1], args.words) for k in range(args.alone)]

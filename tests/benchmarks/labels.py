@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medxvl.labels import COLUMNS, label_reports
+from data_prep.reports.labels import COLUMNS, label_reports
 
 GOLD = {"Effusion": "Pleural Effusion"} | {
     name: name

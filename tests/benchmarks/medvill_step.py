@@ -27,7 +27,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from medxvl import masks, medvill, medvill_batch, operations, presets
+from medxvl.config import presets
+from medxvl.medvill import corpus, masks
+from medxvl.medvill import model as medvill
+from medxvl.pipeline import operations
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "bench" / "inputs.py"
 RELEASED = (
@@ -80,15 +83,13 @@ def make_batch(preset, seed: int, n: int) -> tuple[medvill.Batch, int]:
         longest = int((ids != 0).sum(dim=1).max())
         ids, labels = ids[:, :longest], labels[:, :longest]
     once = preset.medvill_draw == "batch"
-    grid = medvill_batch.draw_grid(
+    grid = corpus.draw_grid(
         n, 256, preset.medvill_positions, once, torch.Generator().manual_seed(seed)
     )
     mask = masks.attention(
         preset.medvill_mask, grid.shape[1] + 2, ids != 0, padding=preset.medvill_padding
     )
-    return medvill.Batch(
-        images, medvill_batch.join(ids, mask, grid, (101, 102)), labels, matched
-    ), crc
+    return medvill.Batch(images, corpus.join(ids, mask, grid, (101, 102)), labels, matched), crc
 
 
 def measure(name: str, given) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from medxvl import metrics, ranking  # noqa: E402
+from medxvl.evaluation import metrics, retrieval  # noqa: E402
 
 
 def timed(name: str, work, rounds: int = 7) -> None:
@@ -43,11 +43,11 @@ def main() -> None:
         )
     scores, labels = rng.random((759, 759)), rng.integers(0, 60, 759)
     relevant = labels[:, None] == labels[None]
-    timed("retrieval, every metric of 759 x 759", lambda: ranking.per_query(scores, relevant))
-    values = ranking.per_query(scores, relevant)["mrr"]
+    timed("retrieval, every metric of 759 x 759", lambda: retrieval.per_query(scores, relevant))
+    values = retrieval.per_query(scores, relevant)["mrr"]
     timed(
         "bootstrap mrr, 1,000 resamples of 759 queries",
-        lambda: ranking.estimate(values, np.arange(759)),
+        lambda: retrieval.estimate(values, np.arange(759)),
     )
 
 

@@ -23,7 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medxvl import operations, presets, text, train, xvl
+from medxvl.config import presets
+from medxvl.data import text
+from medxvl.pipeline import operations
+from medxvl.training import loop
+from medxvl.xvl import model as xvl
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "bench" / "inputs.py"
 WORDS = (
@@ -131,7 +135,7 @@ def main() -> None:
         with autocast:
             loss = model(batch, 0.4, generator)["total"]
         loss.backward()
-        train.clip_each(model.online.vision.parameters(), preset.clip)
+        loop.clip_each(model.online.vision.parameters(), preset.clip)
         optimizer.step()
 
     for _ in range(3 if given.device == "cuda" else 1):

@@ -19,8 +19,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from medxvl import presets, prompts, text, text_features, vision, xvl  # noqa: E402
-from medxvl.tasks import zero_shot  # noqa: E402
+from data_prep.reports import prompts
+from medxvl.config import presets
+from medxvl.data import text
+from medxvl.layers import vision_transformer  # noqa: E402
+from medxvl.xvl import model as xvl
+from medxvl.xvl import text_features
+from medxvl.xvl.tasks import zero_shot  # noqa: E402
 
 
 @torch.no_grad()
@@ -34,7 +39,7 @@ def alone(model, tokenizer, image: torch.Tensor, together: bool) -> np.ndarray:
         for sentences in (positives, (prompts.negative_prompt(finding),)):
             logits = []
             for group in [sentences] if together else [[s] for s in sentences]:
-                tokens, _ = model.online.encode_image(vision.plain_view(image, preset))
+                tokens, _ = model.online.encode_image(vision_transformer.plain_view(image, preset))
                 cleaned = [text.clean_report(s, preset.max_words) for s in group]
                 ids, mask = text.encode(tokenizer, cleaned, preset.max_tokens)
                 states, _ = model.online.encode_text(ids, mask)

@@ -1,0 +1,183 @@
+"""The code that makes a result: a module and all that it imports, as fingerprints.
+
+Two versions of a module have the same fingerprint when their syntax trees agree, docstrings aside:
+comments, formatting and docstrings make no result. Imports are followed wherever they stand in a
+module, inside functions too. Modules that are imported by name, as in
+``import_module(f"data_prep.datasets.{name}")``, count with their whole package, and data files that
+lie beside a module and are named in it count with it.
+"""
+
+import ast
+import gc
+import hashlib
+import re
+from collections.abc import Iterable
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("data_prep", "medxvl")
+# Tables: what they say of a notebook or a training (its settings, data, needs) is compared value by
+# value where it is used, so a row for something else changes nothing.
+TABLES = ("medxvl/config/settings.py", "medxvl/config/notebooks.py")
+_DATA_FILE = re.compile(r"[\w-]+\.(csv|json|toml|txt|html|css)")
+
+
+class Tree:
+    """The modules of a checkout: their fingerprints and imports, each read once when it is needed.
+
+    `changed` {path relative to the root: source} stands in for what lies on the disk.
+    """
+
+    def __init__(self, root: Path = ROOT, changed: dict[str, str] | None = None):
+        self.root, self.changed = Path(root), changed or {}
+        self._files: dict[str, tuple[str, set[str], set[str]]] = {}
+
+    def closure(self, modules: Iterable[str], source: str = "", only: str = "") -> dict[str, str]:
+        """Fingerprints by file of `modules` (dotted names), of what the code `source` imports, and
+        of all that these import in turn; those of TABLES are left out.
+
+        `only` is the name that takes the place of the variable in imports by name; without it all
+        modules of such a package count.
+        """
+        todo = {file for module in modules for file in self._of_module(module)}
+        if source:
+            imports, named = self._imports(ast.parse(source), "")
+            todo |= imports | named
+        found: dict[str, str] = {}
+        while todo:
+            file = todo.pop()
+            if file in found or file in TABLES:
+                continue
+            found[file], imports, named = self._read(file)
+            todo |= imports | {f for f in named if not only or Path(f).stem == only}
+        return dict(sorted(found.items()))
+
+    def _read(self, file: str) -> tuple[str, set[str], set[str]]:
+        """Fingerprint, files imported, and files of packages that are imported by name."""
+        if file not in self._files:
+            if file.endswith(".py"):
+                with _few_collections():
+                    tree = ast.parse(self._text(file))
+                    self._files[file] = fingerprint(tree), *self._imports(tree, file)
+            else:
+                digest = hashlib.sha256((self.root / file).read_bytes()).hexdigest()
+                self._files[file] = digest[:12], set(), set()
+        return self._files[file]
+
+    def _text(self, file: str) -> str:
+        if file in self.changed:
+            return self.changed[file]
+        return (self.root / file).read_text(encoding="utf-8")
+
+    def _imports(self, tree: ast.AST, file: str) -> tuple[set[str], set[str]]:
+        """Files that a syntax tree, that of `file`, imports or names, and those of packages from
+        which it imports by name."""
+        package = Path(file).parent.parts
+        files: set[str] = set()
+        named: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    files |= self._of_module(alias.name)
+            elif isinstance(node, ast.ImportFrom):
+                above = package[: len(package) + 1 - node.level] if node.level else ()
+                base = ".".join([*above, *([node.module] if node.module else [])])
+                for alias in node.names:
+                    files |= self._of_module(f"{base}.{alias.name}") or self._of_module(base)
+            elif isinstance(node, ast.JoinedStr):
+                named |= self._of_package(node)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                if _DATA_FILE.fullmatch(node.value) and file:
+                    beside = Path(file).parent / node.value
+                    files |= {beside.as_posix()} if (self.root / beside).is_file() else set()
+        return files, named
+
+    def _of_module(self, module: str) -> set[str]:
+        """Files that importing a module runs: its own and those of the packages around it."""
+        return set(_files_of(self.root, module)) if module.startswith(PACKAGES) else set()
+
+    def _of_package(self, text: ast.JoinedStr) -> set[str]:
+        """All modules of the package that an f-string such as ``f"data_prep.datasets.{name}"``
+        begins with."""
+        first = text.values[0] if text.values else None
+        if not (isinstance(first, ast.Constant) and str(first.value).startswith(PACKAGES)):
+            return set()
+        if not re.fullmatch(r"(\w+\.)+", str(first.value)) or len(text.values) != 2:
+            return set()
+        folder = self.root.joinpath(*first.value.rstrip(".").split("."))
+        return {path.relative_to(self.root).as_posix() for path in folder.glob("*.py")}
+
+
+@cache
+def _files_of(root: Path, module: str) -> tuple[str, ...]:
+    parts = module.split(".")
+    if parts[0] not in PACKAGES:
+        return ()
+    base = root.joinpath(*parts)
+    own = [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
+    if not own:
+        return ()
+    around = [root.joinpath(*parts[:k], "__init__.py") for k in range(1, len(parts))]
+    return tuple(p.relative_to(root).as_posix() for p in [*own, *around] if p.is_file())
+
+
+def fingerprint(tree: ast.AST) -> str:
+    """12 hex digits of a syntax tree without positions and docstrings."""
+    told: list[str] = []
+    _tell(tree, told)
+    return hashlib.sha256("\x1f".join(told).encode()).hexdigest()[:12]
+
+
+def _tell(node: ast.AST, told: list[str]) -> None:
+    """Append the fields of a node and of those below it; empty ones are skipped, because which of
+    them exist depends on the version of Python."""
+    told.append(type(node).__name__)
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if value is None or value == []:
+            continue
+        told.append(name)
+        for part in value if isinstance(value, list) else [value]:
+            if not isinstance(part, ast.AST):
+                told.append(repr(part))
+            elif not _is_text_alone(part):
+                _tell(part, told)
+    told.append(".")
+
+
+def _is_text_alone(node: ast.AST) -> bool:
+    """A statement that is nothing but a string: a docstring, wherever it stands."""
+    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        return False
+    return isinstance(node.value.value, str)
+
+
+@contextmanager
+def _few_collections():
+    """Python's garbage collector walks a growing syntax tree again and again for nothing: without
+    it parsing takes half the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@cache
+def tree() -> Tree:
+    """The checkout that runs; changes made to its files later in this process are not seen."""
+    return Tree()
+
+
+def digest(files: dict[str, str]) -> str:
+    """12 hex digits of a closure."""
+    return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:12]
+
+
+def digest_of(*modules: str, only: str = "") -> str:
+    """12 hex digits of the closure of `modules`, dotted names, in the checkout that runs."""
+    return digest(tree().closure(modules, only=only))

@@ -1,0 +1,202 @@
+"""A CSV, TSV or Parquet file of anybody's to cells of text; spreadsheets and damaged files are
+refused with advice.
+"""
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from data_prep import DataError, fault
+from data_prep.reading.raw import short_list
+from data_prep.reports.sections import ENCODINGS
+
+TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+PARQUET = (".parquet", ".pq")
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
+MAX_CELL = 10_000_000  # characters; more is a quotation mark that is never closed
+
+
+def only_table(raw: Path) -> Path:
+    """`raw`, or the one table in the folder `raw`; raises DataError for several, none, or a
+    spreadsheet.
+    """
+    if raw.is_dir():
+        paths = [
+            p
+            for p in sorted(raw.iterdir())
+            if p.is_file() and p.name.lower().endswith(TEXT + PARQUET + SPREADSHEETS)
+        ]
+        if len(paths) != 1:
+            found = f"{len(paths)} in the folder {raw}" + (
+                f": {short_list(p.name for p in paths)}" if paths else ""
+            )
+            raise fault(
+                "one CSV, TSV or Parquet file", found, "give the file itself: --raw FILE.csv"
+            )
+        raw = paths[0]
+    with open(raw, "rb") as file:
+        start = file.read(4)
+    name = raw.name.lower()
+    if name.endswith(SPREADSHEETS) or (
+        start in (b"PK\3\4", b"\xd0\xcf\x11\xe0") and not name.endswith(PARQUET)
+    ):
+        raise fault(
+            "a CSV, TSV or Parquet file",
+            f"a spreadsheet, {raw}",
+            "save it as CSV (UTF-8) and give that",
+        )
+    if not name.endswith(TEXT + PARQUET):
+        raise fault(
+            f"a table ({', '.join(TEXT + PARQUET)})",
+            f"{raw}",
+            "give a table, or rename it if it is one",
+        )
+    return raw
+
+
+def load(path: Path, keep_empty: bool = False) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """(all cells as text, blanks around them stripped, missing = ""; rows that cannot be read, with
+    the reason).
+
+    The index counts the rows from 1, below the header. What separates the cells is seen from the
+    first line: comma, tab, semicolon or bar. UTF-8, UTF-16 with its mark, else Windows-1252 or
+    Latin-1: a guess that attrs["encoding"] names. Rows without any text (Excel leaves them) are no
+    rows unless `keep_empty`.
+    """
+    try:
+        cells, rejects = (
+            _parquet(path) if path.name.lower().endswith(PARQUET) else _text(path, keep_empty)
+        )
+    except DataError:
+        raise
+    # pyarrow's own errors are of many kinds
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        MemoryError,
+        zlib.error,
+        csv.Error,
+    ) as problem:
+        found = f"{type(problem).__name__}: {problem}"
+        raise fault(
+            f"a whole table in {path}", found, "mend that, or save it again as CSV (UTF-8)"
+        ) from None
+    twice = cells.columns[cells.columns.duplicated()]
+    if len(twice):
+        raise fault(
+            f"columns with different names in {path}",
+            f"{short_list(twice)} twice",
+            "rename one of the two",
+        )
+    return cells, rejects
+
+
+def _text(path: Path, keep_empty: bool) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    with _open(path) as file:
+        marked = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    if marked:
+        return _rows(path, "utf-16", keep_empty)
+    for encoding in ENCODINGS:
+        try:
+            cells, rejects = _rows(path, encoding, keep_empty)
+        except UnicodeDecodeError:  # never of Latin-1
+            continue
+        cells.attrs = {} if encoding == ENCODINGS[0] else {"encoding": encoding}
+        return cells, rejects
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
+
+
+def _rows(
+    path: Path, encoding: str, keep_empty: bool
+) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    csv.field_size_limit(MAX_CELL)
+    with _open(path) as packed, io.TextIOWrapper(packed, encoding, newline="") as file:
+        first = file.readline(MAX_CELL)
+        separator = max(",\t;|", key=lambda mark: _fits(first, mark))
+        lines = _named(csv.reader(_again(first, file), delimiter=separator, strict=True))
+        header = [name.strip() for name in next(lines, [])]
+        while header and not header[-1]:  # Excel leaves empty columns at the end
+            header.pop()
+        if not header:
+            raise ValueError("no header line (an empty file?)")
+        kept, numbers, rejects = [], [], []
+        filled = (row for row in lines if any(cell.strip() for cell in row) or (keep_empty and row))
+        for number, row in enumerate(filled, 1):
+            if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
+                rejects.append((f"row {number}", f"{len(row)} cells, the header has {len(header)}"))
+            else:
+                kept.append([cell.strip() for cell in row[: len(header)]])
+                numbers.append(number)
+    return pd.DataFrame(kept, columns=header, index=numbers, dtype=object), rejects
+
+
+def _fits(header: str, separator: str) -> tuple[bool, int]:
+    """How well the header falls into names: no quotation mark left in them, and many of them."""
+    names = next(csv.reader([header], delimiter=separator), [])
+    return '"' not in "".join(names), len(names)
+
+
+def _named(lines) -> Iterator[list[str]]:
+    """The rows of a csv.reader; its errors name the lines of the file."""
+    while True:
+        began = lines.line_num + 1
+        try:
+            row = next(lines, None)
+        except csv.Error as problem:
+            where = f"line {began}" + f" to {lines.line_num}" * (lines.line_num > began)
+            raise csv.Error(f"{problem} in {where} (a stray quotation mark?)") from None
+        if row is None:
+            return
+        yield row
+
+
+def _again(first: str, file) -> Iterator[str]:
+    yield first
+    yield from file
+
+
+def _parquet(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    try:
+        import pyarrow.parquet
+        import pyarrow.types as kinds
+    except ImportError:
+        raise fault(
+            "pyarrow to read Parquet",
+            "none installed",
+            "pip install pyarrow, or save the table as CSV",
+        ) from None
+    found = pyarrow.parquet.read_table(path)
+    cells = {}
+    for field in found.schema:
+        if (
+            kinds.is_nested(field.type)
+            or kinds.is_binary(field.type)
+            or kinds.is_large_binary(field.type)
+        ):
+            continue  # lists and packed images are no cells
+        values = found.column(field.name).to_pylist()
+        whole = kinds.is_floating(field.type) and all(
+            v is None or v != v or float(v).is_integer() for v in values
+        )
+        cells[field.name.strip()] = [
+            "" if v is None or v != v else str(int(v) if whole else v).strip() for v in values
+        ]
+    if not cells:
+        raise fault(
+            f"columns of text or numbers in {path}",
+            f"only {short_list(found.column_names)}",
+            "check this file",
+        )
+    return pd.DataFrame(cells, index=range(1, found.num_rows + 1), dtype=object), []

@@ -1,0 +1,45 @@
+"""The code that a notebook runs, and the code that draws and prepares data, as fingerprints.
+
+Code is compared by `data_prep.code`: the import closure over syntax trees, without docstrings,
+comments and formatting.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+
+from data_prep import code
+from medxvl.config import paths
+
+
+def code_cells(path: Path) -> list[str]:
+    """Sources of the code cells of a notebook file, lines of IPython magic blanked."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return [
+        "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in s.split("\n"))
+        for s in sources
+    ]
+
+
+@cache
+def notebook_code(name: str) -> str:
+    """12 hex digits of the code that the notebook `name` imports, directly or through others.
+
+    Part of what decides on a re-run: a result cannot be older than the code that makes it.
+    """
+    source = "\n".join(code_cells(paths.NOTEBOOKS / f"{name}.ipynb"))
+    return code.digest(code.tree().closure([], source))
+
+
+@cache
+def phantom_code() -> str:
+    """12 hex digits of the code that draws the phantom."""
+    return code.digest_of("data_prep.phantom.write")
+
+
+@cache
+def data_code(dataset: str) -> str:
+    """12 hex digits of the code that prepares the dataset `dataset`."""
+    modules = ("data_prep.prepared.preparation", f"data_prep.datasets.{dataset}")
+    return code.digest_of(*modules, only=dataset)

@@ -1,0 +1,293 @@
+"""Diagnosis classification with MedViLL (arXiv 2105.11333, section V): image and report through the
+joint encoder, 15 labels.
+
+The report names what it finds, so that image and report together say little of the picture: models
+that are given only one of the two are trained beside it, and every score has its control with other
+studies' images.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medxvl.data.dataset import CHEXPERT_14
+from medxvl.evaluation import controls, metrics
+from medxvl.medvill import corpus, finetune, heads
+from medxvl.medvill.finetune import CHUNK, FineTuning, Pictures, Tuned
+
+CLASSES = (*CHEXPERT_14, "Others")  # Others: no finding of CheXpert is positive
+INPUTS = ("image and report", "image only", "report only")
+THRESHOLD = 0.5  # released code
+
+
+def targets(dataset, rows) -> np.ndarray:
+    """(n, 15) 1 where a class is positive, else 0; uncertain is not positive, as in the release's
+    label sets.
+    """
+    positive = (dataset.index.iloc[rows][list(CHEXPERT_14)].to_numpy(dtype=float) == 1).astype(
+        float
+    )
+    return np.concatenate([positive, (positive.sum(1, keepdims=True) == 0).astype(float)], axis=1)
+
+
+class Classifier(Tuned):
+    """`[CLS]` of the joint sequence, pooled, to 15 logits; binary cross entropy that weighs
+    positives by their rarity.
+    """
+
+    def __init__(self, model, weight: Tensor):
+        super().__init__(model, nn.Linear(model.preset.medvill_width, len(CLASSES)))
+        self.register_buffer("weight", weight)
+
+    def logits(self, images: Tensor, joint) -> Tensor:
+        """(N, 15)"""
+        first = torch.zeros(len(joint.ids), 1, dtype=torch.long, device=joint.ids.device)
+        return self.head(
+            self.model.bert.pooler(self.model.encode(self.image_tokens(images), joint, first))
+        )
+
+    def forward(self, images: Tensor, joint, y: Tensor) -> dict[str, Tensor]:
+        loss = F.binary_cross_entropy_with_logits(
+            self.logits(images, joint), y, pos_weight=self.weight
+        )
+        return {"total": loss}
+
+
+class Classification(FineTuning):
+    """Fine-tuning on the split `train`; the epoch with the best macro AUROC on `valid` is kept."""
+
+    score_label = "validation macro AUROC"
+
+    def __init__(self, preset, dataset, start, tokenizer, device, inputs: str):
+        if inputs not in INPUTS:
+            raise ValueError(f"inputs={inputs!r}: expected one of {', '.join(INPUTS)}")
+        rows = dataset.rows("train")
+        self.dataset, self.tokenizer, self.given, self.rows = dataset, tokenizer, inputs, rows
+        self.y, self.texts = targets(dataset, rows), corpus.report_texts(dataset, rows)
+        pictures = Pictures(dataset, rows, preset, device)
+        super().__init__(
+            "classify",
+            preset,
+            start,
+            pictures,
+            len(rows),
+            f"{dataset.fingerprint} {inputs}",
+            device,
+        )
+
+    def module(self) -> Classifier:
+        """A class without a positive in training has the weight 1: nothing is learned of it but its
+        absence.
+        """
+        positives = torch.from_numpy(self.y.sum(0)).float()
+        weight = torch.ones(len(CLASSES))
+        weight[positives > 0] = heads.positive_weights(positives[positives > 0], self.n)
+        return Classifier(finetune.copied(self.start), weight)
+
+    def ids(self, picked) -> list[str]:
+        return self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
+
+    def order(self, epoch: int, rng) -> np.ndarray:
+        return finetune.by_length(self.texts, self.size, rng)
+
+    def inputs(self, picked, rng, generator) -> tuple:
+        images = None if self.given == "report only" else self.images(picked, generator)
+        own = picked[finetune.distributed.own(len(picked))]
+        images, joint = assemble(
+            self.tuned, self.tokenizer, images, [self.texts[k] for k in own], self.given
+        )
+        return images, joint, torch.from_numpy(self.y[own]).float()
+
+    def score(self, epoch: int) -> float:
+        rows = self.dataset.rows("valid")
+        self.tuned.eval()
+        given = predict(self.tuned, self.tokenizer, self.dataset, rows, self.given, self.device)
+        return float(np.nanmean(metrics.auroc(targets(self.dataset, rows), given)))
+
+
+def assemble(tuned: Tuned, tokenizer, images: Tensor | None, texts: list[str], given: str) -> tuple:
+    """(image views or tokens, joint sequences): without image tokens for "report only", with an
+    empty text for "image only".
+    """
+    preset, n = tuned.preset, len(texts)
+    if images is None:
+        images = torch.zeros(n, 0, tuned.model.trunk.features)
+    places = tuned.model.trunk.grid**2 if images.ndim == 4 else images.shape[1]
+    ids, real = corpus.encode(
+        tokenizer, [""] * n if given == "image only" else texts, preset.medvill_text
+    )
+    return images, finetune.joint(tokenizer, preset, ids, real, places, task="classification")
+
+
+@torch.no_grad()
+def predict(
+    tuned: Classifier, tokenizer, dataset, rows, given: str, device, images_of=None
+) -> np.ndarray:
+    """Scores (n, 15) in [0, 1] of the rows; `images_of` (n,): rows whose image is shown instead of
+    the own (a control).
+    """
+    tuned.eval()
+    texts = corpus.report_texts(dataset, rows)
+    pictures = Pictures(dataset, rows if images_of is None else images_of, tuned.preset, device)
+    scores = []
+    for part in np.split(np.arange(len(texts)), range(CHUNK, len(texts), CHUNK)):
+        images = None if given == "report only" else pictures.tokens(tuned.model.trunk, part)
+        images, joint = assemble(tuned, tokenizer, images, [texts[k] for k in part], given)
+        scores.append(
+            torch.sigmoid(tuned.logits(images.to(device), joint.to(device))).float().cpu()
+        )
+    return torch.cat(scores).numpy()
+
+
+def fit(
+    preset, dataset, start, tokenizer, folder: Path, device, progress, inputs: str = INPUTS[0]
+) -> tuple[Classifier, str]:
+    """Fine-tune `start` (pre-trained, or from random weights as a control) with one of INPUTS; the
+    classifier, and what identifies it."""
+    task = Classification(preset, dataset, start, tokenizer, device, inputs)
+    return finetune.fit(task, preset, folder, device, progress)
+
+
+def evaluate(
+    y,
+    scores,
+    patients,
+    *,
+    dataset,
+    model,
+    control="",
+    checkpoint="",
+    n_resamples=1000,
+    seed=0,
+    split="test",
+) -> list[dict]:
+    """Rows of one model: AUROC of each class, micro and macro AUROC and F1 (threshold 0.5), with 95
+    % intervals over patients.
+
+    y, scores (n, 15). A class without a positive or a negative has no AUROC: `auroc_macro`, as
+    published, then has none either, and `auroc_macro_defined` is the mean over the classes that
+    have one.
+    """
+    decided = (scores >= THRESHOLD).astype(float)
+    common = {
+        "paper": "medvill",
+        "task": "classification",
+        "dataset": dataset,
+        "split": split,
+        "model": model,
+        "control": control,
+        "checkpoint": checkpoint,
+        "n": len(y),
+    }
+    value, samples = (
+        metrics.auroc(y, scores),
+        metrics.bootstrap(metrics.auroc, y, scores, patients, n_resamples, seed),
+    )
+    f1, f1_samples = (
+        metrics.f1(y, decided),
+        metrics.bootstrap(metrics.f1, y, decided, patients, n_resamples, seed),
+    )
+    found = [
+        ("auroc_macro", "", value.mean(), samples.mean(1)),
+        ("auroc_macro_defined", "", *_defined(value, samples)),
+        ("f1_macro", "", f1.mean(), f1_samples.mean(1)),
+        ("f1_macro_defined", "", *_defined(f1, f1_samples)),
+    ]
+    for name, metric, given in (
+        ("auroc_micro", metrics.auroc, scores),
+        ("f1_micro", metrics.f1, decided),
+    ):
+        flat, group = (y.ravel(), given.ravel()), np.repeat(np.asarray(patients), y.shape[1])
+        found.append(
+            (name, "", metric(*flat), metrics.bootstrap(metric, *flat, group, n_resamples, seed))
+        )
+    found += [("auroc", name, value[k], samples[:, k]) for k, name in enumerate(CLASSES)]
+    rows = []
+    for metric, subset, point, drawn in found:
+        low, high = metrics.interval(drawn)
+        rows.append(
+            common
+            | {
+                "subset": subset,
+                "metric": metric,
+                "value": float(point),
+                "ci_low": float(low),
+                "ci_high": float(high),
+                "draws": drawn,
+            }
+        )
+    return rows
+
+
+def _defined(value: np.ndarray, samples: np.ndarray) -> tuple:
+    """Means over the classes that have a value on the whole test set, of value (C,) and of samples
+    (r, C).
+    """
+    there = ~np.isnan(value)
+    return value[there].mean() if there.any() else np.nan, samples[:, there].mean(1)
+
+
+def chance(y, *, dataset, split="test") -> list[dict]:
+    """The AUROC of guessing."""
+    common = {
+        "paper": "medvill",
+        "task": "classification",
+        "dataset": dataset,
+        "split": split,
+        "subset": "",
+    }
+    common |= {"model": "chance", "control": "chance", "value": 0.5, "n": len(y)}
+    return [
+        common | {"metric": metric}
+        for metric in ("auroc_micro", "auroc_macro", "auroc_macro_defined")
+    ]
+
+
+def transfer(
+    tuned: dict, tokenizer, dataset, device, *, model, n_resamples=1000, seed=0
+) -> list[dict]:
+    """Rows of fine-tuned classifiers {inputs: (classifier, checkpoint)} on another dataset, all its
+    studies with a report, and of `text_gauge` trained and tested on its own splits; with images, of
+    shuffled ones too. Without, only the report is scored."""
+    texts = np.array(corpus.report_texts(dataset, np.arange(len(dataset.index))), dtype=object)
+    rows = np.flatnonzero([bool(text) for text in texts])
+    y, patients = targets(dataset, rows), dataset.index["patient_id"].iloc[rows].to_numpy()
+    common = {"dataset": dataset.label, "n_resamples": n_resamples, "seed": seed}
+    found, partner = (
+        chance(y, dataset=dataset.label, split="all"),
+        controls.shuffled(len(rows), seed),
+    )
+    for given, (classifier, told) in tuned.items():
+        if dataset.has_images or given == "report only":
+            control = "" if given == INPUTS[0] else given
+            about = {"model": model, "checkpoint": told, "split": "all", **common}
+            scores = predict(classifier, tokenizer, dataset, rows, given, device)
+            found += evaluate(y, scores, patients, control=control, **about)
+            if given == INPUTS[0]:
+                scores = predict(classifier, tokenizer, dataset, rows, given, device, rows[partner])
+                found += evaluate(y, scores, patients, control="shuffled images", **about)
+            elif given == INPUTS[1]:
+                found += evaluate(
+                    y, scores[partner], patients, control=f"{given}, shuffled", **about
+                )
+    train, test = (rows[np.isin(rows, dataset.rows(split))] for split in ("train", "test"))
+    if len(train) and len(test):
+        scores = controls.text_gauge(list(texts[train]), targets(dataset, train), list(texts[test]))
+        people = dataset.index["patient_id"].iloc[test].to_numpy()
+        found += evaluate(targets(dataset, test), scores, people, model="words of the report, "
+                                                                        "own training split",
+                          control="words of the report", **common)  # fmt: skip
+    return found
+
+
+def predictions(dataset, rows, y, scores, model: str) -> pd.DataFrame:
+    """Long table: study_id, patient_id, split, finding, label, score, model."""
+    about = dataset.index.iloc[rows][["study_id", "patient_id", "split"]]
+    long = about.loc[about.index.repeat(len(CLASSES))].reset_index(drop=True)
+    return long.assign(
+        finding=np.tile(CLASSES, len(rows)), label=y.ravel(), score=scores.ravel(), model=model
+    )

@@ -1,3 +1,0 @@
-"""One file a downstream task: functions from a model and data to scores, and from scores to result
-rows.
-"""

@@ -1,0 +1,211 @@
+"""Fine-tune a pre-trained model on a task: what the tasks of both models share (image tokens,
+schedule, reading back).
+
+medxvl.medvill.finetune and medxvl.xvl.finetune say what is particular to each.
+"""
+
+import copy
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from medxvl.config.recipes import Recipe
+from medxvl.data.dataset import Pixels
+from medxvl.training import distributed, loop, schedules
+from medxvl.weights import store
+
+CHUNK = 128  # samples in one call, at evaluation
+
+
+class Pictures:
+    """Image tokens of some rows of a dataset, (n, P, F): computed once where the encoder is fixed,
+    else for each batch.
+
+    A model overrides `plain`, `views`, `encode`, `fixed` and `size`.
+    """
+
+    def __init__(self, dataset, rows, preset, device):
+        self.pixels, self.rows, self.preset, self.device = (
+            Pixels(dataset, rows),
+            np.asarray(rows),
+            preset,
+            device,
+        )
+        self._tokens, self._of = None, None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def plain(self, picked) -> Tensor:
+        """Evaluation views (n, C, s, s) of `picked`."""
+        raise NotImplementedError
+
+    def views(self, picked, generator: torch.Generator) -> Tensor:
+        """Training views (n, C, s, s) of `picked`: the own part of a batch; draws are made for all
+        of it.
+        """
+        raise NotImplementedError
+
+    def encode(self, encoder: nn.Module, views: Tensor) -> Tensor:
+        """Views (n, C, s, s) -> tokens (n, P, F)."""
+        return encoder(views)
+
+    def fixed(self, encoder: nn.Module) -> bool:
+        """Whether an image always gives the same tokens."""
+        raise NotImplementedError
+
+    def size(self, encoder: nn.Module) -> int:
+        """Numbers in the tokens of one image."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def tokens(self, encoder: nn.Module, picked) -> Tensor:
+        """(n, P, F) of the plain views of `picked`, on the device; all are kept while they fit into
+        memory.
+        """
+        picked = torch.as_tensor(picked)
+        if not self.fixed(encoder) or len(self) * self.size(encoder) * 4 > Pixels.IN_MEMORY:
+            return self.encode(encoder, self.plain(picked).to(self.device))
+        if self._of is not encoder:
+            parts = torch.arange(len(self)).split(CHUNK)
+            self._tokens = torch.cat(
+                [self.encode(encoder, self.plain(p).to(self.device)) for p in parts]
+            )
+            self._of = encoder
+        return self._tokens[picked.to(self.device)]
+
+
+class FineTuning(loop.Task):
+    """A task's training. `name` is the prefix of its settings NAME_epochs, NAME_batch and
+    NAME_rate; `common` of those that the model's tasks share, `groups` are the settings that shape
+    the result.
+
+    A task overrides `module` (what is trained), `inputs` (what it is given, for the samples picked)
+    and `score`.
+    """
+
+    common, groups = "tune", ()
+    skips_parameters = True  # heads of pre-training that the task has no use for
+
+    def __init__(
+        self,
+        name: str,
+        preset,
+        start: nn.Module,
+        pictures: Pictures | None,
+        n: int,
+        data: str,
+        device,
+    ):
+        self.preset, self.start, self.pictures, self.n, self.device = (
+            preset,
+            start,
+            pictures,
+            n,
+            device,
+        )
+        self.epochs, self._batch, self.rate = (
+            getattr(preset, f"{name}_{part}") for part in ("epochs", "batch", "rate")
+        )
+        self.label = f"fine-tuning: {name.removeprefix('xvl_')}"
+        self.recipe = Recipe.of(
+            preset, (*self.groups, name), data, type(self).__module__, start=state_hash(start)
+        )
+
+    def module(self) -> nn.Module:
+        raise NotImplementedError
+
+    def encoder(self) -> nn.Module:
+        """The image encoder of the module in training."""
+        raise NotImplementedError
+
+    def inputs(
+        self, picked: np.ndarray, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple:
+        """Inputs of the module for this process's part of the samples `picked`."""
+        raise NotImplementedError
+
+    def ids(self, picked: np.ndarray) -> list[str]:
+        """What to call the samples when something is wrong with them."""
+        return [str(k) for k in picked]
+
+    def shared(self, setting: str):
+        """Value of a setting of all tasks of this model."""
+        return getattr(self.preset, f"{self.common}_{setting}")
+
+    def build(self, device) -> nn.Module:
+        self.tuned = self.module().to(device)
+        return self.tuned
+
+    def parameter_groups(self, model) -> list[dict]:
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        groups = []
+        for spared, decay in ((False, self.shared("weight_decay")), (True, 0.0)):
+            chosen = [p for n, p in named if loop.without_decay(n, p) is spared]
+            groups.append({"params": chosen, "weight_decay": decay, "scale": 1.0})
+        return groups
+
+    @property
+    def size(self) -> int:
+        """Samples in a batch of all processes."""
+        return min(self._batch * distributed.processes(), self.n)
+
+    def batches(self, epoch: int) -> int:
+        return self.n // self.size
+
+    def order(self, epoch: int, rng) -> np.ndarray:
+        return rng.permutation(self.n)
+
+    def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
+        picked = order[k * self.size : (k + 1) * self.size]
+        return self.ids(picked), self.inputs(picked, rng, generator)
+
+    def learning_rate(self, epoch: int, step: int, steps: int) -> float:
+        """Linear warm-up, then a cosine to the share `end` of the rate; constant where that is
+        1.
+        """
+        done, every = epoch * steps + step, self.epochs * steps
+        warmup = min(self.shared("warmup"), every // 5)
+        return schedules.warmup_cosine(
+            done, every, warmup, self.rate, self.rate * self.shared("end")
+        )
+
+    def images(self, picked: np.ndarray, generator) -> Tensor:
+        """Augmented views where the image encoder is trained, else tokens; own part of the
+        batch.
+        """
+        if self.pictures.fixed(self.encoder()):
+            return self.pictures.tokens(self.encoder(), picked[distributed.own(len(picked))])
+        return self.pictures.views(picked, generator)
+
+    def save(self, path: Path, score: float) -> None:
+        store.save(self.tuned, path, kind="fine-tuned", recipe=self.recipe, score=score)
+
+
+def fit(task: FineTuning, preset, folder: Path, device, progress) -> tuple[nn.Module, str]:
+    """Train into `folder`; the module with the weights of its best validation epoch, and a short
+    text that identifies them.
+    """
+    loop.fit(task, replace(preset, checkpoints=1), folder, device, progress)
+    best = folder / next(iter(json.loads((folder / "best.json").read_text(encoding="utf-8"))))
+    task.tuned.load_state_dict(load_file(best))
+    return task.tuned.eval(), f"fine-tuned {store.fingerprint(best)}"
+
+
+def copied(start: nn.Module) -> nn.Module:
+    """A model of its own with the weights of `start`."""
+    return copy.deepcopy(start).train()
+
+
+def state_hash(model: nn.Module) -> str:
+    """12 hex digits of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

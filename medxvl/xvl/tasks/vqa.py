@@ -1,0 +1,158 @@
+"""Visual question answering with Medical X-VL (arXiv 2208.05140, early version): VQA-RAD, every
+candidate answer is scored.
+
+The question is read beside the image (its upper layers look at image tokens), and the decoder looks
+at what was read. It is not left to write freely: the candidates, the training answers, are cut to
+the `xvl_vqa_first` whose first token is likeliest, then the one that is likeliest as a whole is
+given. The release's own driver raises; where it says nothing, the paper's protocol decides.
+"""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medxvl.data import questions, text
+from medxvl.training import distributed
+from medxvl.xvl import finetune, writer
+from medxvl.xvl.finetune import CHUNK, FineTuning, Pictures
+
+
+class Answering(FineTuning):
+    """Fine-tuning on the training questions of `table`; the epoch that answers best on held-out
+    training images is kept.
+    """
+
+    score_label = "accuracy on held-out training images"
+    groups = (*FineTuning.groups, "writer")
+
+    def __init__(
+        self, preset, dataset, table: pd.DataFrame, start, tokenizer, device, sees: bool = True
+    ):
+        train = table[table["split"] == "train"]
+        self.answers, self.tokenizer, self.dataset, self.sees = (
+            questions.vocabulary(train),
+            tokenizer,
+            dataset,
+            sees,
+        )
+        self.train, self.valid = questions.hold_out(train, preset.seed)
+        pictures = Pictures(dataset, self.train["row"].to_numpy(), preset, device) if sees else None
+        data = f"{dataset.fingerprint} {len(table)} {sees}"
+        super().__init__(
+            "xvl_vqa",
+            preset,
+            start,
+            pictures,
+            len(self.train),
+            data,
+            device,
+        )
+
+    def module(self) -> writer.Writer:
+        start = copy.copy(self.start)
+        start.preset = replace(
+            self.preset, writer_copies=0
+        )  # an answer does not repeat the question
+        return writer.start_from(start, reads=True)
+
+    def ids(self, picked) -> list[str]:
+        return self.train["qid"].iloc[picked].tolist()
+
+    def inputs(self, picked, rng, generator) -> tuple:
+        own, most = distributed.own(len(picked)), self.preset.max_tokens
+        chosen = self.train.iloc[picked[own]]
+        images = self.images(picked, generator) if self.sees else blank(self.tuned, len(chosen))
+        answer = text.encode(self.tokenizer, chosen["answer"].tolist(), most)
+        return images, *answer, *text.encode(self.tokenizer, chosen["question"].tolist(), most)
+
+    def score(self, epoch: int) -> float:
+        if self.valid.empty:
+            return 0.0
+        given = predict(
+            self.tuned,
+            self.tokenizer,
+            self.dataset,
+            self.valid,
+            self.answers,
+            self.device,
+            self.sees,
+        )
+        return float((given == self.valid["answer"].to_numpy()).mean())
+
+
+def blank(tuned: writer.Writer, n: int) -> Tensor:
+    """(n, 1, e) one empty image token each: the same model, without an image."""
+    return torch.zeros(n, 1, tuned.preset.vision_width)
+
+
+@torch.no_grad()
+def rank(
+    tuned: writer.Writer, memory, answers: tuple[Tensor, Tensor], first: int
+) -> tuple[Tensor, Tensor]:
+    """The `first` best of the answers, ids and mask (A, T), for the n questions in `memory`, the
+    best first, and their log-probabilities, (n, first) both.
+
+    They are chosen by the probability of their first token, among equals the more frequent answer,
+    and ordered by that of all.
+    """
+    ids, mask = answers
+    chosen = tuned.first_words(memory)[:, ids[:, 1]].argsort(dim=1, descending=True, stable=True)[
+        :, :first
+    ]
+    n, k = chosen.shape
+    beside = memory.select(torch.arange(n, device=ids.device).repeat_interleave(k))
+    likely = tuned.log_likelihood(beside, ids[chosen.flatten()], mask[chosen.flatten()]).view(n, k)
+    likely, order = likely.sort(dim=1, descending=True, stable=True)
+    return chosen.gather(1, order), likely
+
+
+@torch.no_grad()
+def ranked(
+    tuned: writer.Writer,
+    tokenizer,
+    dataset,
+    table,
+    answers: list[str],
+    device,
+    sees: bool = True,
+    images_of=None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`rank` for each question of `table`, answers as numbers in `answers`; `images_of` (n,): rows
+    whose image is shown instead (a control)."""
+    tuned.eval()
+    preset, found = tuned.preset, []
+    pictures = Pictures(
+        dataset, table["row"].to_numpy() if images_of is None else images_of, preset, device
+    )
+    candidates = [t.to(device) for t in text.encode(tokenizer, answers, preset.max_tokens)]
+    asked = [
+        t.to(device) for t in text.encode(tokenizer, table["question"].tolist(), preset.max_tokens)
+    ]
+    for part in torch.arange(len(table)).split(CHUNK):
+        images = pictures.tokens(tuned.vision, part) if sees else blank(tuned, len(part)).to(device)
+        memory = tuned.remember(images, tuple(t[part.to(device)] for t in asked))
+        found.append(rank(tuned, memory, candidates, preset.xvl_vqa_first))
+    return tuple(torch.cat(x).cpu().numpy() for x in zip(*found, strict=True))
+
+
+def predict(
+    tuned, tokenizer, dataset, table, answers: list[str], device, sees: bool = True, images_of=None
+) -> np.ndarray:
+    """(n,) the best of `answers` for each question; see `ranked`."""
+    order, _ = ranked(tuned, tokenizer, dataset, table, answers, device, sees, images_of)
+    return np.array(answers, dtype=object)[order[:, 0]]
+
+
+def fit(
+    preset, dataset, table, start, tokenizer, folder: Path, device, progress, sees: bool = True
+) -> tuple[writer.Writer, list[str], str]:
+    """Fine-tune `start`, a pre-trained X-VL (`sees` False: without images, a control); the module,
+    its candidate answers, and what identifies it."""
+    task = Answering(preset, dataset, table, start, tokenizer, device, sees)
+    tuned, told = finetune.fit(task, preset, folder, device, progress)
+    return tuned, task.answers, told

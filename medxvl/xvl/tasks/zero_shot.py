@@ -1,0 +1,194 @@
+"""Zero-shot detection: how well does an image match sentences that describe a finding, against one
+that denies it.
+
+Protocol of Medical X-VL, section 5: five positive sentences a finding and one negative. Each image
+and each sentence is encoded once, an image's keys and values are computed once a fusion layer, and
+the pairs go through it in large batches.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from data_prep.reports import prompts
+from medxvl.config import presets
+from medxvl.evaluation import metrics
+from medxvl.layers import vision_transformer
+from medxvl.xvl import text_features
+
+TOKENS = 8192  # words of image-sentence pairs a call of the fusion encoder
+IMAGES = 256  # images a call of the vision encoder, at 64 px
+
+
+def heads(preset) -> tuple[str, ...]:
+    """Scores that a model gives, the published one first; without fusion encoder ITA alone."""
+    return ("ITM", "ITA") if preset.fusion else ("ITA",)
+
+
+def named(head: str, preset) -> str:
+    """What rows and figures call the model: "X-VL (ITM)", and what is different about it in an
+    ablation.
+    """
+    told = presets.ablation_label(preset)
+    return f"X-VL ({head})" + (f", {told}" if told else "")
+
+
+@torch.no_grad()
+def score(
+    model, tokenizer, images: torch.Tensor, described: dict[str, tuple[str, ...]], denied=None
+) -> dict[str, np.ndarray]:
+    """Scores of every image for every finding, by the heads of one model.
+
+    images (N, S, S) uint8; `described` {finding: positive sentences}; `denied` {finding: negative
+    sentence}, by default `prompts.negative_prompt`. Returns {"ITM": (N, F), "ITA": (N, F)}, as
+    `heads` says. ITM, the published score: mean matching logit over the positive sentences and that
+    of the negative one, each through a sigmoid, then the softmax of the two as released (so it lies
+    within 0.269 and 0.731). ITA: mean cosine to the positive sentences minus the cosine to the
+    negative one.
+    """
+    model.eval()
+    device, preset = next(model.parameters()).device, model.preset
+    denied = denied or {f: prompts.negative_prompt(f) for f in described}
+    sentences = [
+        s for finding, positives in described.items() for s in (*positives, denied[finding])
+    ]
+    states, mask, f_text = text_features.of(model, tokenizer, sentences)
+
+    logits, cosines = [], []
+    step = max(1, IMAGES * 64**2 // preset.image_size**2)
+    for part in images.split(step):
+        tokens, f_image = model.online.encode_image(
+            vision_transformer.plain_view(part, preset).to(device)
+        )
+        cosines.append((f_image @ f_text.t()).cpu())
+        if preset.fusion:
+            few = tokens.split(max(1, TOKENS // int(mask.sum())))
+            logits.append(
+                torch.cat([model.match_every(states, mask, t)[..., 1] for t in few]).cpu()
+            )
+    logits, cosines = (torch.cat(found) if found else None for found in (logits, cosines))
+
+    itm, ita, at = [], [], 0
+    for positives in described.values():
+        yes, no = slice(at, at + len(positives)), at + len(positives)
+        at = no + 1
+        if preset.fusion:
+            sides = torch.sigmoid(torch.stack([logits[:, yes].mean(1), logits[:, no]], dim=1))
+            itm.append(sides.softmax(dim=1)[:, 0])
+        ita.append(cosines[:, yes].mean(1) - cosines[:, no])
+    return {head: torch.stack({"ITM": itm, "ITA": ita}[head], 1).numpy() for head in heads(preset)}
+
+
+def ensemble(
+    models, tokenizer, images: torch.Tensor, described, denied=None
+) -> dict[str, np.ndarray]:
+    """Mean of `score` over several checkpoints, as published (best checkpoints, probabilities
+    averaged).
+    """
+    scores = [score(model, tokenizer, images, described, denied) for model in models]
+    return {head: np.mean([s[head] for s in scores], axis=0) for head in scores[0]}
+
+
+def predictions(dataset, rows, findings, labels, scores, model: str) -> pd.DataFrame:
+    """Long table: study_id, patient_id, split, finding, label, score, model; one row a study and
+    finding.
+    """
+    about = dataset.index.iloc[rows][["study_id", "patient_id", "split"]]
+    long = about.loc[about.index.repeat(len(findings))].reset_index(drop=True)
+    return long.assign(
+        finding=np.tile(list(findings), len(rows)),
+        label=labels.ravel(),
+        score=scores.ravel(),
+        model=model,
+    )
+
+
+def evaluate(
+    labels,
+    scores,
+    patients,
+    findings,
+    *,
+    task,
+    dataset,
+    model,
+    control="",
+    checkpoint="",
+    valid=None,
+    means=(),
+    n_resamples=1000,
+    seed=0,
+    split="test",
+) -> list[dict]:
+    """Result rows of one model: AUROC, maximum F1, and F1 and MCC at the validation threshold, with
+    95 % intervals.
+
+    labels, scores (n, F); `valid` (labels, scores) of the validation split gives the threshold;
+    without it those two metrics are left out. `means` [(name, findings)] adds their means.
+    Intervals resample patients, the same draws for every model.
+    """
+    wanted = {"auroc": metrics.auroc, "f1_max": metrics.f1_max}
+    if valid is not None:
+        threshold = metrics.f1_threshold(
+            *valid
+        )  # NaN where the validation split has no positive: no value there
+        decided, judged = (
+            (scores >= np.nan_to_num(threshold)).astype(float),
+            np.where(np.isnan(threshold), np.nan, labels),
+        )
+        wanted |= {"f1_valid": metrics.f1, "mcc": metrics.mcc}
+    rows = []
+    for name, metric in wanted.items():
+        truth, given = (judged, decided) if name in ("f1_valid", "mcc") else (labels, scores)
+        value, samples = (
+            metric(truth, given),
+            metrics.bootstrap(metric, truth, given, patients, n_resamples, seed),
+        )
+        groups = [(f, [k]) for k, f in enumerate(findings)] + [
+            (m, [findings.index(f) for f in members]) for m, members in means
+        ]
+        for subset, members in groups:
+            low, high = metrics.interval(samples[:, members].mean(1))
+            rows.append(
+                {
+                    "paper": "xvl",
+                    "task": task,
+                    "dataset": dataset,
+                    "split": split,
+                    "subset": subset,
+                    "model": model,
+                    "metric": name,
+                    "value": float(value[members].mean()),
+                    "ci_low": float(low),
+                    "ci_high": float(high),
+                    "n": int((~np.isnan(truth[:, members])).any(1).sum()),
+                    "control": control,
+                    "checkpoint": checkpoint,
+                }
+            )
+    return rows
+
+
+GUESSED = {"auroc": 0.5, "mcc": 0.0}
+
+
+def chance(
+    labels, findings, *, task, dataset, means=(), split="test", wanted=("auroc",)
+) -> list[dict]:
+    """What guessing gives, as rows beside the others."""
+    return [
+        {
+            "paper": "xvl",
+            "task": task,
+            "dataset": dataset,
+            "split": split,
+            "subset": subset,
+            "model": "chance",
+            "metric": metric,
+            "value": GUESSED[metric],
+            "n": len(labels),
+            "control": "chance",
+        }
+        for subset in (*findings, *(name for name, _ in means))
+        for metric in wanted
+    ]

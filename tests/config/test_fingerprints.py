@@ -1,0 +1,124 @@
+"""Fingerprints of code follow what makes a result, and nothing else; recipes say what a training
+was made with."""
+
+import ast
+import modulefinder
+from pathlib import Path
+
+import pytest
+
+from data_prep import code
+from medxvl.config import fingerprints, notebooks, paths
+
+FILES = sorted(
+    path.relative_to(paths.ROOT).as_posix()
+    for name in code.PACKAGES
+    for path in (paths.ROOT / name).rglob("*.py")
+)
+# Modules that define a training: a class that `training.loop.fit` runs.
+TRAININGS = (
+    "medxvl.medvill.alignment",
+    "medxvl.medvill.pretrain",
+    "medxvl.medvill.tasks.classify",
+    "medxvl.medvill.tasks.generate",
+    "medxvl.medvill.tasks.retrieve",
+    "medxvl.medvill.tasks.vqa",
+    "medxvl.xvl.ibot_pretrain",
+    "medxvl.xvl.pretrain",
+    "medxvl.xvl.tasks.correct_errors",
+    "medxvl.xvl.tasks.error_detector",
+    "medxvl.xvl.tasks.generate",
+    "medxvl.xvl.tasks.supervised",
+    "medxvl.xvl.tasks.vqa",
+)
+TREE = code.Tree()
+
+
+def source_of(notebook: str) -> str:
+    return "\n".join(fingerprints.code_cells(paths.NOTEBOOKS / f"{notebook}.ipynb"))
+
+
+def closures(tree: code.Tree) -> dict[str, dict[str, str]]:
+    """Fingerprints by file of every notebook and training."""
+    found = {name: tree.closure([], source_of(name)) for name in notebooks.NAMES}
+    return found | {name: tree.closure([name]) for name in TRAININGS}
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, dict[str, str]]:
+    return closures(TREE)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_docstrings_comments_and_formatting_make_no_fingerprint(file):
+    text = (paths.ROOT / file).read_text(encoding="utf-8")
+    rewritten = ast.unparse(_other_docstrings(ast.parse(text)))  # no comments, other formatting
+    assert code.fingerprint(ast.parse(f"# a comment\n{rewritten}")) == TREE._read(file)[0]
+
+
+def _other_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body[0].value.value = "Something else."
+    return tree
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_changed_expression_changes_what_depends_on_it_alone(file, known):
+    text = (paths.ROOT / file).read_text(encoding="utf-8")
+    tree = code.Tree(changed={file: f"{text}\n_one_more = 1 + 1\n"})
+    tree._files = {name: read for name, read in TREE._files.items() if name != file}
+    changed = {name for name, found in closures(tree).items() if found != known[name]}
+    expected = {name for name, found in known.items() if file in found}
+    assert changed == expected
+    if file in code.TABLES:
+        assert not changed
+
+
+def _imported(program) -> set[tuple[str, tuple[str, ...]]]:
+    """(module, names taken from it) of every import in a compiled program, functions included."""
+    found = set()
+    finder = modulefinder.ModuleFinder()
+    for what, given in finder.scan_opcodes(program):
+        if what in ("absolute_import", "relative_import"):
+            found.add((given[-1], tuple(given[-2] or ())))
+    for constant in program.co_consts:
+        if hasattr(constant, "co_code"):
+            found |= _imported(constant)
+    return found
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f not in code.TABLES])
+def test_nothing_that_is_imported_is_outside(file):
+    """Imports read from bytecode by the standard library instead of from syntax trees by us."""
+    text = (paths.ROOT / file).read_text(encoding="utf-8")
+    _, imported, named = TREE._read(file)
+    for module, names in _imported(compile(text, file, "exec")):
+        if module.split(".")[0] in code.PACKAGES:
+            for name in names or ("",):
+                base = Path(*module.split("."))
+                files = [base.with_suffix(".py"), base / "__init__.py"]
+                if name:
+                    files = [base / f"{name}.py", base / name / "__init__.py", *files]
+                there = [f.as_posix() for f in files if (paths.ROOT / f).is_file()]
+                assert there[0] in imported | named, f"{file} imports {module} {name}"
+
+
+def test_datasets_are_read_by_name_and_data_files_count():
+    """Modules loaded by name and a CSV file beside a module are part of what draws or prepares."""
+    every = TREE.closure(["data_prep.prepared.preparation"])
+    assert {f"data_prep/datasets/{name}.py" for name in ("nih", "openi", "table")} <= every.keys()
+    own = TREE.closure(["data_prep.prepared.preparation"], only="openi")
+    assert "data_prep/datasets/openi.py" in own and "data_prep/datasets/nih.py" not in own
+    assert "data_prep/phantom/abdomen_prompts.csv" in TREE.closure(["data_prep.phantom.write"])
+
+
+def test_a_training_does_not_hang_on_how_data_are_prepared_or_drawn(known):
+    """Data count by their content; the score that decides which epoch is kept counts by code."""
+    for name in ("medxvl.xvl.pretrain", "medxvl.medvill.pretrain"):
+        files = known[name]
+        assert "medxvl/evaluation/metrics.py" in files and "medxvl/training/loop.py" in files
+        assert "medxvl/layers/vision_transformer.py" in files
+        rooms = {Path(file).parts[1] for file in files}
+        assert not rooms & {"plots", "notebook", "pipeline", "datasets", "phantom"}

@@ -1,0 +1,232 @@
+"""What run_all.sh calls: options, settings, and what is gathered at the end."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from data_prep import datasets
+from medxvl.config import notebooks, paths, presets, records, roles
+from medxvl.pipeline import command_line, execute, index_page, pages
+
+
+def test_help_needs_no_packages():
+    answer = subprocess.run(
+        [sys.executable, "-S", "-E", "-m", "medxvl.pipeline.command_line", "--help"],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    for word in [
+        *presets.NAMES,
+        *notebooks.NAMES,
+        *roles.ROLES,
+        *roles.NAMES,
+        "--dry-run",
+        "batch_size",
+    ]:
+        assert word in answer.stdout
+
+
+def test_options_are_understood(tmp_path):
+    (tmp_path / "x").write_text("")
+    given = [
+        "smoke",
+        "2",
+        "--set",
+        "seed=1",
+        "90",
+        "--data",
+        f"main=openi:{tmp_path}",
+        "--set",
+        "epochs=2",
+        "--cores",
+        "3",
+        "--force",
+        "--",
+        "-n",
+    ]
+    plan = command_line.parse(given)
+    assert (plan.preset, plan.overrides, plan.data) == (
+        "smoke",
+        "seed=1 epochs=2",
+        f"main=openi:{tmp_path}",
+    )
+    assert (
+        command_line.parse(["22", "smoke"]).preset,
+        command_line.parse(["22", "smoke"]).notebooks,
+    ) == (
+        "smoke",
+        ["22_xvl_zero_shot"],
+    )
+    assert [name[:2] for name in plan.notebooks] == [
+        "20",
+        "21",
+        "22",
+        "23",
+        "24",
+        "25",
+        "26",
+        "27",
+        "28",
+        "29",
+        "90",
+    ]
+    assert (plan.cores, plan.force, plan.dry_run, plan.snakemake) == (3, True, False, ["-n"])
+    assert command_line.parse([]).preset == "demo" and command_line.parse(["23"]).notebooks == [
+        "23_xvl_unseen_disease"
+    ]
+
+
+@pytest.mark.parametrize("codes, ended", [([0, 0], 0), ([1, 0], 1), ([130], 130)])
+def test_several_presets_run_one_after_the_other(codes, ended, monkeypatch):
+    """Each with the same notebooks and settings; what one ends with does not stop the other, but a
+    stop does.
+    """
+    ran, left = [], list(codes)
+
+    def run(plan):
+        ran.append((plan.preset, plan.notebooks, plan.overrides, plan.snakemake))
+        return left.pop(0)
+
+    monkeypatch.setattr(execute, "run", run)
+    assert (
+        command_line.main(["smoke", "demo", "23", "--set", "seeds=0,1", "--", "demo"]) == ended
+        and not left
+    )
+    wanted = (["23_xvl_unseen_disease"], "seeds=0,1", ["demo"])
+    assert ran == [("smoke", *wanted), ("demo", *wanted)][: len(ran)]
+
+
+def test_data_paths_are_the_callers(tmp_path, monkeypatch):
+    (tmp_path / "my data").mkdir()
+    (tmp_path / "my data" / "x").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for written in ("my data", "./my data/", "~/my data"):
+        plan = command_line.parse(["smoke", "--data", f"main=mimic_cxr:{written}"])
+        assert roles.sources(presets.load("smoke"), plan.data)["main"].raw == tmp_path / "my data"
+
+
+def test_a_table_may_be_a_file_and_has_settings(tmp_path, monkeypatch):
+    (tmp_path / "my table.csv").write_text("image,report")
+    monkeypatch.chdir(tmp_path)
+    given = [
+        "--data",
+        "main=table:my table.csv",
+        "--data",
+        "main.image_column=image",
+        "--data",
+        "main.text_column=my report",
+    ]
+    source = roles.sources(presets.load("smoke"), command_line.parse(["smoke", *given]).data)[
+        "main"
+    ]
+    assert source.raw == tmp_path / "my table.csv" and not source.synthetic
+    assert source.settings == {"image_column": "image", "text_column": "my report"}
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["dmeo"], "smoke, demo, paper"),
+        (["demo", "77"], "21_xvl_pretrain"),
+        (["demo", "12_medvil_clasify"], "did you mean 12_medvill_classify"),
+        (["verfy"], "did you mean verify"),
+        (["--set", "sed=1"], "did you mean seed"),
+        (["--set", "seed=one"], "whole number"),
+        (["--set", "seed"], "name=value"),
+        (["--data", "man=openi:."], "main, unseen_disease, readers, transfer, questions"),
+        (["--data", "main=opni:."], "mimic_cxr, openi"),
+        (["--data", "main=openi"], "PATH"),
+        (["--data", "main=openi:no/such/place"], "there is no folder"),
+        (["--data", "main=openi:EMPTY"], "is empty"),
+        (["--data", "main=mimic_cxr:EMPTY/../file"], "is a file"),
+        (
+            ["--data", "main=table:file", "--data", "main.text_column=x", "--data", "main.nope=3"],
+            "one of image_column, text_column",
+        ),
+        (["--data", "main=table:file", "--data", "main.text_colum=x"], "did you mean text_column"),
+        (["--data", "main=table:file"], "main.image_column=NAME"),
+        (
+            ["--data", "main=table:file", "--data", "main.patient_column=who"],
+            "main.image_column=NAME",
+        ),
+        (["--data", "main=openi:.", "--data", "main.max_reject_share=7"], "a share from 0 to 1"),
+        (["--data", "main=openi:.", "--data", "main.max_reject_share=much"], "a share from 0 to 1"),
+        (["--set", "max_reject_share=7"], "at most 1"),
+        (["--data", "main=phantom", "--data", "main.views=PA"], "give main=NAME:PATH too"),
+        (
+            ["--data", "main=openi:.", "--data", "main.split=a", "--data", "main.split=b"],
+            "main.split=... is given 2 times",
+        ),
+        (["--data", "main=openi:.", "--data", "main=openi:."], "2 times"),
+        (["--cores", "0"], "from 1"),
+        (["--sett", "seed=1"], "unrecognized"),
+        (["paper"], "--data main=NAME:PATH"),
+        (["demo", "lab"], "comes first and alone"),
+    ],
+)
+def test_wrong_options(given, said, tmp_path, monkeypatch, capsys):
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert command_line.main(given) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and said in told
+
+
+@pytest.mark.parametrize("name", roles.NAMES)
+def test_settings_are_those_that_data_prep_takes(name):
+    from data_prep.prepared import preparation
+
+    assert roles.settings_of(name) == datasets.load(name).SETTINGS | preparation.SETTINGS
+
+
+def test_a_run_without_rows_has_a_header_and_names_what_did_not_run(tmp_path, monkeypatch):
+    from medxvl.pipeline import manifest
+
+    folder = tmp_path / "smoke"
+    (folder / "notebooks").mkdir(parents=True)
+    shutil.copy(paths.NOTEBOOKS / "01_prepare_data.ipynb", folder / "notebooks")
+    assert manifest.results(folder).read_text() == ",".join(records.COLUMNS) + "\n"
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    page = pages.build("smoke").read_text()
+    assert (
+        page.count("<td>not run</td>") == len(notebooks.NAMES) - 1
+        and "<td>21_xvl_pretrain</td>" in page
+    )
+    assert '<a href="01_prepare_data.html">' in page and "leaves rows" in page
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "told"),
+    [
+        ((True, True), "Synthetic phantom data"),
+        ((True, False), "Not synthetic: two (b)"),
+        ((False, False), ""),
+    ],
+)
+def test_the_index_says_which_data_are_synthetic(synthetic, told):
+    used = [
+        {"role": r, "label": n, "synthetic": s}
+        for r, n, s in zip(("one", "two"), "ab", synthetic, strict=True)
+    ]
+    said = " ".join(index_page.banner(used))
+    assert (
+        told in said
+        and bool(said) == bool(told)
+        and ("one (a)" in said) == (synthetic == (True, False))
+    )
+
+
+def test_a_failed_notebook_loses_its_rows(tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "22.csv").write_text("run,value\nr1,1\n")
+    records.retire_rows(tmp_path, "22")
+    assert (
+        not (tmp_path / "rows" / "22.csv").exists()
+        and (tmp_path / "history" / "r1-22.csv").exists()
+    )
