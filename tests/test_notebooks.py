@@ -192,7 +192,7 @@ def test_results_are_gathered(smoke):
     rows = smoke.rows()
     assert rows, smoke.said
     told = json.loads((smoke.folder / "manifest.json").read_text())
-    known = {steps.get("manifest") for notebook in told["notebooks"].values()}
+    known = {notebook.get("manifest") for notebook in told["notebooks"].values()}
     assert {row["manifest"] for row in rows} <= known, "every row can be traced to the manifest"
     assert {row["control"] for row in rows} >= {"", "chance", "shuffled images"}, (
         "every evaluation has its controls"

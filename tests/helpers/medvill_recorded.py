@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medxvl.config import paths, presets
 from medxvl.medvill import model as medvill
+from medxvl.medvill import release
 
 PARITY = paths.ROOT / "tests" / "parity"
 SPECIAL = (101, 102)
@@ -39,7 +40,7 @@ def build(weights, preset=TINY, **options):
     """The model with released weights, in evaluation mode, with the trunk replaced by nothing; and
     its renamed weights.
     """
-    ours = medvill.from_released(weights)
+    ours = release.from_released(weights)
     model = medvill.MedViLL(preset, 200, **options).eval()
     model.trunk = torch.nn.Identity()  # the recorded features stand in for the CNN's
     missing, unexpected = model.load_state_dict(ours, strict=False)

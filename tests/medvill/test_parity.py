@@ -141,7 +141,7 @@ def test_resnet50():
     }
     trunk = medvill.Trunk(PAPER)
     trunk.load_state_dict(
-        {k.removeprefix("trunk."): v for k, v in medvill.from_released(weights).items()}
+        {k.removeprefix("trunk."): v for k, v in release.from_released(weights).items()}
     )
     trunk.eval()
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_published_size():
     }
     weights |= {alias: weights[key] for alias, key in listed["aliases"].items()}
     model = medvill.MedViLL(PAPER, 30522).eval()
-    model.load_state_dict(medvill.from_released(weights))
+    model.load_state_dict(release.from_released(weights))
     assert sum(p.numel() for p in model.parameters()) == listed["n_unique_parameters"]
     images = torch.from_numpy(formula.uniform("input.image", (2, 3, 128, 128)))
     joint = join(
@@ -306,15 +306,15 @@ def test_unknown_and_contradicting_names():
         "enc.img_embeddings.img_embeddings.weight": torch.zeros(4, 8),
         "enc.odd": torch.zeros(1),
     }
-    assert set(medvill.from_released(base)) == {"image_proj.weight", "enc.odd"}
+    assert set(release.from_released(base)) == {"image_proj.weight", "enc.odd"}
     table = torch.randn(6, 4)
     state = base | {
         "enc.txt_embeddings.word_embeddings.weight": table,
         "mlm.predictions.decoder.weight": table.clone(),
     }
-    assert "mlm_matrix" not in medvill.from_released(state)
+    assert "mlm_matrix" not in release.from_released(state)
     state["mlm.predictions.decoder.weight"] = table + 1
-    assert medvill.from_released(state)["mlm_matrix"].equal(table + 1)
+    assert release.from_released(state)["mlm_matrix"].equal(table + 1)
     state["enc.txt_embeddings.LayerNorm.bias"], state["enc.img_embeddings.LayerNorm.bias"] = (
         torch.zeros(4),
         torch.ones(4),
@@ -322,7 +322,7 @@ def test_unknown_and_contradicting_names():
     with pytest.raises(
         ValueError, match="img_embeddings.LayerNorm.bias and .*: expected one shared weight"
     ):
-        medvill.from_released(state)
+        release.from_released(state)
 
 
 def test_an_untied_head_uses_its_own_matrix():
@@ -347,7 +347,7 @@ def test_patch_weights_keep_the_order_of_pixels():
     trunk, linear = medvill.Trunk(preset), torch.nn.Linear(48, 64)
     state = {f"enc.img_encoder.patch_to_embedding.{k}": v for k, v in linear.state_dict().items()}
     trunk.load_state_dict(
-        {k.removeprefix("trunk."): v for k, v in medvill.from_released(state).items()}
+        {k.removeprefix("trunk."): v for k, v in release.from_released(state).items()}
     )
     images = torch.rand(2, 3, 16, 16)
     patches = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).reshape(2, 16, 48)

@@ -19,6 +19,7 @@ from weight_data import MODELS, PAPER, SMALL
 
 from medxvl.layers import vision_transformer
 from medxvl.medvill import model as medvill
+from medxvl.medvill import release
 from medxvl.weights import convert, layouts, store
 from medxvl.xvl.model import XVL
 
@@ -120,10 +121,10 @@ def test_medvill_rewrites():
     tensors = {old: tensors[tied.get(old, old)] for old in tensors}
     tuned = {new: tensors[old] for new, old in rewrites["finetune_new_to_pretrain"].items()}
     decoding = {new: tuned[old] for new, old in rewrites["decode_new_to_finetune"].items()}
-    first = {k: v.item() for k, v in medvill.from_released(tensors).items()}
+    first = {k: v.item() for k, v in release.from_released(tensors).items()}
     assert len(first) > 50
     for other in (tuned, decoding):
-        assert {k: v.item() for k, v in medvill.from_released(other).items()} == first
+        assert {k: v.item() for k, v in release.from_released(other).items()} == first
     for name in ("vision", "text"):
         parts = [
             layouts.part("MedViLL pre-training", state, name)

@@ -11,9 +11,10 @@ from weight_data import MODELS, OWN, PAPER, SMALL, copy_of, model, same, vit
 from medxvl.config import presets
 from medxvl.config.recipes import Recipe
 from medxvl.layers import fusion, vision_transformer
-from medxvl.medvill import checkpoints
+from medxvl.medvill import checkpoints as medvill_checkpoints
 from medxvl.medvill import model as medvill
 from medxvl.weights import convert, store
+from medxvl.xvl import checkpoints
 from medxvl.xvl.model import XVL
 
 RECIPE = Recipe({"seed": 0}, "d", {}, keeps=False)
@@ -191,7 +192,7 @@ def test_medvill_starts_from_resnet_and_bert(tmp_path):
     )
     torch.manual_seed(2)
     ours = medvill.MedViLL(named, 50)
-    assert [r.kind for r in checkpoints.start_from(ours, named)] == ["ResNet-50", "BERT"]
+    assert [r.kind for r in medvill_checkpoints.start_from(ours, named)] == ["ResNet-50", "BERT"]
     assert same(ours.bert.state_dict(), given.bert.state_dict()) and same(
         ours.trunk.state_dict(), given.trunk.state_dict()
     )

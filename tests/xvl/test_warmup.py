@@ -73,7 +73,7 @@ def test_attention_begins_with_a_set_sharpness(model, monkeypatch):
         ..., 1:
     ]  # (texts, heads, words, patches)
     found = across.std(dim=3).transpose(1, 2)[mask.bool()].mean()
-    assert_close(found, xvl.SHARPNESS, terms=CHAIN, dtype=torch.float32)
+    assert_close(found, warmup.SHARPNESS, terms=CHAIN, dtype=torch.float32)
 
 
 def test_local_tokens_know_their_patch_alone():

@@ -325,7 +325,7 @@ def test_figures_are_drawn_from_the_kept_table(tmp_path, monkeypatch):
         tmp_path / "smoke" / "predictions" / "ablation.csv", index=False
     )
     drawn = index.figure("xvl-ablation", "smoke")
-    labels = [data_text.get_text() for text in drawn.axes[0].get_yticklabels()]
+    labels = [text.get_text() for text in drawn.axes[0].get_yticklabels()]
     assert (
         labels == [label for _, label in presets.ABLATIONS.values()]
         and "synthetic phantom" in drawn.get_suptitle()
@@ -336,7 +336,7 @@ def test_figures_are_drawn_from_the_kept_table(tmp_path, monkeypatch):
     )
     drawn = index.figure("xvl-data-efficiency", "smoke")
     assert_close(drawn.axes[0].lines[2].get_ydata(), [0.605, 0.605, 0.605, 0.805], terms=4)
-    assert [data_text.get_text() for text in drawn.axes[0].get_xticklabels()] == [
+    assert [text.get_text() for text in drawn.axes[0].get_xticklabels()] == [
         "10",
         "25",
         "50",
