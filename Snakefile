@@ -104,6 +104,7 @@ for notebook in notebooks.NOTEBOOKS:
             ),
             data=[str(SOURCES[role].folder) for role in notebook.roles if role in SOURCES],
             code=fingerprints.notebook_code(notebook.name),
+            cpus=lambda w, name=notebook.name: threads.threads(name, PRESET, name_of(w)),
         threads: lambda w, name=notebook.name: threads.threads(name, PRESET, name_of(w))
         priority: 2 * bool(notebook.threads) + notebook.long
         shell:

@@ -34,12 +34,18 @@ class Tree:
         self.root, self.changed = Path(root), changed or {}
         self._files: dict[str, tuple[str, set[str], set[str]]] = {}
 
-    def closure(self, modules: Iterable[str], source: str = "", only: str = "") -> dict[str, str]:
+    def closure(
+        self,
+        modules: Iterable[str],
+        source: str = "",
+        only: str = "",
+        without: Iterable[str] = (),
+    ) -> dict[str, str]:
         """Fingerprints by file of `modules` (dotted names), of what the code `source` imports, and
         of all that these import in turn; those of TABLES are left out.
 
         `only` is the name that takes the place of the variable in imports by name; without it all
-        modules of such a package count.
+        modules of such a package count. Files in `without` are not followed.
         """
         todo = {file for module in modules for file in self._of_module(module)}
         if source:
@@ -48,7 +54,7 @@ class Tree:
         found: dict[str, str] = {}
         while todo:
             file = todo.pop()
-            if file in found or file in TABLES:
+            if file in found or file in TABLES or file in without:
                 continue
             found[file], imports, named = self._read(file)
             todo |= imports | {f for f in named if not only or Path(f).stem == only}

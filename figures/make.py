@@ -17,7 +17,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from medxvl.config import paths, presets  # noqa: E402
-from medxvl.plots import index, results
+from medxvl.plots import index, style
 
 
 def main(arguments=None):
@@ -69,7 +69,7 @@ def run(options):
                 raise ValueError(f"{name}: {missing}") from None
             print(f"{name}: not drawn, {missing}")
             continue
-        files = results.save(fig, out / name)
+        files = style.save(fig, out / name)
         plt.close(fig)
         print(f"{name}: {', '.join(map(str, files))}")
     return 0

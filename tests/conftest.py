@@ -25,7 +25,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """A headless Chromium (tests/browser.py)."""
+    """A headless Chromium (tests/helpers/browser.py)."""
     from browser import Browser, program
 
     if not program():
@@ -84,7 +84,7 @@ def closed_figures():
 
 @pytest.fixture
 def run_folder(tmp_path, monkeypatch):
-    """runs/demo as all notebooks leave it (tests/figure_run.py)."""
+    """runs/demo as all notebooks leave it (tests/helpers/figure_run.py)."""
     from figure_run import write_run
 
     from medxvl.config import paths

@@ -247,7 +247,7 @@ def test_ablation_on_another_body_part(smoke, tmp_path):
     given = [word for name, value in columns.items() for word in ("--data", f"main.{name}={value}")]
     given += [
         "--set",
-        f"prompts={paths.ROOT / 'data_prep' / 'phantom_abdomen_prompts.csv'}",
+        f"prompts={paths.ROOT / 'data_prep' / 'phantom' / 'abdomen_prompts.csv'}",
         "--set",
         "ablations=whole,no_fusion",
     ]

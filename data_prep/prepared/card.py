@@ -7,10 +7,10 @@ from pathlib import Path
 import h5py
 import pandas as pd
 
-import medxvl
 from data_prep import datasets
 from data_prep.prepared.overlap import SPLITS, in_two_splits, near_identical
 from data_prep.reading.raw import PHANTOM_MARK, Table, short_list
+from medxvl import __version__
 
 MOST_EXAMPLES = 20
 
@@ -41,7 +41,7 @@ def describe(
         "synthetic": phantom is not None,
         "phantom": phantom,
         "raw_version": table.raw_version,
-        "version": medxvl.__version__,
+        "version": __version__,
         "images": len(index) if pixels else 0,
         "rows": len(index),
         "columns": list(index.columns),

@@ -9,6 +9,7 @@ import io
 import logging
 import warnings
 import zlib
+from contextlib import contextmanager
 
 import numpy as np
 import pydicom
@@ -22,9 +23,17 @@ MAX_BYTES = 300_000_000  # of the inflated file
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
-logging.getLogger("pydicom").setLevel(
-    logging.CRITICAL
-)  # what matters is raised; one line a file would flood the log
+
+@contextmanager
+def _quiet_pydicom():
+    """What matters is raised; one line a file would flood the screen."""
+    logger = logging.getLogger("pydicom")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def decode(data: bytes, equalise: bool = False) -> np.ndarray:
@@ -36,7 +45,7 @@ def decode(data: bytes, equalise: bool = False) -> np.ndarray:
     ValueError, with the reason, for anything else.
     """
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"), _quiet_pydicom():
             warnings.simplefilter("ignore")
             return _decode(data, equalise)
     except ValueError as problem:

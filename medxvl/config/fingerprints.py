@@ -4,6 +4,7 @@ Code is compared by `data_prep.code`: the import closure over syntax trees, with
 comments and formatting.
 """
 
+import ast
 import json
 from functools import cache
 from pathlib import Path
@@ -22,14 +23,31 @@ def code_cells(path: Path) -> list[str]:
     ]
 
 
+# What draws and prepares data: its result counts in a notebook by content, the data's fingerprint,
+# and `phantom_code` and `data_code` decide on when it is made anew.
+MAKES_DATA = (
+    "data_prep/datasets/__init__.py",
+    "data_prep/phantom/write.py",
+    "data_prep/prepared/preparation.py",
+)
+
+
+def notebook_closure(source: str, tree: code.Tree) -> dict[str, str]:
+    """Fingerprints by file of all that the cells `source` of a notebook import, and of the cells
+    themselves."""
+    return {"cells": code.fingerprint(ast.parse(source))} | tree.closure(
+        [], source, without=MAKES_DATA
+    )
+
+
 @cache
 def notebook_code(name: str) -> str:
-    """12 hex digits of the code that the notebook `name` imports, directly or through others.
+    """12 hex digits of the code of the notebook `name` and of what it imports, directly or not.
 
     Part of what decides on a re-run: a result cannot be older than the code that makes it.
     """
     source = "\n".join(code_cells(paths.NOTEBOOKS / f"{name}.ipynb"))
-    return code.digest(code.tree().closure([], source))
+    return code.digest(notebook_closure(source, code.tree()))
 
 
 @cache

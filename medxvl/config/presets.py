@@ -14,10 +14,6 @@ from medxvl.config.settings import TABLE
 NAMES = ("smoke", "demo", "paper")
 
 
-# What a setting was while there was no such setting: its value before it existed, or the constant
-# that it became. Weights that do not name it, or name it still, count as trained with this value.
-WHILE_ABSENT: dict = {}
-
 # Settings that turn preset `paper` (the final code) into X-VL's early version:
 # presets.load("paper", presets.EARLY_XVL)
 EARLY_XVL = (

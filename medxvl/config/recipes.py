@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from data_prep import code
 from medxvl.config import presets
+from medxvl.config import settings as settings_table
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,23 @@ class Recipe:
     keeps: bool
 
     @classmethod
-    def of(cls, preset, groups: tuple[str, ...], data: str, module: str, **more) -> "Recipe":
+    def of(
+        cls,
+        preset,
+        groups: tuple[str, ...],
+        data: str,
+        module: str,
+        without: tuple[str, ...] = (),
+        **more,
+    ) -> "Recipe":
         """Recipe of a training that the module `module` defines, from the settings in `groups` and
-        those of HOW; `more`: further things that shape it, such as the weights it starts from."""
+        those of HOW but for `without`. `more`: what else shapes it, such as a fingerprint of the
+        weights it starts from; None where that cannot be known here any more."""
         settings = presets.group(preset, *groups)
-        settings |= {name: getattr(preset, name) for name in HOW if name not in more}
-        settings |= {name: value for name, value in more.items() if value is not None}
-        return cls(settings, data, code.tree().closure([module]), preset.name in KEEP)
+        settings |= {name: getattr(preset, name) for name in HOW}
+        settings = {name: value for name, value in settings.items() if name not in without}
+        closure = code.tree().closure([module])
+        return cls(settings | more, data, closure, preset.name in KEEP)
 
     def about(self) -> dict:
         """As plain data, for the header of a weights file."""
@@ -42,25 +53,28 @@ class Recipe:
         carry, in words; [] where settings and data agree.
 
         A setting that one of the two does not name counts as the value that
-        `presets.WHILE_ABSENT` gives. Files of medxvl 0.1.0 before recipes name their whole preset
-        and no data: their settings are compared.
+        `settings.WHILE_ABSENT` gives, and what this recipe does not know is not compared. Weights
+        that medxvl 0.1.0 saved before there were recipes name their whole preset and no data:
+        their settings are compared.
         """
-        theirs, told = about.get("settings"), []
+        theirs = about.get("settings")
         old = not isinstance(theirs, dict)
         if old:
             theirs = json.loads(about.get("preset") or "{}")
-        for name in self.settings.keys() | (set() if old else theirs.keys()):
-            if old and name not in theirs:
-                continue  # such as the weights it started from
+        if not theirs:
+            return ["it does not say what settings it was made with"]
+        names = self.settings.keys() & theirs if old else self.settings.keys() | theirs
+        told = []
+        for name in sorted(names):
             a, b = (
-                where.get(name, presets.WHILE_ABSENT.get(name, "not named"))
+                where.get(name, settings_table.WHILE_ABSENT.get(name, "not named"))
                 for where in (theirs, self.settings)
             )
-            if a != b:
+            if a != b and b is not None:
                 told.append(f"{name}={a} instead of {b}")
         if not old and about.get("data") != self.data:
             told.append("other data")
-        return sorted(told)
+        return told
 
     def changed_code(self, about: dict) -> list[str]:
         """Files whose code differs from, or is not in, the code that `about` names."""
@@ -72,7 +86,7 @@ class Recipe:
         """Warn, naming the files, where code changed since `what` was made."""
         if files := self.changed_code(about):
             some = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if files[8:] else "")
-            since = some if about.get("code") else "it does not name its code"
+            since = some if about.get("code") else "it does not name its data and code"
             warnings.warn(f"{what} was trained by other code: {since}", stacklevel=3)
 
 

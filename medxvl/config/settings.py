@@ -2,6 +2,10 @@
 
 # A notebook is re-run when a setting of a group that it depends on changes (medxvl/config/notebooks.py).
 # name, group, smoke, demo, paper, meaning, source of the paper's value
+# What a setting was while there was no such setting: its value before it existed, or the constant
+# that it became. Weights that do not name it, or name it still, count as trained with this value.
+WHILE_ABSENT: dict = {}
+
 # fmt: off
 TABLE = (
     ("seed", "run", 0, 0, 42, "seed of every random draw of training and evaluation", "released code"),

@@ -160,7 +160,7 @@ class FusionEncoder(nn.Module):
 
     def every_pair(self, x, mask, memory, memory_mask=None) -> Tensor:
         """Fused first tokens (I, B, d) of every one of x (B, L, d) with every one of memory (I, P,
-        e); see packed.every_pair.
+        e); see unpadded.every_pair.
         """
         return unpadded.every_pair(
             self.encoder.layer, unpadded.from_mask(mask).pack(x), mask, memory, memory_mask

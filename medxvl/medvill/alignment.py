@@ -177,12 +177,16 @@ class Alignment(loop.Task):
 def recipe(preset, corpus: corpora.Corpus, seed: bool = True) -> Recipe:
     """What shapes an alignment: settings, data, vocabulary and code. Variants with other seeds
     share its weights, so `seed` says whether the seed counts."""
-    words = recipes.digest(sorted(corpus.tokenizer.get_vocab().items()))
-    more = {"vocabulary": words} if seed else {"vocabulary": words, "seed": None}
-    fingerprint = corpus.dataset.fingerprint
-    whole = Recipe.of(preset, ("both", "medvill"), fingerprint, __name__, **more)
-    settings = {name: value for name, value in whole.settings.items() if name not in _LATER}
-    return replace(whole, settings=settings)
+    named = {part: getattr(preset, f"medvill_{part}_weights") for part in ("vision", "text")}
+    return Recipe.of(
+        preset,
+        ("both", "medvill"),
+        corpus.dataset.fingerprint,
+        __name__,
+        without=_LATER if seed else (*_LATER, "seed"),
+        words=recipes.digest(sorted(corpus.tokenizer.get_vocab().items())),
+        **store.contents(named),
+    )
 
 
 def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> tuple[pd.DataFrame, Path]:

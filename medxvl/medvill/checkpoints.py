@@ -1,10 +1,11 @@
 """Weights that MedViLL starts from and those that its pre-training left."""
 
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from medxvl.config import paths
+from medxvl.config import paths, recipes
 from medxvl.config.recipes import Recipe
 from medxvl.medvill.model import MedViLL
 from medxvl.weights import store
@@ -13,17 +14,23 @@ ALIGNED_FOLDER = "medvill_model"  # notebook 10's, below the checkpoints of the 
 ALIGNED_FILE = "aligned.safetensors"
 
 
-def recipe(preset, dataset) -> Recipe:
-    """What shapes a pre-training of MedViLL on `dataset`."""
-    aligned = preset.medvill_alignment_epochs > 0
-    start = store.fingerprint(aligned_start(preset)) if aligned else None
+def recipe(preset, dataset, tokenizer) -> Recipe:
+    """What shapes a pre-training of MedViLL on `dataset`, whose reports `tokenizer` reads."""
+    start = store.contents(_named(preset))
+    if preset.medvill_alignment_epochs:
+        start["start"] = store.fingerprint(aligned_start(preset))
     return Recipe.of(
         preset,
         ("both", "medvill"),
         dataset.fingerprint,
         "medxvl.medvill.pretrain",
-        start=start,
+        words=recipes.digest(sorted(tokenizer.get_vocab().items())),
+        **start,
     )
+
+
+def _named(preset) -> dict[str, str]:
+    return {part: getattr(preset, f"medvill_{part}_weights") for part in ("vision", "text")}
 
 
 def aligned_start(preset) -> Path:
@@ -37,8 +44,7 @@ def aligned_start(preset) -> Path:
 def start_from(model: nn.Module, preset) -> list:
     """Start the encoders of `model` from `medvill_vision_weights` and `medvill_text_weights`; see
     `store.start_from`."""
-    named = {part: getattr(preset, f"medvill_{part}_weights") for part in ("vision", "text")}
-    return store.start_from(model, named)
+    return store.start_from(model, _named(preset))
 
 
 def load_best(preset, folder: Path, dataset, device="cpu"):
@@ -46,7 +52,7 @@ def load_best(preset, folder: Path, dataset, device="cpu"):
 
     `dataset` is the one it was trained on. Raises and warns as `store.kept_epochs`.
     """
-    files, tokenizer = store.kept_epochs(preset, folder, recipe(preset, dataset), MedViLL)
+    files, tokenizer = store.kept_epochs(preset, folder, partial(recipe, preset, dataset), MedViLL)
     model = store.load_model(preset, len(tokenizer), files[0], MedViLL, device)
     return model, tokenizer, f"pre-trained {store.fingerprint(files[0])}"
 

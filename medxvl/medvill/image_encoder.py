@@ -43,7 +43,9 @@ class Trunk(nn.Module):
                 embed_dim=self.features,
             )
         self.grid = grid_side(preset)
-        self.held = self.freeze == "aligned"  # lifted while the alignment trains it (medvill_align)
+        self.held = (
+            self.freeze == "aligned"
+        )  # lifted while the alignment trains it (medxvl.medvill.alignment)
         for part in self.frozen():
             part.requires_grad_(False)
 

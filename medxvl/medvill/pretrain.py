@@ -65,7 +65,7 @@ class Pretraining(loop.Task):
 
     def __init__(self, preset, dataset, tokenizer):
         self.preset, self.tokenizer = preset, tokenizer
-        self.recipe = checkpoints.recipe(preset, dataset)
+        self.recipe = checkpoints.recipe(preset, dataset, tokenizer)
         self.corpus, self.valid = (
             corpora.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )

@@ -35,7 +35,7 @@ def start(notebook: str, preset: str = "demo", overrides: str = "", data: str = 
     """
     run = Run(notebook, presets.load(preset, overrides), data)
     seeds.seed_everything(run.preset.seed)
-    count = threads.threads(notebook, run.preset, os.environ.get(sweeps.ENVIRONMENT, ""))
+    count = run.threads
     torch.set_num_threads(count)
     threadpool_limits(count)
     rows = [
@@ -70,6 +70,8 @@ class Run:
         self.notebook = notebooks.notebook(notebook).name
         self.preset = preset
         self.device = _device(preset.device)
+        variant = os.environ.get(sweeps.ENVIRONMENT, "")
+        self.threads = threads.threads(self.notebook, preset, variant)
         self.folder = sweeps.run_folder(preset.name)
         self.checkpoints = self.folder / "checkpoints"
         self.predictions = self.folder / "predictions"
@@ -199,6 +201,7 @@ class Run:
             "settings": presets.group(self.preset, *notebooks.notebook(self.notebook).groups),
             "data": {role: [d.label, d.fingerprint] for role, d in sorted(self._datasets.items())},
             "code": fingerprints.notebook_code(self.notebook),
+            "threads": self.threads,
             **self._prompts(),
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in _VERSIONS},

@@ -9,6 +9,7 @@ and says what it assumes.
 import shutil
 from dataclasses import dataclass
 
+import medxvl
 from data_prep import datasets as raw_datasets
 from medxvl.config import notebooks, paths, records, roles, threads
 from medxvl.data import dataset as datasets
@@ -85,6 +86,7 @@ def report(preset, names: list[str], data: str = "") -> str:
 
 def measured(preset) -> tuple[str, str, float]:
     """Device that the preset would use, number type, and matrix operations a second there."""
+    medxvl.set_up()
     import torch
 
     device = "cuda" if preset.device != "cpu" and torch.cuda.is_available() else "cpu"
@@ -258,6 +260,7 @@ def checkpoints(preset, names: list[str]) -> dict[str, float]:
     """Bytes that each training leaves: kept epochs, and the state to go on from (weights, twins,
     two moments a weight).
     """
+    medxvl.set_up()
     import torch
 
     from medxvl.medvill import model as medvill

@@ -4,13 +4,16 @@ import argparse
 import sys
 from collections import Counter
 
-from medxvl.medvill.model import MedViLL
-from medxvl.weights import convert
-from medxvl.xvl.model import XVL
+import medxvl
 
 
 def inspect(path, branch: str = "") -> str:
-    """What the checkpoint at `path` is, as text. Raises as `load` does."""
+    """What the checkpoint at `path` is, as text. Raises as `store.load` does."""
+    medxvl.set_up()
+    from medxvl.medvill.model import MedViLL
+    from medxvl.weights import convert
+    from medxvl.xvl.model import XVL
+
     found = convert.convert(path, branch, (XVL, MedViLL))
     raw, report = found.raw, found.report
     types = Counter(str(v.dtype).removeprefix("torch.") for v in raw.state.values())

@@ -1,7 +1,7 @@
 """Released checkpoints: their names turned into ours, whether they fit a model, and where to get
 them.
 
-The renaming of whole models stands beside the models: `xvl.from_released`, `medvill.from_released`.
+The renaming of whole models stands beside the models: each paper's `release` module.
 """
 
 import json

@@ -8,7 +8,7 @@ one that makes its weights), `from_released(state)` and `sized(preset, sizes, st
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from medxvl.config import settings as settings_table
 from medxvl.config.recipes import Recipe
 from medxvl.data import text
-from medxvl.weights import convert, layouts
+from medxvl.weights import convert, layouts, reading
 
 _NOT_KEPT = ("twin.", "image_queue", "text_queue", "queue_at")
 
@@ -60,7 +61,12 @@ def fingerprint(path: Path) -> str:
     does not count."""
     with safe_open(path, framework="pt") as file:
         told = json.loads((file.metadata() or {}).get("medxvl", "{}"))
-        recipe = [told.get("settings"), told.get("data")]
+        settings = told.get("settings")
+        if isinstance(settings, dict):  # a setting at its former value is as good as none
+            settings = {
+                k: v for k, v in settings.items() if settings_table.WHILE_ABSENT.get(k, not v) != v
+            }
+        recipe = [settings, told.get("data")]
         digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
         for name in sorted(file.keys()):  # noqa: SIM118 (not a dictionary)
             value = file.get_tensor(name)
@@ -151,6 +157,22 @@ def start_from(model: nn.Module, named: dict[str, str], branch: str = "") -> lis
     ]
 
 
+def contents(named: dict[str, str]) -> dict[str, str | None]:
+    """{"vision_start", "text_start": 12 hex digits of the file} of the weights that `named` means
+    (see `start_from`); None where a file is not there any more."""
+    found = {}
+    for part, path in named.items():
+        if path:
+            try:
+                (file, *_), _ = reading.pick(convert.locate(path))
+                with open(file, "rb") as stream:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+            except FileNotFoundError:
+                digest = None
+            found[f"{part}_start"] = digest
+    return found
+
+
 def made_by_notebook(path: Path, what: str, preset, notebook: str) -> Path:
     """`path`; FileNotFoundError, saying which notebook makes it, where it is not there."""
     if not path.is_file():
@@ -192,8 +214,11 @@ def load_model(preset, vocabulary: int, path: Path, kind: type, device="cpu") ->
     return model.to(device).eval()
 
 
-def kept_epochs(preset, folder: Path, recipe: Recipe, kind: type) -> tuple[list[Path], object]:
-    """Files of the kept epochs of a pre-training in `folder`, best first, and its tokenizer.
+def kept_epochs(
+    preset, folder: Path, recipe: Callable[[object], Recipe], kind: type
+) -> tuple[list[Path], object]:
+    """Files of the kept epochs of a pre-training in `folder`, best first, and its tokenizer, of
+    which `recipe` makes the recipe that the weights must have.
 
     Raises FileNotFoundError where the notebook of `kind` has not run, ValueError where it ran with
     other settings or data. Warns, naming the files, where only code changed since.
@@ -202,14 +227,15 @@ def kept_epochs(preset, folder: Path, recipe: Recipe, kind: type) -> tuple[list[
     if not listed.is_file():
         raise FileNotFoundError(f"{listed}: expected pre-trained weights; make them with {again}")
     files = [folder / name for name in json.loads(listed.read_text(encoding="utf-8"))]
-    told = about(files[0])
-    if differs := recipe.differs(told):
+    told, tokenizer = about(files[0]), text.load_tokenizer(folder / "tokenizer.json")
+    wanted = recipe(tokenizer)
+    if differs := wanted.differs(told):
         raise ValueError(
             f"{folder}: trained with other settings or data than {preset.name} has now "
             f"({'; '.join(differs[:5])}); repeat {again} --force"
         )
-    recipe.warn_of_code(told, folder)
-    return files, text.load_tokenizer(folder / "tokenizer.json")
+    wanted.warn_of_code(told, folder)
+    return files, tokenizer
 
 
 def untrained(preset, tokenizer, kind: type, device="cpu") -> nn.Module:

@@ -1,10 +1,11 @@
 """Weights that X-VL starts from and those that its pre-training left."""
 
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from medxvl.config import paths
+from medxvl.config import paths, recipes
 from medxvl.config.recipes import Recipe
 from medxvl.weights import store
 from medxvl.xvl.model import XVL
@@ -13,16 +14,21 @@ OWN = "own"  # value of vision_weights: the weights that notebook 20 made in thi
 OWN_FILE = "ibot.safetensors"  # in the layout of iBOT's published files: teacher and student
 
 
-def recipe(preset, dataset) -> Recipe:
-    """What shapes a pre-training of X-VL on `dataset`."""
-    start = store.fingerprint(own_start(preset)) if preset.vision_weights == OWN else None
+def recipe(preset, dataset, tokenizer) -> Recipe:
+    """What shapes a pre-training of X-VL on `dataset`, whose reports `tokenizer` reads."""
+    if preset.vision_weights == OWN:
+        start = {"start": store.fingerprint(own_start(preset))}
+        start |= store.contents({"text": preset.text_weights})
+    else:
+        start = store.contents({"vision": preset.vision_weights, "text": preset.text_weights})
     return Recipe.of(
         preset,
         ("both", "model", "pretrain"),
         dataset.fingerprint,
         "medxvl.xvl.pretrain",
-        threads=None,  # it has pretrain_threads
-        start=start,
+        without=("threads",),  # it has pretrain_threads
+        words=recipes.digest(sorted(tokenizer.get_vocab().items())),
+        **start,
     )
 
 
@@ -52,7 +58,7 @@ def load_best(preset, folder: Path, dataset, device="cpu"):
 
     `dataset` is the one they were trained on. Raises and warns as `store.kept_epochs`.
     """
-    files, tokenizer = store.kept_epochs(preset, folder, recipe(preset, dataset), XVL)
+    files, tokenizer = store.kept_epochs(preset, folder, partial(recipe, preset, dataset), XVL)
     models = [store.load_model(preset, len(tokenizer), path, XVL, device) for path in files]
     told = f"pre-trained {store.fingerprint(files[0])}"
     return models, tokenizer, told + (f" and {len(files) - 1} more" if files[1:] else "")

@@ -269,7 +269,7 @@ def start(raw: Path, out: Path, count: int) -> subprocess.Popen:
 
 
 def memory(folder: Path, counts: list[int]) -> None:
-    print("peak memory of data_prep.prepare, MiB (2 workers; the parent, which holds the table)")
+    print("peak memory of preparing, MiB (2 workers; the parent, which holds the table)")
     unit = 2**20 if sys.platform == "darwin" else 2**10
     for count in counts:
         child = start(tree(folder / f"raw{count}", count, 64), folder / f"out{count}", 2)

@@ -27,7 +27,12 @@ SETTINGS = "epochs=6 contrast_epochs=6 checkpoint_every=3"  # 42 steps
 
 def start(folder: Path, settings: str) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(TESTS / "train_helpers.py"), str(folder), *settings.split()]
+    command = [
+        sys.executable,
+        str(TESTS / "helpers" / "train_helpers.py"),
+        str(folder),
+        *settings.split(),
+    ]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )

@@ -1,10 +1,8 @@
 """The graph of notebooks: what needs what, which data, whose code."""
 
-import json
-
 import pytest
 
-from medxvl.config import fingerprints, notebooks, paths, presets, roles, sweeps
+from medxvl.config import notebooks, paths, presets, roles, sweeps
 from medxvl.pipeline import command_line, planning
 
 
@@ -46,39 +44,3 @@ def test_only_the_roles_in_use_need_data(tmp_path, monkeypatch):
     files = [f"data/{role}.json" for role in ("main", "unseen_disease")]
     files += [f"notebooks/{name}.ipynb" for name in ("21_xvl_pretrain", "23_xvl_unseen_disease")]
     assert sorted(planning.planned([*command, "--dry-run"])) == files
-
-
-def test_code_hash_follows_imports(tmp_path, monkeypatch):
-    def write(name, text):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        fingerprints._imports_of.cache_clear()
-
-    for name, text in {
-        "medxvl/__init__.py": "",
-        "medxvl/a.py": "from . import b",
-        "medxvl/b.py": "",
-        "medxvl/c.py": "",
-        "medxvl/tasks/__init__.py": "",
-        "medxvl/tasks/t.py": "def f():\n    from ..c import x",
-        "data_prep/d.py": "",
-    }.items():
-        write(name, text)
-    cells = [{"cell_type": "code", "source": ["%matplotlib inline\n", "from medxvl import a"]}]
-    write("notebooks/n.ipynb", json.dumps({"cells": cells}))
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "notebooks")
-    seen = [fingerprints.code_hash("n")]
-    for name, text, changes in [
-        ("medxvl/c.py", "1", False),
-        ("medxvl/b.py", "1", True),
-        ("medxvl/b.py", "import medxvl.tasks.t", True),
-        ("medxvl/c.py", "2", True),
-        ("data_prep/d.py", "1", False),
-        ("medxvl/b.py", "import data_prep", True),
-        ("data_prep/d.py", "2", True),
-    ]:
-        write(name, text)
-        seen.append(fingerprints.code_hash("n"))
-        assert (seen[-1] != seen[-2]) == changes, name

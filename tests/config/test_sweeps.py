@@ -103,7 +103,7 @@ def test_one_call_of_snakemake(tmp_path, monkeypatch):
 
 
 def test_threads_of_a_training_and_of_its_variants(monkeypatch):
-    monkeypatch.setattr(notebooks, "cores", lambda: 8)
+    monkeypatch.setattr(threads, "cores", lambda: 8)
     demo, paper = presets.load("demo"), presets.load("paper")
     assert [threads.threads("21_xvl_pretrain", p) for p in (demo, paper)] == [2, 8]
     assert [threads.threads("21_xvl_pretrain", p, "whole-seed1") for p in (demo, paper)] == [1, 8]
@@ -112,5 +112,5 @@ def test_threads_of_a_training_and_of_its_variants(monkeypatch):
         8,
     ]
     assert threads.threads("22_xvl_zero_shot", paper) == 1
-    monkeypatch.setattr(notebooks, "cores", lambda: 1)
+    monkeypatch.setattr(threads, "cores", lambda: 1)
     assert threads.threads("21_xvl_pretrain", demo) == 1

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 from tolerance import assert_close, rounding
 
+from medxvl.config import paths
 from medxvl.evaluation import repeats, results
 from medxvl.notebook import runs
 
@@ -85,7 +86,7 @@ def test_holm():
 
 
 def test_a_run_keeps_the_first_draws_of_its_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.paths, "RUNS", tmp_path)
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
     run = runs.start("21_xvl_pretrain", "smoke", "seed=4")
     row = {k: v for k, v in BASE.items() if k != "control"} | {"model": "m", "value": 0.5}
     run.add_rows([row | {"draws": np.linspace(0, 1, 100)}, row | {"metric": "f1"}])

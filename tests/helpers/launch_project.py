@@ -75,14 +75,14 @@ class Project:
         (self.root / "notebooks" / f"{name}.ipynb").write_text(json.dumps(book))
 
     def start(self, *arguments, **variables):
-        """The finished process of `python -m medxvl.pipeline.command_line`."""
+        """The finished process of `python -m medxvl.pipeline`."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("MEDXVL")}
         return subprocess.run(
             [
                 sys.executable,
                 "-P",
                 "-m",
-                "medxvl.pipeline.command_line",
+                "medxvl.pipeline",
                 *arguments,
                 "--cores",
                 "2",

@@ -85,11 +85,15 @@ class Bar:
         pass
 
 
+def words(preset=TINY):
+    """The tokenizer of these trainings."""
+    return text.train_tokenizer([". ".join(WORDS)] * 3, preset.vocabulary)
+
+
 def fit(folder, bar=None, preset=TINY, data=None):
     torch.set_num_threads(1)
     data = data or Fake()
-    tokenizer = text.train_tokenizer([". ".join(WORDS)] * 3, preset.vocabulary)
-    return pretrain.fit(preset, data, tokenizer, Path(folder), CPU, bar or Bar())
+    return pretrain.fit(preset, data, words(preset), Path(folder), CPU, bar or Bar())
 
 
 def result(folder):

@@ -1,5 +1,5 @@
-"""MedViLL's freezing and training behaviour; its formulae are in test_medvill_parity.py, its inputs
-in test_medvill_batch.py.
+"""MedViLL's freezing and training behaviour; its formulae are in test_parity.py, its inputs in
+test_corpus.py.
 """
 
 from dataclasses import replace

@@ -127,12 +127,12 @@ def test_an_alignment_of_other_settings_or_data_is_refused(
         assert alignment.recipe(changed, corpus, seed=False) != made
         with pytest.raises(ValueError, match="run_all.sh smoke 10 --force"):
             pretrain.fit(changed, data, words, tmp_path / "pretrain", CPU, Bar())
-    before, file = checkpoints.recipe(PRESET, data), checkpoints.aligned_start(PRESET)
+    before, file = checkpoints.recipe(PRESET, data, words), checkpoints.aligned_start(PRESET)
     monkeypatch.setattr(paths, "RUNS", tmp_path)
     there = paths.shared_checkpoints(PRESET.name, checkpoints.ALIGNED_FOLDER)
     there.mkdir(parents=True)
     save_file({k: v + 1 for k, v in load_file(file).items()}, there / file.name)
-    assert checkpoints.recipe(PRESET, data) != before
+    assert checkpoints.recipe(PRESET, data, words) != before
 
 
 def test_without_the_start_it_says_how_to_make_it(data, words, tmp_path, monkeypatch):

@@ -226,8 +226,8 @@ def test_figures_have_the_same_bytes_every_time(run, folder):
 
 def test_progress(capsys, monkeypatch):
     monkeypatch.setenv(progress.HEADLESS, "1")
-    assert list(progress([1, 2], "x")) == [1, 2]
-    with progress(3, "steps") as bar:
+    assert list(progress.progress([1, 2], "x")) == [1, 2]
+    with progress.progress(3, "steps") as bar:
         bar.update(3)
     assert bar.n == 3 and bar.mininterval == 30 and "steps" in capsys.readouterr().out
 

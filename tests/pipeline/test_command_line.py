@@ -9,11 +9,12 @@ import pytest
 from data_prep import datasets
 from medxvl.config import notebooks, paths, presets, records, roles
 from medxvl.pipeline import command_line, execute, index_page, pages
+from medxvl.pipeline.__main__ import main
 
 
 def test_help_needs_no_packages():
     answer = subprocess.run(
-        [sys.executable, "-S", "-E", "-m", "medxvl.pipeline.command_line", "--help"],
+        [sys.executable, "-S", "-E", "-m", "medxvl.pipeline", "--help"],
         cwd=paths.ROOT,
         capture_output=True,
         text=True,
@@ -92,10 +93,7 @@ def test_several_presets_run_one_after_the_other(codes, ended, monkeypatch):
         return left.pop(0)
 
     monkeypatch.setattr(execute, "run", run)
-    assert (
-        command_line.main(["smoke", "demo", "23", "--set", "seeds=0,1", "--", "demo"]) == ended
-        and not left
-    )
+    assert main(["smoke", "demo", "23", "--set", "seeds=0,1", "--", "demo"]) == ended and not left
     wanted = (["23_xvl_unseen_disease"], "seeds=0,1", ["demo"])
     assert ran == [("smoke", *wanted), ("demo", *wanted)][: len(ran)]
 
@@ -173,7 +171,7 @@ def test_wrong_options(given, said, tmp_path, monkeypatch, capsys):
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "file").write_text("")
     monkeypatch.chdir(tmp_path)
-    assert command_line.main(given) == 2
+    assert main(given) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and said in told
 

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medxvl.config import notebooks, paths, presets, roles
 from medxvl.layers import vision_transformer
 from medxvl.pipeline import command_line, cost, execute, operations, planning
+from medxvl.pipeline.__main__ import main
 
 PAPER = presets.load("paper")
 
@@ -22,7 +23,7 @@ def nothing(tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_named_with_where_to_get_it(nothing, capsys):
-    assert command_line.main(["paper", "--dry-run"]) == 0
+    assert main(["paper", "--dry-run"]) == 0
     said = capsys.readouterr().out
     for role in roles.ROLES:
         assert f"--data {role}=NAME:PATH" in said
@@ -43,14 +44,14 @@ def test_what_is_missing_is_named_with_where_to_get_it(nothing, capsys):
     assert "precision=fp16 needs a GPU" in said and not paths.RUNS.exists(), (
         "a dry run changes nothing"
     )
-    assert command_line.main(["paper"]) == 2, "without --dry-run, missing data stop it"
+    assert main(["paper"]) == 2, "without --dry-run, missing data stop it"
 
 
 def test_only_what_the_notebooks_need(nothing, capsys):
     (nothing / "weights").mkdir()
     for name in ("ibot_vitb16.pth", "cxr-bert"):
         (nothing / "weights" / name).touch()
-    assert command_line.main(["paper", "23", "--dry-run"]) == 0
+    assert main(["paper", "23", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert (
         "readers" not in said

@@ -43,8 +43,8 @@ def test_inspect_of_nothing_good(arguments, told, capsys):
 def test_help(capsys):
     with pytest.raises(SystemExit) as end:
         inspect.main(["--help"])
-    shown = capsys.readouterr().out
-    assert end.value.code == 0 and "PATH" in shown and "nothing in it is run" in shown
+    shown = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0 and "PATH" in shown and "Nothing in it is run" in shown
     with pytest.raises(SystemExit) as end:
         inspect.main([])
     assert end.value.code == 2

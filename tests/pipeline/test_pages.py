@@ -10,7 +10,7 @@ from medxvl.config import paths, records
 from medxvl.evaluation import published
 from medxvl.pipeline import page_parts
 from medxvl.pipeline import pages as html
-from medxvl.plots import results
+from medxvl.plots import results, style
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -23,10 +23,10 @@ def run_folder(tmp_path, monkeypatch):
     """
     monkeypatch.setattr(paths, "RUNS", tmp_path)
     folder = tmp_path / "demo"
-    results.save(
+    style.save(
         results.radar(published.load_paper(), "auroc"), folder / "figures" / "xvl-radar-auroc"
     )
-    results.save(results.radar(published.load_paper(), "f1_max"), folder / "figures" / "some_other")
+    style.save(results.radar(published.load_paper(), "f1_max"), folder / "figures" / "some_other")
     plt.close("all")
     picture = page_parts.embedded(folder / "figures" / "some_other.png").partition(",")[2]
     row = "".join(f"<td>{'wide' * 10}</td>" for _ in range(20))

@@ -7,7 +7,8 @@ from launch_project import Project
 
 from medxvl.config import records
 from medxvl.config.sweeps import Step
-from medxvl.pipeline import command_line, manifest, verify
+from medxvl.pipeline import manifest, verify
+from medxvl.pipeline.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -112,4 +113,4 @@ def test_differences_in_words(tmp_path):
 )
 def test_wrong_options(given, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("medxvl.config.paths.RUNS", tmp_path)
-    assert command_line.main(given) == 2 and said in capsys.readouterr().err
+    assert main(given) == 2 and said in capsys.readouterr().err

@@ -35,7 +35,7 @@ def test_index_is_true():
     for row in table.itertuples():
         if row.function:
             assert row.status in ("measured", "published values", "schematic") and row.inputs
-            module, function = row.function.split(".")
+            module, _, function = row.function.rpartition(".")
             assert callable(getattr(importlib.import_module(f"medxvl.{module}"), function))
         else:
             assert re.match(r"(not yet|not reproducible): \w+", row.status)
@@ -133,7 +133,7 @@ def test_radar_follows_the_table(tmp_path):
 
 def test_files_are_the_same_twice_and_carry_their_fonts(run_folder, tmp_path):
     for folder in ("a", "b"):
-        results.save(index.figure("xvl-covid"), tmp_path / folder / "x")
+        style.save(index.figure("xvl-covid"), tmp_path / folder / "x")
         plt.close("all")
     pdf = (tmp_path / "a" / "x.pdf").read_bytes()
     assert pdf == (tmp_path / "b" / "x.pdf").read_bytes()

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from train_helpers import TINY, WORDS, Bar, Fake, fit, result, same
+from train_helpers import TINY, Bar, Fake, fit, result, same, words
 
-from medxvl.config import presets, recipes
+from medxvl.config import recipes, settings
 from medxvl.data import text
 from medxvl.xvl import checkpoints
 
@@ -19,8 +19,7 @@ from medxvl.xvl import checkpoints
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     fit(folder)
-    words = text.train_tokenizer([". ".join(WORDS)] * 3, TINY.vocabulary)
-    words.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    words().backend_tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
@@ -72,7 +71,7 @@ def test_new_settings_do_not_throw_trainings_away(whole, tmp_path, monkeypatch):
     state = torch.load(folder / "last.pt", weights_only=True)
     del state["recipe"]["settings"]["hardness"]
     torch.save(state, folder / "last.pt")
-    monkeypatch.setattr(presets, "WHILE_ABSENT", {"hardness": TINY.hardness})
+    monkeypatch.setattr(settings, "WHILE_ABSENT", {"hardness": TINY.hardness})
     bar = Bar()
     fit(folder, bar)
     assert bar.epochs == 0
@@ -94,7 +93,7 @@ def test_weights_from_before_recipes_still_load(whole, tmp_path, monkeypatch):
     folder = tmp_path / "before"
     shutil.copytree(whole, folder)
     as_before_recipes(folder)
-    with pytest.warns(UserWarning, match="it does not name its code"):
+    with pytest.warns(UserWarning, match="it does not name its data and code"):
         models, tokenizer, _ = checkpoints.load_best(TINY, folder, Fake())
     with safe_open(next(folder.glob("epoch-*.safetensors")), framework="pt") as file:
         assert set(file.keys()) <= set(models[0].state_dict())
@@ -103,6 +102,24 @@ def test_weights_from_before_recipes_still_load(whole, tmp_path, monkeypatch):
         checkpoints.load_best(replace(TINY, momentum=0.5), folder, Fake())
     monkeypatch.setattr(recipes, "KEEP", ("smoke",))
     bar = Bar()
-    with pytest.warns(UserWarning, match="it does not name its code"):
+    with pytest.warns(UserWarning, match="it does not name its data and code"):
         fit(folder, bar)
     assert bar.epochs == 0, "in a preset that keeps trainings it is read back"
+
+
+def test_weights_that_say_nothing_of_their_settings_are_refused(whole, tmp_path, monkeypatch):
+    folder = tmp_path / "before"
+    shutil.copytree(whole, folder)
+    for path in folder.glob("epoch-*.safetensors"):
+        save_file(load_file(path), path)
+    with pytest.raises(ValueError, match="does not say what settings it was made with"):
+        checkpoints.load_best(TINY, folder, Fake())
+
+
+def test_another_vocabulary_is_another_training(whole, tmp_path):
+    folder = tmp_path / "other words"
+    shutil.copytree(whole, folder)
+    other = text.train_tokenizer(["quite other words stand here"] * 3, TINY.vocabulary)
+    other.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ValueError, match="words="):
+        checkpoints.load_best(TINY, folder, Fake())

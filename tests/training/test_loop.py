@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from tolerance import assert_close
-from train_helpers import TINY, Bar, Fake, fit, result, same
+from train_helpers import TINY, Bar, Fake, fit, result, same, words
 
 from medxvl.config import presets
 from medxvl.data.dataset import Pixels
@@ -39,7 +39,7 @@ def test_what_a_run_leaves(whole):
     for name in ("i2t", "t2i", "i2i", "t2t", "local", "ita", "itm", "mlm"):
         assert np.isfinite(ours[name]).all(), name
     about = store.about(folder / next(iter(kept)))
-    recipe = checkpoints.recipe(TINY, Fake())
+    recipe = checkpoints.recipe(TINY, Fake(), words())
     assert about["kind"] == "pre-trained" and recipe.differs(about) == []
     assert recipe.changed_code(about) == []
     assert not list(folder.glob("*.partial"))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from train_helpers import TINY, Fake
+from train_helpers import TINY, Fake, words
 
 from medxvl.config.recipes import Recipe
 from medxvl.weights import store
@@ -72,10 +72,12 @@ def test_weights_that_are_missing_foreign_or_do_not_fit(tmp_path):
     "change", [{"seed": 1}, {"pretrain_threads": 2}, {"momentum": 0.5}, {"text_width": 18}]
 )
 def test_the_recipe_follows_what_shapes_a_training(change):
-    assert checkpoints.recipe(TINY, Fake()) != checkpoints.recipe(replace(TINY, **change), Fake())
-    assert checkpoints.recipe(TINY, Fake()) == checkpoints.recipe(
-        replace(TINY, bootstrap=5), Fake()
+    assert checkpoints.recipe(TINY, Fake(), words()) != checkpoints.recipe(
+        replace(TINY, **change), Fake(), words()
+    )
+    assert checkpoints.recipe(TINY, Fake(), words()) == checkpoints.recipe(
+        replace(TINY, bootstrap=5), Fake(), words()
     )
     other = Fake()
     other.fingerprint = "1" * 12
-    assert checkpoints.recipe(TINY, Fake()) != checkpoints.recipe(TINY, other)
+    assert checkpoints.recipe(TINY, Fake(), words()) != checkpoints.recipe(TINY, other, words())

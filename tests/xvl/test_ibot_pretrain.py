@@ -10,12 +10,13 @@ import torch
 from medvill_tasks_data import Fake
 from safetensors.torch import load_file, save_file
 from tolerance import assert_close
-from train_helpers import Bar
+from train_helpers import Bar, words
 
 from medxvl.config import paths, presets
 from medxvl.evaluation import controls, metrics
 from medxvl.layers import vision_transformer
 from medxvl.plots import vision
+from medxvl.training import loop
 from medxvl.xvl import checkpoints, ibot, ibot_pretrain
 from medxvl.xvl.model import XVL
 
@@ -61,7 +62,7 @@ def test_the_schedules_reach_the_optimizer(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.optim, "AdamW", Watched)
     task = Task(PRESET, Fake())
-    ibot_pretrain.train.fit(task, replace(PRESET, checkpoints=1), tmp_path, CPU, Bar())
+    loop.fit(task, replace(PRESET, checkpoints=1), tmp_path, CPU, Bar())
     steps = task.batches(0)
     wanted = [ibot.schedule(PRESET, k / (3 * steps)) for k in range(3 * steps)]
     decayed, spared = zip(*seen, strict=True)
@@ -94,9 +95,9 @@ def test_own_weights_are_those_of_the_run(trained, tmp_path, monkeypatch):
     assert torch.equal(
         model.online.vision.cls_token, ibot_pretrain.encoder(PRESET, trained[1]).cls_token
     )
-    told = checkpoints.recipe(preset, Fake())
+    told = checkpoints.recipe(preset, Fake(), words())
     save_file({k: v + 1 for k, v in load_file(trained[1]).items()}, place)
-    assert checkpoints.recipe(preset, Fake()) != told, (
+    assert checkpoints.recipe(preset, Fake(), words()) != told, (
         "what it started from shapes what comes after"
     )
 

@@ -12,7 +12,7 @@ from medxvl.pipeline import command_line
 from medxvl.xvl import prompts
 
 SMOKE = presets.load("smoke")
-EXAMPLE = paths.ROOT / "data_prep" / "phantom_abdomen_prompts.csv"
+EXAMPLE = paths.ROOT / "data_prep" / "phantom" / "abdomen_prompts.csv"
 
 
 class Labelled:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tolerance import assert_close
-from train_helpers import CPU, TINY, Fake, fit
+from train_helpers import CPU, TINY, Fake, fit, words
 from train_helpers import TINY_SETTINGS as SMALL
 
 from medxvl.config import paths, presets, records, sweeps
@@ -136,13 +136,13 @@ def test_the_start_that_notebook_20_made(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RUNS", tmp_path)
     own = replace(TINY, vision_weights="own")
     with pytest.raises(FileNotFoundError, match="run_all.sh smoke 20"):
-        checkpoints.recipe(own, Fake())
+        checkpoints.recipe(own, Fake(), words())
     made = tmp_path / "smoke" / "checkpoints" / "xvl_vision_pretrain" / "ibot.safetensors"
     made.parent.mkdir(parents=True)
     save_file({"x": torch.zeros(2)}, made)
-    first = checkpoints.recipe(own, Fake())
+    first = checkpoints.recipe(own, Fake(), words())
     save_file({"x": torch.ones(2)}, made)
-    assert checkpoints.recipe(own, Fake()) != first, "another start is another training"
+    assert checkpoints.recipe(own, Fake(), words()) != first, "another start is another training"
 
 
 # --- shares of the data ---------------------------------------------------------------------------

@@ -75,11 +75,11 @@ def test_it_learns_by_the_picture(model, tmp_path):
 
 def test_another_augmentation_is_another_training(model):
     start = supervised.start(replace(PRESET, supervised_start=""), model)
-    found = {
-        supervised.Diagnosing(replace(PRESET, jitter=j), Fake(), start, FINDINGS, CPU).settings
+    one, two, same = (
+        supervised.Diagnosing(replace(PRESET, jitter=j), Fake(), start, FINDINGS, CPU).recipe
         for j in (0.0, 0.2, 0.2)
-    }
-    assert len(found) == 2
+    )
+    assert two == same and one.differs(two.about()) == ["jitter=0.2 instead of 0.0"]
 
 
 def test_without_anything_to_choose_by_the_last_epoch_is_kept(model):
