@@ -9,6 +9,7 @@ import shlex
 import sys
 
 sys.path.insert(0, workflow.basedir)
+from data_prep import code
 from medxvl.config import fingerprints, notebooks, paths, presets, roles, sweeps, threads
 
 PRESET = presets.load(config["preset"], config.get("overrides", ""))
@@ -43,10 +44,16 @@ rule phantom:
         "data/phantom.json",
     params:
         settings=[PRESET.studies, PRESET.phantom_seed, str(roles.phantom_raw(PRESET))],
-        code=fingerprints.phantom_code(),
+        code=code.digest_of("data_prep.phantom.write"),
     threads: workflow.cores
     shell:
         "{sys.executable:q} -P -m medxvl.pipeline prepare phantom {ARGUMENTS} --workers {threads}"
+
+
+def code_of_dataset(name):
+    """The code that reads the dataset `name` and writes its prepared form."""
+    reader = f"data_prep.datasets.{name}"
+    return code.digest_of("data_prep.prepared.preparation", reader, only=name)
 
 
 for role, source in SOURCES.items():
@@ -60,7 +67,7 @@ for role, source in SOURCES.items():
             f"data/{role}.json",
         params:
             source=[source.name, str(source.raw), str(source.folder)],
-            code=fingerprints.data_code(source.name),
+            code=code_of_dataset(source.name),
             role=role,
         threads: workflow.cores
         # seconds each, and on all cores: later they would have to wait for a training to end

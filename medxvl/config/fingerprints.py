@@ -1,4 +1,4 @@
-"""The code that a notebook runs, and the code that draws and prepares data, as fingerprints.
+"""The code that a notebook runs, as a fingerprint.
 
 Code is compared by `data_prep.code`: the import closure over syntax trees, without docstrings,
 comments and formatting.
@@ -24,7 +24,7 @@ def code_cells(path: Path) -> list[str]:
 
 
 # What draws and prepares data: its result counts in a notebook by content, the data's fingerprint,
-# and `phantom_code` and `data_code` decide on when it is made anew.
+# and the Snakefile compares their code to decide on when it is made anew.
 MAKES_DATA = (
     "data_prep/datasets/__init__.py",
     "data_prep/phantom/write.py",
@@ -48,16 +48,3 @@ def notebook_code(name: str) -> str:
     """
     source = "\n".join(code_cells(paths.NOTEBOOKS / f"{name}.ipynb"))
     return code.digest(notebook_closure(source, code.tree()))
-
-
-@cache
-def phantom_code() -> str:
-    """12 hex digits of the code that draws the phantom."""
-    return code.digest_of("data_prep.phantom.write")
-
-
-@cache
-def data_code(dataset: str) -> str:
-    """12 hex digits of the code that prepares the dataset `dataset`."""
-    modules = ("data_prep.prepared.preparation", f"data_prep.datasets.{dataset}")
-    return code.digest_of(*modules, only=dataset)

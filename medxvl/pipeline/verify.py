@@ -155,9 +155,7 @@ def _again(plan: Namespace, steps: list[sweeps.Step], runs: Path) -> int:
             pass
 
 
-def _certificate(
-    first: Path, second: Path, plan: Namespace, steps: list, count: int, collect
-) -> dict:
+def _certificate(first: Path, second: Path, plan: Namespace, steps: list, count: int) -> dict:
     once, twice = (records.read_json(folder / "manifest.json") for folder in (first, second))
     return {
         "says": "Run twice on one machine, every row and bootstrap draw below came out the "

@@ -119,7 +119,7 @@ def test_weights_that_say_nothing_of_their_settings_are_refused(whole, tmp_path,
 def test_another_vocabulary_is_another_training(whole, tmp_path):
     folder = tmp_path / "other words"
     shutil.copytree(whole, folder)
-    other = text.train_tokenizer(["quite other words stand here"] * 3, TINY.vocabulary)
+    other = text.train_tokenizer(["quite other words stand here"] * 3, TINY.vocabulary + 20)
     other.backend_tokenizer.save(str(folder / "tokenizer.json"))
     with pytest.raises(ValueError, match="words="):
         checkpoints.load_best(TINY, folder, Fake())
