@@ -17,7 +17,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from medxvl.config import presets  # noqa: E402
+import medxvl
+
+medxvl.set_up()  # before anything that imports timm or transformers
+
+from medxvl.config import presets
 from medxvl.layers import beam_search
 from medxvl.medvill import corpus, masks, writer
 from medxvl.medvill import model as medvill

@@ -27,6 +27,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import medxvl
+
+medxvl.set_up()  # before anything that imports timm or transformers
+
 from medxvl.config import presets
 from medxvl.medvill import corpus, masks
 from medxvl.medvill import model as medvill

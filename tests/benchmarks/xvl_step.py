@@ -23,6 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import medxvl
+
+medxvl.set_up()  # before anything that imports timm or transformers
+
 from medxvl.config import presets
 from medxvl.data import text
 from medxvl.pipeline import operations

@@ -19,13 +19,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
+import medxvl
 from data_prep.reports import prompts
+
+medxvl.set_up()  # before anything that imports timm or transformers
+
 from medxvl.config import presets
 from medxvl.data import text
-from medxvl.layers import vision_transformer  # noqa: E402
+from medxvl.layers import vision_transformer
 from medxvl.xvl import model as xvl
 from medxvl.xvl import text_features
-from medxvl.xvl.tasks import zero_shot  # noqa: E402
+from medxvl.xvl.tasks import zero_shot
 
 
 @torch.no_grad()

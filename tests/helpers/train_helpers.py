@@ -10,6 +10,10 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
+import medxvl
+
+medxvl.set_up()  # before anything that imports timm or transformers
+
 from medxvl.config import presets
 from medxvl.data import text
 from medxvl.training import loop
