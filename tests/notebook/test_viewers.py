@@ -140,7 +140,8 @@ def test_without_a_reader_the_still_is_shown_alone(studies, monkeypatch, capsys)
 
 # --- in JupyterLab --------------------------------------------------------------------------------
 CELLS = (
-    "import widgets_data\nfrom medxvl.notebook import viewers as widgets\n"
+    "import medxvl\nmedxvl.set_up()\nimport widgets_data\n"
+    "from medxvl.notebook import viewers as widgets\n"
     "studies = widgets_data.collection()",
     "widgets.shown(widgets.viewer(studies), '<p>still</p>')",
     "widgets.shown(widgets.checker(studies), '<p>still</p>')",
@@ -164,7 +165,7 @@ def lab(tmp_path_factory):
         f"JUPYTER{name}": str(home / name)
         for name in ("_RUNTIME_DIR", "_CONFIG_DIR", "LAB_WORKSPACES_DIR", "LAB_SETTINGS_DIR")
     }
-    path = os.pathsep.join([str(paths.ROOT), str(paths.ROOT / "tests")])
+    path = os.pathsep.join([str(paths.ROOT), str(paths.ROOT / "tests" / "helpers")])
     env = (
         os.environ
         | own
@@ -223,14 +224,18 @@ def test_in_jupyterlab(browser, lab, tmp_path):
         LAB_SECONDS,
     )
     page.run("void jupyterapp.commands.execute('notebook:run-all-cells')")
+    failed = (
+        "[...document.querySelectorAll('.jp-RenderedText[data-mime-type*=stderr], "
+        ".jp-RenderedText[data-mime-type*=error]')].map(e => e.innerText).join()"
+    )
     page.wait(
-        "document.querySelectorAll('.jp-OutputArea .widget-dropdown select').length === 3",
+        "document.querySelectorAll('.jp-OutputArea .widget-dropdown select').length === 3 "
+        f"|| {failed}",
         LAB_SECONDS,
     )
+    assert page.run(failed) == ""
     page.wait("document.querySelectorAll('.jp-OutputArea .mx').length >= 4")
     page.screenshot(tmp_path / "ran.png")
-    failed = ".jp-RenderedText[data-mime-type*=stderr], .jp-RenderedText[data-mime-type*=error]"
-    assert page.run(f"document.querySelectorAll('{failed}').length") == 0
     assert not page.run(
         "[...document.querySelectorAll('.jp-OutputArea')].some(o => o.innerText.includes('still'))"
     )
