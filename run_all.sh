@@ -152,6 +152,7 @@ fi
 # --- help and mistyped options answer before anything is installed --------------------------------
 case "${1:-}" in
   lab | test) ;;
+  settings) exec "$python" -P -m medxvl.pipeline "$@" ;;
   *)
     for option in "$@"; do
       case "$option" in

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("data_prep", "medxvl")
 # Tables: what they say of a notebook or a training (its settings, data, needs) is compared value by
 # value where it is used, so a row for something else changes nothing.
-TABLES = ("medxvl/config/settings.py", "medxvl/config/notebooks.py")
+TABLES = ("medxvl/config/settings.csv", "medxvl/config/notebooks.py")
 _DATA_FILE = re.compile(r"[\w-]+\.(csv|json|toml|txt|html|css)")
 
 

@@ -1,4 +1,4 @@
-"""The settings of a run: one table, three presets side by side, a source for every published value.
+"""The settings of a run: a preset of the table (medxvl/config/settings.csv) with changes.
 
 Only the standard library is imported here, so that `./run_all.sh --help` works before anything is
 installed.
@@ -6,13 +6,10 @@ installed.
 
 import difflib
 import shlex
-import sys
-from dataclasses import asdict, fields, make_dataclass
+from dataclasses import asdict, make_dataclass
 
+from medxvl.config.settings import PRESETS as NAMES
 from medxvl.config.settings import TABLE
-
-NAMES = ("smoke", "demo", "paper")
-
 
 # Settings that turn preset `paper` (the final code) into X-VL's early version:
 # presets.load("paper", presets.EARLY_XVL)
@@ -30,96 +27,30 @@ ABLATIONS = {
     "no_start": ("vision_weights=", "no self-supervised start"),
 }
 
-_LEAST = {
-    "epochs": 1,
-    "accumulation": 1,
-    "log_every": 1,
-    "batch_size": 2,
-    "contrast_batch": 2,
-    "checkpoints": 1,
-    "bootstrap": 20,
-    "correct_words": 1,
-    "queue_size": 1,
-    "max_tokens": 4,
-    "supervised_epochs": 1,
-    "share": 0.01,
-    "store_size": 8,
-    "resize": 8,
-    "image_size": 8,
-    "patch_size": 2,
-}
-_MOST = {
-    "max_reject_share": 1,
-    "explain_threshold": 1,
-    "share": 1,
-    "errors_share": 1,
-    "correct_share": 1,
-    "correct_kept": 1,
-}
 # An ablation's training: setting, and the setting of notebook 30 that stands in for it
 _TRAINED = {"epochs": "epochs", "contrast_epochs": "contrast_epochs", "vision_weights": "start"}
-# ViewPosition in MIMIC-CXR's metadata; `views` names some of them, separated by commas
-_VIEWS = (
-    "AP",
-    "PA",
-    "LATERAL",
-    "LL",
-    "AP AXIAL",
-    "AP LLD",
-    "AP RLD",
-    "PA LLD",
-    "PA RLD",
-    "LAO",
-    "RAO",
-    "LPO",
-    "RPO",
-    "SWIMMERS",
-    "XTABLE LATERAL",
-)
-_MASKS = ("bidirectional", "seq2seq", "bi_seq2seq", "noncross", "bar")
+_MASKS = TABLE["medvill_mask"].choices
+# Names that are short enough to be listed in a message
+FEW = 8
 _SHORT = {"bi": "bidirectional", "s2s": "seq2seq", "bi_s2s": "bi_seq2seq"}
-_CHOICES = {
-    "device": ("cpu", "cuda", "auto"),
-    "precision": ("fp32", "bf16", "fp16"),
-    "vision_stem": ("patch", "conv"),
-    "show": ("open", "all", "none"),
-    "medvill_mask": _MASKS,
-    "task_positions": ("own", "released"),
-    "generate_objective": ("masked", "every"),
-    "medvill_padding": ("blocked", "pretraining", "finetuning"),
-    "medvill_trunk": ("resnet50", "patch", "conv"),
-    "medvill_freeze": ("none", "meant", "released", "aligned"),
-    "medvill_draw": ("sample", "batch"),
-    "packed": (0, 1),
-    "fusion": (0, 1),
-    "ablation": ("", *ABLATIONS),
-    "itm_heads": (1, 2),
-    "negatives": ("online", "momentum"),
-    "soft_targets": ("vocabulary", "sequence"),
-    "xvl_tune_frozen": (0, 1),
-    "writer_copies": (0, 1),
-    "xvl_vqa_chest": (0, 1),
-    "vision_branch": ("teacher", "student"),
-}
 
 Preset = make_dataclass(
-    "Preset", [("name", str)] + [(row[0], type(row[4])) for row in TABLE], frozen=True
+    "Preset",
+    [("name", str), *((setting.name, setting.kind) for setting in TABLE.values())],
+    frozen=True,
 )
-Preset.__doc__ = (
-    "The settings of one run; see `table()` for what each means and where the "
-    "published value comes from."
-)
+Preset.__doc__ = "The settings of one run; `table()` explains them."
 
 
 def load(name: str, overrides: str = "") -> "Preset":
     """Settings of preset `name`, with `overrides` such as ``"seed=1 epochs=3"`` applied.
 
-    Raises ValueError, listing what is valid, for an unknown preset or setting, or a value of the
-    wrong type.
+    Raises ValueError, naming what is close, for an unknown preset or setting and for a value that
+    the setting cannot have.
     """
     if name not in NAMES:
-        raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(NAMES)}")
-    values = {row[0]: row[2 + NAMES.index(name)] for row in TABLE}
+        raise ValueError(f"unknown preset {name!r}{hint(name, NAMES)}")
+    values = {setting.name: setting.values[name] for setting in TABLE.values()}
     return changed(Preset(name=name, **values), overrides)
 
 
@@ -133,28 +64,24 @@ def changed(preset: "Preset", overrides: str) -> "Preset":
             for key, name in _TRAINED.items()
         }
         given |= trained | parse_overrides(ABLATIONS[given["ablation"]][0])
-    for key, text in given.items():
-        values[key] = _cast(key, text, type(values[key]))
-        least, most = _LEAST.get(key, 0), _MOST.get(key, sys.float_info.max)
-        if (
-            isinstance(values[key], int | float) and not least <= values[key] <= most
-        ):  # "nan" is neither
-            raise ValueError(
-                f"setting {key}={text}: expected at least {least}"
-                + f", at most {most}" * (key in _MOST)
-            )
-        if key in _CHOICES and values[key] not in _CHOICES[key]:
-            raise ValueError(
-                f"setting {key}={text!r}: expected one of {', '.join(map(str, _CHOICES[key]))}"
-            )
-        if key == "views" and not {view.strip() for view in text.split(",")} <= set(_VIEWS):
-            raise ValueError(
-                f"setting views={text!r}: expected one or more of {', '.join(_VIEWS)}, "
-                "separated by commas"
-            )
+    values |= {name: TABLE[name].value(text) for name, text in given.items()}
     found = Preset(**values)
     masks(found), seeds(found), ablations(found)
     return found
+
+
+def hint(word: str, known) -> str:
+    """What the mistyped `word` may stand for, for the end of a message: a short list of `known`
+    whole, of a long one the nearest names.
+    """
+    known = list(known)
+    if len(known) <= FEW:
+        return f": expected one of {', '.join(known)}"
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    near += [name for name in known if len(word) > 2 and word in name and name not in near]
+    *others, last = near[:3] or [""]
+    first = f"{', '.join(others)} or " if others else ""
+    return f" (did you mean {first}{last}?)" if last else ""
 
 
 def masks(preset) -> list[str]:
@@ -185,7 +112,10 @@ def ablations(preset) -> list[tuple[str, float]]:
         )
     shares = []
     for text in _listed(preset.shares):
-        share = round(_cast("shares", text, float), 6)
+        try:
+            share = round(float(text), 6)
+        except ValueError:
+            share = 0.0
         if not 0 < share <= 1 or abs(100 * share - round(100 * share)) > 1e-4:
             raise ValueError(
                 f"setting shares={preset.shares!r}: expected whole percentages above 0, such "
@@ -228,7 +158,7 @@ def seeds(preset) -> list[int]:
             f"setting seeds={preset.seeds!r}: expected whole numbers separated by commas, "
             "such as 0,1,2"
         )
-    return list(dict.fromkeys(int(text) for text in given)) or [preset.seed]
+    return list(dict.fromkeys(TABLE["seed"].value(text) for text in given)) or [preset.seed]
 
 
 def _listed(text: str) -> list[str]:
@@ -239,45 +169,36 @@ def parse_overrides(overrides: str) -> dict[str, str]:
     """``"seed=1 epochs=3"`` -> ``{"seed": "1", "epochs": "3"}``; raises ValueError for an unknown
     name.
     """
-    known = [row[0] for row in TABLE]
     pairs = {}
     for item in shlex.split(overrides):
         key, equals, text = item.partition("=")
         if not equals:
             raise ValueError(f"setting {item!r}: expected name=value, for example seed=1")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"unknown setting {key!r}{hint}: expected one of {', '.join(known)}")
+        if key not in TABLE:
+            raise ValueError(
+                f"unknown setting {key!r}{hint(key, TABLE)}; ./run_all.sh settings lists them all"
+            )
         pairs[key] = text
     return pairs
 
 
-def _cast(key: str, text: str, kind: type):
-    try:
-        return kind(text)
-    except ValueError:
-        expected = {int: "a whole number", float: "a number"}[kind]
-        raise ValueError(f"setting {key}={text!r}: expected {expected}") from None
-
-
 def group(preset, *groups: str) -> dict:
     """The settings of `preset` that belong to `groups`, as a plain dictionary."""
-    values = asdict(preset)
-    return {row[0]: values[row[0]] for row in TABLE if row[1] in groups}
+    return {
+        setting.name: getattr(preset, setting.name)
+        for setting in TABLE.values()
+        if setting.group in groups
+    }
 
 
 def table(preset=None) -> list[dict]:
-    """One row a setting: the three presets side by side, meaning and source; with `preset`, also
-    the value in use.
+    """One row per setting: all presets, meaning and source; with `preset`, also the value in
+    use.
     """
     rows = []
-    for name, part, smoke, demo, paper, meaning, source in TABLE:
-        row = {"setting": name, "group": part, "smoke": smoke, "demo": demo, "paper": paper}
+    for setting in TABLE.values():
+        row = {"setting": setting.name, "group": setting.group, **setting.values}
         if preset is not None:
-            row["in use"] = getattr(preset, name)
-        rows.append(row | {"meaning": meaning, "source": source})
+            row["in use"] = getattr(preset, setting.name)
+        rows.append(row | {"meaning": setting.meaning, "source": setting.source})
     return rows
-
-
-assert [f.name for f in fields(Preset)][1:] == [row[0] for row in TABLE]

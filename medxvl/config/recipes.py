@@ -53,7 +53,7 @@ class Recipe:
         carry, in words; [] where settings and data agree.
 
         A setting that one of the two does not name counts as the value that
-        `settings.WHILE_ABSENT` gives, and what this recipe does not know is not compared. Weights
+        `settings.FORMER` gives, and what this recipe does not know is not compared. Weights
         that medxvl 0.1.0 saved before there were recipes name their whole preset and no data:
         their settings are compared.
         """
@@ -67,7 +67,7 @@ class Recipe:
         told = []
         for name in sorted(names):
             a, b = (
-                where.get(name, settings_table.WHILE_ABSENT.get(name, "not named"))
+                where.get(name, settings_table.FORMER.get(name, "not named"))
                 for where in (theirs, self.settings)
             )
             if a != b and b is not None:

@@ -1,7 +1,6 @@
 """Which dataset serves which role of the notebooks, and where its prepared form lies."""
 
 import ast
-import difflib
 import hashlib
 import json
 import shlex
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from data_prep import DATASETS as NAMES  # besides these there is `phantom`, the default
 from data_prep import DataError
-from medxvl.config import paths
+from medxvl.config import paths, presets
 
 # role: (reader of the phantom's tree that stands in for it, what it is for)
 ROLES = {
@@ -93,13 +92,14 @@ def parse(data: str) -> dict[str, tuple[str, str]]:
                 f"data {item!r}: expected ROLE=NAME:PATH, for example main=mimic_cxr:/path/to/raw"
             )
         if role not in ROLES:
-            raise ValueError(f"unknown role {role!r}: expected one of {', '.join(ROLES)}")
+            raise ValueError(f"unknown role {role!r}{presets.hint(role, ROLES)}")
         if dot:
             continue
         if name not in (*NAMES, "phantom"):
             raise ValueError(
-                f"unknown dataset {name!r} for role {role}: expected phantom or one of "
-                f"{', '.join(NAMES)}"
+                f"unknown dataset {name!r} for role {role}"
+                f"{presets.hint(name, (*ACCEPTS[role], 'phantom'))}; python -m data_prep list "
+                "shows them all"
             )
         if name not in (*ACCEPTS[role], "phantom"):
             raise ValueError(
@@ -137,11 +137,8 @@ def settings(data: str) -> dict[str, dict[str, str]]:
 def _check_setting(item: str, name: str, setting: str, value: str) -> None:
     known = settings_of(name)
     if setting not in known:
-        near = difflib.get_close_matches(setting, known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
-            f"data {item!r}: {name} has no setting {setting!r}{hint}: expected one of "
-            f"{', '.join(known)}"
+            f"data {item!r}: {name} has no setting {setting!r}{presets.hint(setting, known)}"
         )
     if setting == "max_reject_share":
         try:

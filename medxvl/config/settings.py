@@ -1,226 +1,119 @@
-"""The table of settings: data alone, read by medxvl.config.presets."""
+"""The table of settings, settings.csv: one row per setting, one column per preset.
 
-# A notebook is re-run when a setting of a group that it depends on changes (medxvl/config/notebooks.py).
-# name, group, smoke, demo, paper, meaning, source of the paper's value
-# What a setting was while there was no such setting: its value before it existed, or the constant
-# that it became. Weights that do not name it, or name it still, count as trained with this value.
-WHILE_ABSENT: dict = {}
+Only the standard library is imported here, so that `./run_all.sh settings` works before anything is
+installed. The columns of the table:
 
-# fmt: off
-TABLE = (
-    ("seed", "run", 0, 0, 42, "seed of every random draw of training and evaluation", "released code"),
-    ("device", "run", "cpu", "cpu", "auto", "cpu, cuda, or auto: cuda when there is one", "our choice"),
-    ("threads", "run", 1, 1, 0, "CPU threads of the training notebooks 11 and 20, 0: all", "our choice"),
-    ("checkpoint_every", "run", 5, 200, 1000, "steps between states to go on from, 0: after epochs alone", "our choice"),
-    ("log_every", "run", 1, 1, 10, "steps between lines of the training log", "our choice"),
-    ("seeds", "batch", "", "", "", "seeds to run one after the other, comma-separated; empty: seed alone", "our choice"),
-    ("ablations", "batch", "", "", "", "X-VL's components to take off, one at a time (ABLATIONS), comma-separated, or all", "our choice"),
-    ("shares", "batch", "", "", "", "shares of the training studies to learn from, comma-separated", "our choice"),
-    ("masks", "batch", "", "", "", "MedViLL's masks to run, comma-separated, or all; empty: medvill_mask alone", "our choice"),
-    ("studies", "data", 160, 3600, 0, "studies in the phantom, 0: none, real data is needed", "our choice"),
-    ("phantom_seed", "data", 7, 7, 7, "seed of the phantom", "our choice"),
-    ("store_size", "data", 69, 69, 512, "px, longer side shrunk to this, zero-padded to a square", "released code"),
-    ("views", "data", "AP", "AP", "AP", "views kept, comma-separated, one image a study", "MedViLL, data preparation"),
-    ("max_reject_share", "data", 0.05, 0.05, 0.05, "share of faulty records above which preparing stops", "our choice"),
-    ("reports", "data", "", "", "", "MIMIC-CXR's reports (folder or zip), where they do not lie with the images", "our choice"),
-    ("show", "look", "open", "open", "open", "what the notebooks show of images and texts: open, all or none", "our choice"),
-    ("resize", "model", 69, 69, 240, "px before the centre crop at evaluation", "released code"),
-    ("image_size", "model", 64, 64, 224, "px seen by the vision encoder", "released code"),
-    ("channels", "model", 1, 1, 3, "channels of the encoder's input (grey is repeated)", "ImageNet and iBOT weights"),
-    ("vision_stem", "model", "conv", "conv", "patch", "patch: one convolution; conv: a stack, for small data", "ViT"),
-    ("patch_size", "model", 16, 8, 16, "px, side of a patch", "README: ViT-S/16; final code: ViT-B/16"),
-    ("vision_width", "model", 64, 64, 768, "width of the vision encoder", "final code: ViT-B/16"),
-    ("vision_layers", "model", 1, 2, 12, "layers of the vision encoder", "final code: ViT-B/16"),
-    ("vision_heads", "model", 2, 2, 12, "heads of the vision encoder", "final code: ViT-B/16"),
-    ("drop_path", "model", 0.0, 0.0, 0.1, "stochastic depth of the vision encoder", "released code"),
-    ("vocabulary", "both", 600, 1000, 30522, "size of the WordPiece vocabulary", "CXR-BERT"),
-    ("text_width", "model", 48, 96, 768, "width of the text and fusion encoders", "CXR-BERT"),
-    ("text_layers", "model", 2, 2, 12, "layers of the text encoder", "CXR-BERT"),
-    ("text_heads", "model", 2, 3, 12, "heads of the text and fusion encoders", "CXR-BERT"),
-    ("text_hidden", "model", 96, 192, 3072, "feed-forward width of the text encoder", "CXR-BERT"),
-    ("fusion_layers", "model", 2, 2, 4, "layers of the fusion encoder", "released code: layers 8-11 of 12"),
-    ("fusion_hidden", "model", 96, 192, 2048, "feed-forward width of the fusion encoder", "released code"),
-    ("dropout", "model", 0.0, 0.0, 0.1, "of the text and fusion encoders", "BERT"),
-    ("initial_range", "both", 0.02, 0.02, 0.02, "SD of BERT's initial weights", "BERT"),
-    ("pooling_start", "both", 1, 1, 0, "1: attention starts as a mean over tokens, instead of from CXR-BERT", "our choice"),
-    ("packed", "model", 0, 1, 1, "1: no padding is computed, image keys once; equal but for rounding", "our choice"),
-    ("itm_heads", "model", 1, 1, 1, "2: also a head on image-queries-text, logits averaged", "final code; early X-VL: 2"),
-    ("max_words", "model", 120, 120, 120, "words of a report that are read", "released code"),
-    ("max_tokens", "model", 24, 40, 512, "tokens of a report that are read", "BERT's position table"),
-    ("projection", "model", 32, 64, 256, "width of the joint space", "released code"),
-    ("pretrain_threads", "pretrain", 1, 2, 0, "CPU threads of notebook 21, which all of X-VL waits for; of a variant one. 0: all", "our choice"),
-    ("epochs", "pretrain", 1, 10, 5, "passes over the training studies, published objective", "released code"),
-    ("contrast_epochs", "pretrain", 1, 18, 0, "first epochs: plain in-batch contrast, in place of pre-trained encoders", "our choice"),
-    ("contrast_batch", "pretrain", 16, 64, 10, "studies a step of those epochs", "our choice"),
-    ("contrast_rate", "pretrain", 2e-3, 2e-3, 1e-4, "peak learning rate of those epochs", "our choice"),
-    ("contrast_masked", "pretrain", 0.15, 0.15, 0.15, "share of the words that are hidden or replaced in those epochs", "our choice"),
-    ("batch_size", "pretrain", 16, 32, 10, "studies a batch and process", "released code"),
-    ("accumulation", "run", 1, 1, 1, "batches whose gradients make one step", "released code: none"),
-    ("precision", "run", "fp32", "fp32", "fp16", "fp32, or autocast to bf16 or fp16 (fp16 needs a GPU)", "released code"),
-    ("learning_rate", "pretrain", 1e-3, 1e-3, 1e-4, "peak of AdamW's learning rate", "released code"),
-    ("encoder_rate", "pretrain", 1.0, 0.1, 1.0, "learning rate of both encoders, their projections and where cross-attention looks first, times the others'", "released code: 1"),
-    ("min_learning_rate", "pretrain", 1e-4, 1e-4, 2e-5, "end of the cosine", "released code"),
-    ("weight_decay", "pretrain", 0.05, 0.05, 0.1, "AdamW", "released code"),
-    ("warmup_steps", "pretrain", 2, 50, 200, "steps of linear warm-up", "released code: 2 units of 100 iterations"),
-    ("clip", "pretrain", 3.0, 3.0, 3.0, "gradient norm of each vision parameter is cut to this", "released code"),
-    ("queue_size", "pretrain", 64, 512, 40960, "momentum features kept in each queue", "released code, final"),
-    ("momentum", "pretrain", 0.9, 0.95, 0.995, "of the momentum twins", "released code"),
-    ("temperature", "pretrain", 0.07, 0.07, 0.07, "start of the learnable temperature", "released code"),
-    ("temperature_rate", "pretrain", 0.02, 0.02, 1.0, "learning rate of the temperature, times the encoders'", "released code: 1"),
-    ("alpha", "pretrain", 0.4, 0.4, 0.4, "share of the momentum targets, ramped over epoch 1", "released code"),
-    ("mask_share", "both", 0.15, 0.15, 0.15, "share of tokens masked", "paper, masked language modelling"),
-    ("excerpt_share", "pretrain", 0.25, 0.5, 0.0, "share of reports of which 1-3 random sentences are read", "released code: none"),
-    ("same_report", "pretrain", 0.95, 0.95, 0.95, "cosine from which two reports are no negative pair", "released code"),
-    ("negatives", "pretrain", "online", "online", "momentum", "whose features weigh the hard negatives", "released code"),
-    ("hardness", "pretrain", 1.0, 0.3, 1.0, "factor on the similarity by which hard negatives are drawn, 0: any of the batch", "released code: 1"),
-    ("soft_targets", "pretrain", "vocabulary", "vocabulary", "vocabulary", "axis of the soft targets of masked words; sequence: as released, by mistake", "paper; the release errs"),
-    ("local_weight", "pretrain", 1.0, 1.0, 1.0, "weight of the sentence-wise term among the five of the alignment", "released code"),
-    ("fusion", "pretrain", 1, 1, 1, "0: alignment alone, without matching and masked words", "released code"),
-    ("itm_weight", "pretrain", 2.0, 2.0, 2.0, "weight of the matching loss", "released code"),
-    ("crop_scale", "pretrain", 0.7, 0.7, 0.7, "smallest area of the random resized crop", "released code"),
-    ("rotation", "pretrain", 10.0, 10.0, 10.0, "degrees of random rotation, either way", "our choice: not in the release"),
-    ("jitter", "pretrain", 0.2, 0.2, 0.2, "random brightness and contrast, share", "our choice: not in the release"),
-    ("checkpoints", "pretrain", 1, 5, 5, "best checkpoints kept and averaged in zero-shot scoring", "paper, zero-shot"),
-    ("vision_weights", "pretrain", "", "", "ibot_vitb16.pth", "start of the vision encoder, a file in data/weights or elsewhere; own: that of notebook 20; empty: random weights", "released code: iBOT"),
-    ("vision_branch", "pretrain", "teacher", "teacher", "teacher", "teacher or student: whose weights of an iBOT checkpoint are taken", "released code: an option"),
-    ("text_weights", "pretrain", "", "", "cxr-bert", "start of the text encoder, likewise", "released code: CXR-BERT"),
-    ("ablation", "pretrain", "", "", "", "one of ABLATIONS, trained as long as notebook 30 says; empty: the whole model", "our choice"),
-    ("share", "pretrain", 1.0, 1.0, 1.0, "share of the training patients to learn from, in as many steps as from all", "our choice"),
-    ("ablation_epochs", "ablation", 1, 3, 5, "epochs in notebook 30: shorter in the small presets", "our choice: as epochs"),
-    ("ablation_contrast_epochs", "ablation", 1, 3, 0, "contrast_epochs in notebook 30", "our choice: as contrast_epochs"),
-    ("ablation_start", "ablation", "own", "own", "ibot_vitb16.pth", "vision_weights in notebook 30", "released code: iBOT"),
-    ("prompts", "prompts", "", "", "", "CSV file of sentences for zero-shot scoring; empty: those of the release, or made from the labels' names", "our choice"),
-    ("bootstrap", "evaluate", 200, 1000, 1000, "resamples of a confidence interval", "released code"),
-    ("supervised_start", "supervised", "xvl", "xvl", "xvl", "vision encoder that fine-tuning on labels starts from: xvl, that of notebook 21; own, a file or empty as vision_weights", "our choice: the release leaves it open"),
-    ("supervised_epochs", "supervised", 1, 6, 10, "passes of the fine-tuning on labels", "our choice: not stated"),
-    ("supervised_batch", "supervised", 16, 32, 32, "studies a step and process", "our choice: not stated"),
-    ("supervised_rate", "supervised", 1e-3, 1e-3, 1e-4, "peak learning rate", "our choice: as in pre-training"),
-    # X-VL's report-error detection; notebook 24. The paper trains nothing for it: fine-tuning is ours
-    ("errors_share", "errors", 0.05, 0.05, 0.05, "share of the reports that are corrupted in the published run", "released code"),
-    ("errors_epochs", "errors", 1, 3, 5, "passes of the fine-tuning on generated errors", "our choice: not in the paper"),
-    ("errors_batch", "errors", 16, 32, 32, "reports a step and process of that fine-tuning", "our choice: not in the paper"),
-    ("errors_rate", "errors", 1e-3, 1e-3, 2e-5, "its peak learning rate", "our choice: not in the paper"),
-    # iBOT (arXiv 2111.07832): self-supervised start of the vision encoder; notebook 20
-    ("ibot_epochs", "ibot", 1, 5, 100, "passes over the training studies", "our choice: not stated"),
-    ("ibot_batch", "ibot", 16, 64, 32, "studies a step and process", "iBOT, ViT-B/16"),
-    ("ibot_rate", "ibot", 5e-4, 6e-3, 7.5e-4, "peak of AdamW's learning rate at 256 studies a step", "iBOT, ViT-B/16"),
-    ("ibot_min_rate", "ibot", 1e-5, 1e-5, 2e-6, "end of the cosine", "iBOT, ViT-B/16"),
-    ("ibot_warmup", "ibot", 0.2, 1.0, 10.0, "epochs of linear warm-up", "iBOT"),
-    ("ibot_decay", "ibot", 0.04, 0.04, 0.04, "AdamW, at the start", "iBOT"),
-    ("ibot_decay_end", "ibot", 0.4, 0.4, 0.4, "AdamW, at the end of a cosine", "iBOT"),
-    ("ibot_clip", "ibot", 3.0, 3.0, 0.3, "gradient norm of each parameter is cut to this", "iBOT, ViT-B/16"),
-    ("ibot_momentum", "ibot", 0.99, 0.98, 0.996, "of the teacher at the start, 1 at the end of a cosine", "iBOT"),
-    ("ibot_local_crops", "ibot", 2, 2, 10, "small crops of an image, beside two large ones", "iBOT"),
-    ("ibot_local_size", "ibot", 32, 32, 96, "px, side of a small crop", "iBOT"),
-    ("ibot_global_low", "ibot", 0.6, 0.6, 0.32, "smallest area of a large crop", "iBOT, ViT-B/16"),
-    ("ibot_local_low", "ibot", 0.3, 0.3, 0.05, "smallest area of a small crop", "iBOT"),
-    ("ibot_local_high", "ibot", 0.6, 0.6, 0.32, "largest area of a small crop", "iBOT, ViT-B/16"),
-    ("ibot_prototypes", "ibot", 64, 256, 8192, "outputs of the head that crops and patches share", "iBOT"),
-    ("ibot_hidden", "ibot", 64, 128, 2048, "width of the head's inner layers", "iBOT"),
-    ("ibot_bottleneck", "ibot", 32, 64, 256, "width before the prototypes", "iBOT"),
-    ("ibot_temperature", "ibot", 0.1, 0.1, 0.1, "of the student", "iBOT"),
-    ("ibot_teacher_start", "ibot", 0.04, 0.04, 0.04, "temperature of the teacher at the start", "iBOT"),
-    ("ibot_teacher_temperature", "ibot", 0.04, 0.04, 0.07, "temperature of the teacher after its warm-up", "iBOT"),
-    ("ibot_teacher_warmup", "ibot", 0.5, 3.0, 50.0, "epochs of that warm-up", "iBOT, ViT-B/16"),
-    ("ibot_centre_momentum", "ibot", 0.9, 0.9, 0.9, "of the running means that the teacher's outputs lose", "iBOT"),
-    ("ibot_mask_share", "ibot", 0.3, 0.3, 0.3, "mean share of patches masked, in the crops that are", "iBOT"),
-    ("ibot_mask_spread", "ibot", 0.2, 0.2, 0.2, "that share differs by up to this, either way", "iBOT"),
-    ("ibot_masked", "ibot", 0.5, 0.5, 0.5, "share of large crops with a mask", "iBOT"),
-    ("ibot_frozen", "ibot", 0, 1, 1, "first epochs in which the prototypes stay", "iBOT"),
-    ("explain_images", "explain", 24, 0, 0, "images with boxes that are scored, 0: all", "our choice"),
-    ("explain_threshold", "explain", 0.5, 0.5, 0.5, "share of a map's maximum from which a pixel is marked (IoU)", "our choice: none is stated"),
-    # MedViLL: what it shares with X-VL (seed, mask_share, initial_range, pooling_start, ...) stands above
-    ("medvill_mask", "medvill", "bar", "bar", "bar", "bidirectional, seq2seq, bi_seq2seq, noncross or bar", "paper"),
-    ("medvill_padding", "medvill", "blocked", "blocked", "blocked", "blocked: nobody looks at padding; pretraining, finetuning: as the release's code does there", "our choice"),
-    ("medvill_seq2seq", "medvill", 0.75, 0.75, 0.75, "share of Seq2Seq samples in bi_seq2seq", "released code"),
-    ("medvill_trunk", "medvill", "conv", "conv", "resnet50", "image encoder: resnet50, patch or conv", "paper"),
-    ("medvill_vision_weights", "medvill", "", "", "resnet50.pth", "start of the image encoder, a file in data/weights or elsewhere; empty: random weights", "paper: ImageNet"),
-    ("medvill_text_weights", "medvill", "", "", "bert-base-uncased", "start of BERT, likewise", "paper: BERT-base; released code: random weights"),
-    ("medvill_freeze", "medvill", "aligned", "aligned", "meant", "of the image encoder: none; meant: ResNet-50's first five children; released: all, but batch-norm statistics move; aligned: all, after the alignment", "released code, as meant"),
-    ("medvill_image_size", "medvill", 64, 64, 512, "px seen by the image encoder", "paper"),
-    ("medvill_channels", "medvill", 1, 1, 3, "channels of its input (grey is repeated)", "ImageNet weights"),
-    ("medvill_similarity_start", "medvill", 1, 1, 0, "1: the first layer's attention starts as a look-up of similar image tokens", "our choice"),
-    ("medvill_patch", "medvill", 16, 16, 32, "px, side of a patch of the encoders patch and conv", "released code"),
-    ("medvill_features", "medvill", 64, 128, 2048, "features of the encoders patch and conv", "released code"),
-    ("medvill_positions", "medvill", 12, 12, 180, "grid positions kept in a pre-training step, of all", "released code"),
-    ("medvill_draw", "medvill", "sample", "sample", "sample", "those positions are drawn for each sample, or once a batch", "released code: batch"),
-    ("medvill_text", "medvill", 48, 80, 253, "tokens of a report that are read", "released code"),
-    ("medvill_max_positions", "medvill", 64, 128, 512, "rows of the position table", "BERT-base"),
-    ("medvill_width", "medvill", 48, 96, 768, "width of BERT", "BERT-base"),
-    ("medvill_layers", "medvill", 2, 3, 12, "layers of BERT", "BERT-base"),
-    ("medvill_heads", "medvill", 2, 3, 12, "heads of BERT", "BERT-base"),
-    ("medvill_hidden", "medvill", 96, 192, 3072, "feed-forward width of BERT", "BERT-base"),
-    ("medvill_dropout", "medvill", 0.0, 0.0, 0.1, "of BERT", "BERT-base"),
-    ("medvill_matched", "medvill", 0.5, 0.5, 0.5, "share of pairs with their own report", "released code"),
-    ("medvill_mlm_mismatched", "medvill", 0, 0, 0, "1: masked words of mismatched pairs train too", "released code: 1"),
-    ("medvill_crop_low", "medvill", 0.8, 0.8, 0.8, "smallest area of the random resized crop", "released code"),
-    ("medvill_crop_high", "medvill", 1.1, 1.1, 1.1, "largest area of it; what does not fit is drawn again", "released code"),
-    ("medvill_alignment_epochs", "medvill", 1, 20, 0, "notebook 10: epochs of contrast of image tokens and words, in place of encoders trained before", "our choice"),
-    ("medvill_alignment_batch", "medvill", 16, 64, 32, "studies a step of those epochs", "our choice"),
-    ("medvill_alignment_rate", "medvill", 2e-3, 2e-3, 1e-4, "peak learning rate of those epochs", "our choice"),
-    ("medvill_matching_epochs", "medvill", 1, 2, 0, "first epochs: the matching loss alone", "our choice"),
-    ("medvill_epochs", "medvill", 1, 3, 50, "passes over the training studies", "released code"),
-    ("medvill_batch", "medvill", 16, 32, 32, "studies a step and process", "released code: 32 and 36"),
-    ("medvill_rate", "medvill", 5e-4, 5e-4, 1e-5, "peak of AdamW's learning rate", "released code"),
-    ("medvill_min_rate", "medvill", 1e-4, 1e-4, 1e-5, "end of its cosine", "released code: constant"),
-    ("medvill_weight_decay", "medvill", 0.0, 0.0, 0.0, "AdamW", "released code: its library's default"),
-    ("medvill_warmup", "medvill", 2, 50, 0, "steps of linear warm-up", "released code: none"),
-    # Fine-tuning of MedViLL: what the tasks share, then each task
-    ("task_positions", "tune", "own", "own", "own", "positions in fine-tuning: own, as in pre-training; released, as the release's tasks have them", "our choice: the release's differ from its pre-training"),
-    ("tune_weight_decay", "tune", 0.0, 0.01, 0.01, "AdamW, on matrices", "released code: its library's default"),
-    ("tune_warmup", "tune", 2, 20, 0, "steps of linear warm-up", "our choice: none is stated"),
-    ("tune_end", "tune", 0.1, 0.1, 1.0, "share of the learning rate at the end of a cosine, 1: constant", "released code: constant"),
-    ("classify_epochs", "classify", 1, 2, 10, "passes over the training studies", "released code"),
-    ("classify_batch", "classify", 16, 32, 20, "studies a step and process", "released code"),
-    ("classify_rate", "classify", 5e-4, 1e-3, 1e-4, "peak learning rate", "released code"),
-    ("vqa_epochs", "vqa", 1, 5, 50, "passes over the training questions", "our choice: not stated"),
-    ("vqa_batch", "vqa", 16, 32, 32, "questions a step and process", "our choice: not stated"),
-    ("vqa_rate", "vqa", 5e-4, 1e-3, 3e-5, "peak learning rate", "released code"),
-    ("generate_epochs", "generate", 1, 4, 50, "passes over the training studies", "our choice: not stated"),
-    ("generate_batch", "generate", 16, 16, 32, "studies a step and process", "our choice: not stated"),
-    ("generate_rate", "generate", 1e-3, 2e-3, 3e-5, "peak learning rate", "our choice: as for answers"),
-    ("generate_objective", "generate", "every", "every", "masked", "masked: 15 % of the words are hidden; every: each word from those before it", "paper"),
-    ("generate_drop_worst", "generate", 0.0, 0.0, 0.0, "share of a batch's reports, those with the largest loss, that are not learned", "our choice: all are; released code: 0.2 in the option's default"),
-    ("generate_most", "generate", 48, 80, 128, "words of a generated report at most", "released code"),
-    ("generate_ngram", "generate", 0, 4, 0, "words of a run that may not occur twice in a report, 0: may", "released code: an option, off"),
-    ("generate_beams", "generate", 2, 3, 5, "beams beside greedy decoding", "our choice: the release leaves it open"),
-    # Fine-tuning of X-VL: what its tasks share, its encoder-decoder, then each task
-    ("xvl_tune_frozen", "xvl_tune", 1, 1, 0, "1: the vision encoder stays as pre-trained, its tokens are computed once", "released code: it is trained"),
-    ("xvl_tune_weight_decay", "xvl_tune", 0.01, 0.01, 0.1, "AdamW, on matrices", "our choice: as in pre-training"),
-    ("xvl_tune_warmup", "xvl_tune", 2, 20, 200, "steps of linear warm-up", "our choice: as in pre-training"),
-    ("xvl_tune_end", "xvl_tune", 0.1, 0.1, 0.2, "share of the learning rate at the end of a cosine, 1: constant", "our choice: as in pre-training"),
-    ("writer_text_layers", "writer", 2, 2, 8, "text layers below those that look at the image", "released code: layers 8-11 of 12 look at it"),
-    ("writer_layers", "writer", 2, 2, 4, "layers of the decoder", "released code"),
-    ("writer_positions", "writer", 64, 64, 512, "rows of the decoder's position table", "CXR-BERT"),
-    ("writer_copies", "writer", 1, 1, 0, "1: the decoder also sees the words of the text that is read, and starts as copying them", "our choice: not in the release"),
-    ("correct_epochs", "correct", 1, 7, 30, "passes over the training reports", "our choice: as for questions"),
-    ("correct_batch", "correct", 16, 32, 10, "reports a step and process", "our choice: as in pre-training"),
-    ("correct_rate", "correct", 1e-3, 2e-3, 1e-4, "peak learning rate", "our choice: as for questions"),
-    ("correct_share", "correct", 0.5, 0.5, 0.5, "share of reports that get an error", "released code"),
-    ("correct_words", "correct", 3, 3, 1, "how many times as often as the others the types that swap words are drawn in training", "our choice: as often"),
-    ("correct_beams", "correct", 2, 4, 4, "beams", "released code"),
-    ("correct_pool", "correct", 20, 100, 1000, "test reports that get an error of each type, beside the mixed ones", "our choice"),
-    ("correct_kept", "correct", 0.95, 0.95, 0.95, "share of error-free validation reports that a sure correction must leave as they are", "our choice: not in the paper"),
-    ("correct_most", "correct", 24, 40, 120, "words of a corrected report at most", "released code"),
-    ("xvl_generate_epochs", "xvl_generate", 1, 3, 30, "passes over the training reports", "our choice: not stated"),
-    ("xvl_generate_batch", "xvl_generate", 16, 16, 10, "reports a step and process", "our choice: not stated"),
-    ("xvl_generate_rate", "xvl_generate", 1e-3, 2e-3, 1e-4, "peak learning rate", "our choice: not stated"),
-    ("xvl_generate_beams", "xvl_generate", 2, 3, 3, "beams", "released code"),
-    ("xvl_generate_most", "xvl_generate", 48, 60, 120, "words of a generated report at most", "released code"),
-    ("writer_length_power", "writer", 0.6, 0.6, 0.6, "a text's score is divided by ((5 + words) / 6) to this power", "released code"),
-    ("writer_least", "writer", 2, 2, 2, "words of a text at least", "released code"),
-    ("retrieve_epochs", "retrieve", 1, 1, 10, "passes over the training studies", "our choice: not stated"),
-    ("retrieve_batch", "retrieve", 16, 32, 32, "pairs a step and process", "our choice: not stated"),
-    ("retrieve_rate", "retrieve", 5e-4, 5e-4, 1e-5, "peak learning rate", "released code"),
-    ("retrieve_pool", "retrieve", 24, 105, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
-    ("retrieve_trials", "retrieve", 3, 20, 100, "trials with 100 candidates each", "our choice: a co-author names 100 candidates"),
-    # Tasks of X-VL's early version
-    ("xvl_retrieve_pool", "xvl_retrieve", 24, 200, 0, "test studies that are ranked against each other, 0: all", "our choice: paper all"),
-    ("xvl_retrieve_shortlist", "xvl_retrieve", 10, 50, 100, "candidates that contrast leaves to the matching head", "released code: 10 to 100"),
-    ("xvl_vqa_epochs", "xvl_vqa", 1, 5, 30, "passes over the training questions", "released code"),
-    ("xvl_vqa_batch", "xvl_vqa", 16, 32, 10, "questions a step and process", "our choice: as in pre-training"),
-    ("xvl_vqa_rate", "xvl_vqa", 1e-3, 1e-3, 1e-4, "peak learning rate", "released code"),
-    ("xvl_vqa_first", "xvl_vqa", 10, 10, 10, "candidate answers that the first token leaves to the whole answer", "released code"),
-    ("xvl_vqa_chest", "xvl_vqa", 0, 0, 0, "1: chest questions alone, in training and test", "released code: an option"),
-)
-# fmt: on
+- name, group: a notebook runs again when a setting of one of its groups changes
+  (medxvl/config/notebooks.py);
+- one column per preset, between `group` and `least`: a further preset is a further column;
+- least, most: bounds of a number; choices: the values of a setting that has few, separated by |
+  ("list:" before them: several may be given, separated by commas);
+- meaning, source: what the setting does, and where the value of preset `paper` comes from;
+- former: the value that trainings had before there was such a setting. Weights that do not name the
+  setting count as trained with it.
+"""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE = Path(__file__).with_name("settings.csv")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table.
+
+    values: {preset: value}, all of the type `kind`; least, most: bounds (None: no bound); choices:
+    allowed values (empty: any), of which `several` says that a list may be given; former: None
+    where the table leaves it empty.
+    """
+
+    name: str
+    group: str
+    kind: type
+    values: dict[str, int | float | str]
+    least: float | None
+    most: float | None
+    choices: tuple
+    several: bool
+    meaning: str
+    source: str
+    former: int | float | str | None
+
+    @classmethod
+    def from_row(cls, row: dict[str, str], presets: tuple[str, ...]) -> "Setting":
+        """`row`: cells by column. ValueError where a preset's value has another type or is out of
+        bounds.
+        """
+        texts = [row[preset] for preset in presets]
+        kind = next(kind for kind in (int, float, str) if _are_all(kind, texts))
+        choices = row["choices"].removeprefix("list:")
+        setting = cls(
+            name=row["name"],
+            group=row["group"],
+            kind=kind,
+            values={preset: kind(row[preset]) for preset in presets},
+            least=kind(row["least"]) if row["least"] else None,
+            most=kind(row["most"]) if row["most"] else None,
+            choices=tuple(kind(text.strip()) for text in choices.split("|")) if choices else (),
+            several=row["choices"].startswith("list:"),
+            meaning=row["meaning"],
+            source=row["source"],
+            former=kind(row["former"]) if row["former"] else None,
+        )
+        for value in setting.values.values():
+            setting.check(value)
+        return setting
+
+    def value(self, text: str) -> int | float | str:
+        """`text` as a value of this setting; ValueError says what is expected."""
+        try:
+            value = self.kind(text)
+        except ValueError:
+            expected = {int: "a whole number", float: "a number"}[self.kind]
+            raise ValueError(f"setting {self.name}={text!r}: expected {expected}") from None
+        self.check(value)
+        return value
+
+    def check(self, value: int | float | str) -> None:
+        """ValueError where the value is none that this setting may have."""
+        said = f"setting {self.name}={value}: expected"
+        if self.kind is not str and not self.choices:
+            above = self.least is None or value >= self.least  # NaN is neither
+            below = math.isfinite(value) and (self.most is None or value <= self.most)
+            if not (above and below):
+                limits = [f"at least {self.least}"] if self.least is not None else []
+                limits += [f"at most {self.most}"] if self.most is not None else []
+                raise ValueError(f"{said} {', '.join(limits)}")
+        if self.choices:
+            given = [part.strip() for part in value.split(",")] if self.several else [value]
+            if not set(given) <= set(self.choices):
+                expected = "one or more of" if self.several else "one of"
+                after = ", separated by commas" if self.several else ""
+                names = [str(choice) or "nothing" for choice in self.choices]
+                raise ValueError(f"{said} {expected} {', '.join(names)}{after}")
+
+
+def _are_all(kind: type, texts: list[str]) -> bool:
+    try:
+        for text in texts:
+            kind(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read(file: Path = FILE) -> tuple[tuple[str, ...], dict[str, Setting]]:
+    """Names of the presets, and the settings by name, of a table."""
+    with open(file, newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        columns = list(reader.fieldnames or [])
+        presets = tuple(columns[columns.index("group") + 1 : columns.index("least")])
+        settings = [Setting.from_row(row, presets) for row in reader]
+    return presets, {setting.name: setting for setting in settings}
+
+
+PRESETS, TABLE = read()
+FORMER = {name: row.former for name, row in TABLE.items() if row.former is not None}

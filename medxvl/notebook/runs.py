@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from medxvl.config import fingerprints, notebooks, presets, records, roles, sweeps, threads
+from medxvl.config import (
+    consistency,
+    fingerprints,
+    notebooks,
+    presets,
+    records,
+    roles,
+    sweeps,
+    threads,
+)
 from medxvl.data import dataset as datasets
 from medxvl.evaluation import results
 from medxvl.training import seeds
@@ -31,9 +40,12 @@ def start(notebook: str, preset: str = "demo", overrides: str = "", data: str = 
     what runs where.
 
     `overrides` such as ``"seed=1 epochs=3"``; `data` such as ``"main=mimic_cxr:/path"``. Raises
-    ValueError for an unknown name, and for a device that is not there.
+    ValueError for an unknown name, for settings that do not go together, and for a device that is
+    not there.
     """
-    run = Run(notebook, presets.load(preset, overrides), data)
+    settings = presets.load(preset, overrides)
+    consistency.check(settings)
+    run = Run(notebook, settings, data)
     seeds.seed_everything(run.preset.seed)
     count = run.threads
     torch.set_num_threads(count)

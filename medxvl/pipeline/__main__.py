@@ -16,6 +16,7 @@ COMMANDS = {
     "notebook": "steps",  # one notebook, as the Snakefile's rules run it
     "prepare": "preparation",  # the data of one role, likewise
     "pretrain": "pretraining",  # a pre-training without its notebook, also under torchrun
+    "settings": "list_settings",  # the table of settings
     "doctor": "doctor",  # what is here and what is missing
     "inspect": "inspect",  # what a weights file is
     "pages": "pages",  # the web pages of a run, anew

@@ -5,16 +5,14 @@ anything is installed.
 """
 
 import argparse
-import difflib
 import os
 import shlex
-import textwrap
 from argparse import Namespace
 from pathlib import Path
 
 from data_prep import MAY_BE_A_FILE
+from medxvl.config import consistency, paths, presets, records, threads
 from medxvl.config import notebooks as notebook_table
-from medxvl.config import paths, presets, records, threads
 from medxvl.config import roles as data_roles
 
 
@@ -47,18 +45,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     words = [word for word in words if word != preset]
     for word in words:
         if not any(name.startswith(word) for name in notebook_table.NAMES):
-            near = difflib.get_close_matches(
-                word, (*presets.NAMES, *notebook_table.NAMES, "lab", "test", "verify"), n=1
-            )
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            known = (*presets.NAMES, *notebook_table.NAMES, *COMMANDS)
             raise ValueError(
-                f"unknown preset or notebook {word!r}{hint}: the presets are "
-                f"{', '.join(presets.NAMES)}; "
-                "the notebooks (a number or the start of one is enough) are "
-                f"{', '.join(notebook_table.NAMES)}"
+                f"unknown preset or notebook {word!r}{presets.hint(word, known)}: expected "
+                f"{', '.join(presets.NAMES)}, or the number or the start of a notebook's name, "
+                "such as 22"
             )
     overrides = shlex.join(_whole_path(item) for item in options.set)
     loaded = presets.load(preset, overrides)
+    consistency.check(loaded)
     notebooks = notebook_table.select(words)
     given = [parse_data(item) for item in options.data]
     for left in (lefts := [left for left, _ in given]):
@@ -162,8 +157,19 @@ def parse_data(item: str) -> tuple[str, str]:
     return role, f"{role}={name}:{os.path.normpath(raw)}"
 
 
+# First words of the other command lines (medxvl/pipeline/__main__.py)
+COMMANDS = ("lab", "test", "verify", "settings")
+
+
 class _Parser(argparse.ArgumentParser):
-    def error(self, message):
+    """A parser that names the nearest options, and leaves the ending to its caller."""
+
+    def error(self, message: str):
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        if unknown:
+            options = [name for name in self._option_string_actions if name.startswith("--")]
+            word = unknown[0].partition("=")[0]
+            message = f"unknown option {word}{presets.hint(word, options)}"
         raise ValueError(message)
 
 
@@ -176,27 +182,24 @@ def _cores(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="./run_all.sh",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
         usage="./run_all.sh [smoke|demo|paper]... [PREFIX...] [options] [-- SNAKEMAKE OPTIONS]\n"
-        "       ./run_all.sh lab [JUPYTERLAB OPTIONS]     open the notebooks in JupyterLab\n"
-        "       ./run_all.sh test [PYTEST OPTIONS]        run the tests\n"
         "       ./run_all.sh verify [smoke|demo|paper] [PREFIX...] [--cores N]\n"
-        "                                                 run again, compare every row with "
-        "the first run's",
+        "       ./run_all.sh settings [PATTERN]\n"
+        "       ./run_all.sh lab [JUPYTERLAB OPTIONS] | test [PYTEST OPTIONS]",
         description="Set up what is needed, run the notebooks and gather results, figures and "
         "pages in runs/<preset>.\n"
-        "A second start runs only what changed.",
+        "A second start runs only what changed. `verify` runs again and compares every row, "
+        "`settings` lists\nthe settings.",
         epilog=_epilog(),
     )
     parser.add_argument(
         "words",
         nargs="*",
         metavar="PREFIX",
-        help="preset (default demo) or several, one after the other, then the notebooks to "
-        "run, by number or "
-        "the start of one (2 for 21, 22, 23), with what they need; default: all but those "
-        "that say so",
+        help="presets (default demo), and the notebooks to run with what they need, by number or "
+        "the start of one (2 for 20 to 29)",
     )
     parser.add_argument(
         "--set",
@@ -225,54 +228,56 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what would run, and why; in preset paper also "
-        "what data and weights are missing, and about how long it takes here; change nothing",
+        help="say what would run and why, and what preset paper lacks here; change nothing",
     )
     return parser
 
 
-def _epilog() -> str:
-    def listed(rows):
-        return "\n".join(f"  {name:24}{text}".rstrip() for name, text in rows)
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=26, width=100)
 
-    told = {
+
+def _epilog() -> str:
+    """Presets, notebooks, roles, environment and examples."""
+    meanings = {
         "smoke": "seconds a notebook: does everything work?",
         "demo": "minutes on a laptop, synthetic phantom data (default)",
         "paper": "the published settings; needs the real data and a GPU",
     }
-    roles = [(role, meaning) for role, (_, meaning) in data_roles.ROLES.items()]
-    settings = textwrap.fill(
-        ", ".join(row["setting"] for row in presets.table()),
-        100,
-        initial_indent="  ",
-        subsequent_indent="  ",
-    )
-    after = {
-        n.name: f"after {', '.join(need[:2] for need in n.needs)}" if n.needs else ""
-        for n in notebook_table.NOTEBOOKS
-    }
-    needs = [
-        (n.name, after[n.name] + "; only when asked for" * (not n.default))
-        for n in notebook_table.NOTEBOOKS
+    listed = [
+        *("presets", *_columns([(name, meanings.get(name, "")) for name in presets.NAMES])),
+        *("", "notebooks (* only when asked for)", *_notebooks()),
+        *("", "roles of data (--data ROLE=NAME:PATH; default: the synthetic phantom)"),
+        *_columns([(role, meaning) for role, (_, meaning) in data_roles.ROLES.items()]),
+        f"  NAME: {', '.join(data_roles.NAMES)}",
+        "  PATH: its raw folder or file (python -m data_prep list), or a folder made by "
+        "python -m data_prep",
+        "  --data ROLE.NAME=VALUE is a setting of that dataset, such as main.image_column=image",
+        *("", "environment"),
+        *_columns(
+            [
+                ("PYTHON", "the Python to use (3.11, 3.12 or 3.13)"),
+                ("MEDXVL_DATA, MEDXVL_RUNS", "folders in place of data/ and runs/"),
+            ]
+        ),
+        *("", "examples"),
+        "  ./run_all.sh                                    the whole demo",
+        "  ./run_all.sh demo 22 --set seed=1               zero-shot detection with another seed",
+        "  ./run_all.sh demo 23 --data unseen_disease=covid_cxr:PATH",
+        "  ./run_all.sh paper --data main=mimic_cxr:PATH ... -- --profile medxvl/pipeline/slurm",
     ]
-    return (
-        f"presets\n{listed((name, told.get(name, '')) for name in presets.NAMES)}\n\n"
-        f"notebooks\n{listed(needs)}\n\n"
-        "roles of data (--data ROLE=NAME:PATH; the default is the synthetic "
-        f"phantom)\n{listed(roles)}\n"
-        f"  NAME is one of {', '.join(data_roles.NAMES)}\n"
-        "  PATH is its raw folder or file (python -m data_prep list), or a folder made by "
-        "python -m data_prep\n"
-        "  --data ROLE.NAME=VALUE is a setting of that dataset, such as main.image_column=image\n\n"
-        f"settings (--set NAME=VALUE)\n{settings}\n\n"
-        "environment\n  PYTHON                    the Python to use (3.11, 3.12 or 3.13)\n"
-        "  MEDXVL_DATA, MEDXVL_RUNS  folders for data and results, in place of data/ and runs/\n\n"
-        "examples\n  ./run_all.sh                                                the whole demo\n"
-        "  ./run_all.sh demo 22 --set seed=1                           zero-shot detection "
-        "with another seed\n"
-        "  ./run_all.sh demo 23 --data unseen_disease=covid_cxr:PATH   the unseen disease on "
-        "real radiographs\n"
-        "  ./run_all.sh demo 02 --data main=table:FILE.csv --data main.image_column=image "
-        "--data main.text_column=report\n"
-        "  ./run_all.sh paper --data main=mimic_cxr:PATH ... -- --profile medxvl/pipeline/slurm"
-    )
+    return "\n".join(listed)
+
+
+def _columns(rows: list[tuple[str, str]]) -> list[str]:
+    return [f"  {name:25} {text}".rstrip() for name, text in rows]
+
+
+def _notebooks() -> list[str]:
+    """Their names, three a line."""
+    names = [f"{book.name}{'' if book.default else ' *'}" for book in notebook_table.NOTEBOOKS]
+    return [
+        "  " + "".join(f"{name:30}" for name in names[k : k + 3]).rstrip()
+        for k in range(0, len(names), 3)
+    ]

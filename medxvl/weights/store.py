@@ -64,7 +64,7 @@ def fingerprint(path: Path) -> str:
         settings = told.get("settings")
         if isinstance(settings, dict):  # a setting at its former value is as good as none
             settings = {
-                k: v for k, v in settings.items() if settings_table.WHILE_ABSENT.get(k, not v) != v
+                k: v for k, v in settings.items() if settings_table.FORMER.get(k, not v) != v
             }
         recipe = [settings, told.get("data")]
         digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())

@@ -110,12 +110,12 @@ def test_overrides_take_the_type_of_the_setting():
     [
         ("quick", "", "'quick': expected one of smoke, demo, paper"),
         ("demo", "epoch=3", "did you mean epochs"),
-        ("demo", "zzz=3", "expected one of seed, device"),
+        ("demo", "zzz=3", "run_all.sh settings lists them all"),
         ("demo", "epochs=3.5", "a whole number"),
         ("demo", "learning_rate=fast", "a number"),
         ("demo", "epochs", "expected name=value"),
         ("demo", "name=x", "unknown setting 'name'"),
-        ("demo", "views=AP,XX", "views='AP,XX': expected one or more of AP, PA"),
+        ("demo", "views=AP,XX", "views=AP,XX: expected one or more of AP, PA"),
     ],
 )
 def test_what_is_wrong_is_said(name, overrides, told):

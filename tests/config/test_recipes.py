@@ -26,7 +26,7 @@ def test_other_settings_and_other_data_differ_and_code_does_not():
 def test_a_setting_that_weights_do_not_name_counts_as_its_former_value(monkeypatch):
     told = recipe().about()
     assert recipe(fresh=1.5).differs(told) == ["fresh=not named instead of 1.5"]
-    monkeypatch.setattr(settings, "WHILE_ABSENT", {"fresh": 1.5})
+    monkeypatch.setattr(settings, "FORMER", {"fresh": 1.5})
     assert recipe(fresh=1.5).differs(told) == [], "as it was before the setting existed"
     assert recipe(fresh=2.0).differs(told) == ["fresh=1.5 instead of 2.0"]
     assert recipe().differs(recipe(fresh=1.5).about()) == [], "gone, and a constant since"

@@ -8,6 +8,7 @@ import pytest
 
 from data_prep import datasets
 from medxvl.config import notebooks, paths, presets, records, roles
+from medxvl.config.settings import TABLE
 from medxvl.pipeline import command_line, execute, index_page, pages
 from medxvl.pipeline.__main__ import main
 
@@ -26,9 +27,34 @@ def test_help_needs_no_packages():
         *roles.ROLES,
         *roles.NAMES,
         "--dry-run",
-        "batch_size",
+        "settings",
     ]:
         assert word in answer.stdout
+    lines = answer.stdout.splitlines()
+    assert len(lines) <= 60 and max(map(len, lines)) <= 120
+
+
+def list_settings(*words):
+    """`run_all.sh settings` as Python without any package answers it."""
+    return subprocess.run(
+        [sys.executable, "-S", "-E", "-m", "medxvl.pipeline", "settings", *words],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_settings_are_listed_without_packages():
+    answer = list_settings()
+    names = [line.split()[0] for line in answer.stdout.splitlines()[1:] if line[0] != " "]
+    assert answer.returncode == 0 and names == list(TABLE)
+    answer = list_settings("Queue")
+    assert answer.returncode == 0 and "40960" in answer.stdout
+    assert "whole number from 1" in answer.stdout and "released code" in answer.stdout
+    names = [line.split()[0] for line in list_settings("ibot_*").stdout.splitlines()[1:]]
+    assert names and "epochs" not in names
+    answer = list_settings("quewe_size")
+    assert answer.returncode == 1 and "did you mean queue_size" in answer.stderr
 
 
 def test_options_are_understood(tmp_path):
@@ -130,21 +156,30 @@ def test_a_table_may_be_a_file_and_has_settings(tmp_path, monkeypatch):
     "given, said",
     [
         (["dmeo"], "smoke, demo, paper"),
-        (["demo", "77"], "21_xvl_pretrain"),
+        (["demo", "77"], "such as 22"),
         (["demo", "12_medvil_clasify"], "did you mean 12_medvill_classify"),
         (["verfy"], "did you mean verify"),
         (["--set", "sed=1"], "did you mean seed"),
         (["--set", "seed=one"], "whole number"),
         (["--set", "seed"], "name=value"),
         (["--data", "man=openi:."], "main, unseen_disease, readers, transfer, questions"),
-        (["--data", "main=opni:."], "mimic_cxr, openi"),
+        (["--data", "main=opni:."], "did you mean openi"),
+        (["--set", "image_size=60"], "image_size must be a multiple of patch_size"),
+        (["--set", "resize=60"], "resize=60, image_size=64"),
+        (["--set", "text_heads=5"], "text_heads could be 3, 4, 6"),
+        (["--set", "vision_heads=0"], "at least 1"),
+        (["--set", "max_words=0"], "at least 1"),
+        (["--set", "drop_path=1.5"], "at most 0.99"),
+        (["--set", "seed=18446744073709551616"], "at most 18446744073709551615"),
+        (["--set", "seeds=0,18446744073709551616"], "at most 18446744073709551615"),
+        (["--set", "precision=fp16"], "fp16 needs a GPU"),
         (["--data", "main=openi"], "PATH"),
         (["--data", "main=openi:no/such/place"], "there is no folder"),
         (["--data", "main=openi:EMPTY"], "is empty"),
         (["--data", "main=mimic_cxr:EMPTY/../file"], "is a file"),
         (
             ["--data", "main=table:file", "--data", "main.text_column=x", "--data", "main.nope=3"],
-            "one of image_column, text_column",
+            "no setting 'nope'",
         ),
         (["--data", "main=table:file", "--data", "main.text_colum=x"], "did you mean text_column"),
         (["--data", "main=table:file"], "main.image_column=NAME"),
@@ -162,7 +197,7 @@ def test_a_table_may_be_a_file_and_has_settings(tmp_path, monkeypatch):
         ),
         (["--data", "main=openi:.", "--data", "main=openi:."], "2 times"),
         (["--cores", "0"], "from 1"),
-        (["--sett", "seed=1"], "unrecognized"),
+        (["--sett", "seed=1"], "unknown option --sett"),
         (["paper"], "--data main=NAME:PATH"),
         (["demo", "lab"], "comes first and alone"),
     ],

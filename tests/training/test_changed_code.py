@@ -71,7 +71,7 @@ def test_new_settings_do_not_throw_trainings_away(whole, tmp_path, monkeypatch):
     state = torch.load(folder / "last.pt", weights_only=True)
     del state["recipe"]["settings"]["hardness"]
     torch.save(state, folder / "last.pt")
-    monkeypatch.setattr(settings, "WHILE_ABSENT", {"hardness": TINY.hardness})
+    monkeypatch.setattr(settings, "FORMER", {"hardness": TINY.hardness})
     bar = Bar()
     fit(folder, bar)
     assert bar.epochs == 0
