@@ -81,7 +81,7 @@ def test_the_commands_are_valid(tmp_path, monkeypatch):
     (tmp_path / "x").write_text("x")
     checked = 0
     for words in commands():
-        if words[:1] in (["lab"], ["test"], ["verify"], ["--help"]):
+        if words and words[0] in (*command_line.COMMANDS, "--help"):
             continue
         for each in command_line.by_preset(
             [re.sub(r":/path/to/\w+", f":{tmp_path}", word) for word in words]

@@ -39,7 +39,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         own, extra = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
     options = _parser().parse_intermixed_args(own)
     words = list(options.words)
-    if late := {"lab", "test", "verify"} & set(words):
+    if late := set(COMMANDS) & set(words):
         raise ValueError(f"{late.pop()!r} comes first and alone, see the usage")
     preset = next((word for word in words if word in presets.NAMES), "demo")
     words = [word for word in words if word != preset]
