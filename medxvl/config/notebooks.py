@@ -7,7 +7,7 @@ installed.
 from dataclasses import dataclass
 from pathlib import Path
 
-from medxvl.config import paths
+from medxvl.config import paths, presets
 from medxvl.config import roles as data_roles
 
 
@@ -39,23 +39,34 @@ class Notebook:
     default: bool = True
 
 
+def _medvill_task(name: str, other_role: str, group: str, long: bool = False) -> Notebook:
+    """A task that MedViLL is fine-tuned for; `group`: its own settings."""
+    return Notebook(
+        name,
+        needs=("11_medvill_pretrain",),
+        roles=("main", other_role),
+        groups=("run", "data", "look", "both", "medvill", "tune", group, "evaluate"),
+        long=long,
+        varies=_MEDVILL,
+    )
+
+
+def _xvl_task(name: str, roles: tuple[str, ...], groups: tuple[str, ...], long=True) -> Notebook:
+    """A task of X-VL; `roles` besides main, `groups`: its own settings."""
+    return Notebook(
+        name,
+        needs=("21_xvl_pretrain",),
+        roles=("main", *roles),
+        groups=("run", "data", "look", "both", "model", "pretrain", *groups, "evaluate"),
+        long=long,
+        varies=("seed",),
+    )
+
+
 START = "20_xvl_vision_pretrain"  # one start for all, like a published one
 _MEDVILL = ("medvill_mask", "seed")
-_TASKS = (
-    "12_medvill_classify",
-    "13_medvill_retrieve",
-    "14_medvill_vqa",
-    "15_medvill_generate",
-    "22_xvl_zero_shot",
-    "23_xvl_unseen_disease",
-    "24_xvl_detect_errors",
-    "25_xvl_correct_errors",
-    "26_xvl_retrieve",
-    "27_xvl_generate",
-    "28_xvl_vqa",
-    "29_xvl_attention",
-)
-NOTEBOOKS = (
+
+_BEFORE = (
     Notebook(
         "00_check_setup",
         roles=tuple(data_roles.ROLES),
@@ -83,24 +94,8 @@ NOTEBOOKS = (
         threads="threads",
         varies=_MEDVILL,
     ),
-    *(
-        Notebook(
-            f"{number}_medvill_{task}",
-            needs=("11_medvill_pretrain",),
-            roles=("main", other),
-            groups=("run", "data", "look", "both", "medvill", "tune", task, "evaluate"),
-            long=task in ("classify", "generate"),
-            varies=_MEDVILL,
-        )
-        for number, task, other in (
-            (12, "classify", "transfer"),
-            (13, "retrieve", "transfer"),
-            (14, "vqa", "questions"),
-            (15, "generate", "transfer"),
-        )
-    ),
     Notebook(
-        "20_xvl_vision_pretrain",
+        START,
         roles=("main",),
         groups=("run", "data", "look", "model", "ibot", "prompts", "evaluate"),
         threads="threads",
@@ -115,6 +110,14 @@ NOTEBOOKS = (
         varies=("seed", "ablation"),
         start="vision_weights",
     ),
+)
+
+# What is compared with the papers. A further task is a further row.
+_TASKS = (
+    _medvill_task("12_medvill_classify", "transfer", "classify", long=True),
+    _medvill_task("13_medvill_retrieve", "transfer", "retrieve"),
+    _medvill_task("14_medvill_vqa", "questions", "vqa"),
+    _medvill_task("15_medvill_generate", "transfer", "generate", long=True),
     Notebook(
         "22_xvl_zero_shot",
         needs=("21_xvl_pretrain",),
@@ -141,24 +144,15 @@ NOTEBOOKS = (
         groups=("run", "data", "both", "model", "pretrain", "evaluate"),
         varies=("seed",),
     ),
-    *(
-        Notebook(
-            name,
-            needs=("21_xvl_pretrain",),
-            roles=("main", *others),
-            groups=("run", "data", "look", "both", "model", "pretrain", *own, "evaluate"),
-            long=name not in ("26_xvl_retrieve", "29_xvl_attention"),
-            varies=("seed",),
-        )
-        for name, others, own in (
-            ("24_xvl_detect_errors", ("transfer",), ("xvl_tune", "errors")),
-            ("25_xvl_correct_errors", (), ("xvl_tune", "writer", "correct")),
-            ("26_xvl_retrieve", (), ("prompts", "xvl_retrieve")),
-            ("27_xvl_generate", (), ("xvl_tune", "writer", "xvl_generate")),
-            ("28_xvl_vqa", ("questions",), ("xvl_tune", "writer", "xvl_vqa")),
-            ("29_xvl_attention", ("unseen_disease", "transfer"), ("explain",)),
-        )
-    ),
+    _xvl_task("24_xvl_detect_errors", ("transfer",), ("xvl_tune", "errors")),
+    _xvl_task("25_xvl_correct_errors", (), ("xvl_tune", "writer", "correct")),
+    _xvl_task("26_xvl_retrieve", (), ("prompts", "xvl_retrieve"), long=False),
+    _xvl_task("27_xvl_generate", (), ("xvl_tune", "writer", "xvl_generate")),
+    _xvl_task("28_xvl_vqa", ("questions",), ("xvl_tune", "writer", "xvl_vqa")),
+    _xvl_task("29_xvl_attention", ("unseen_disease", "transfer"), ("explain",), long=False),
+)
+
+_AFTER = (
     Notebook(
         "30_xvl_ablation",
         needs=("22_xvl_zero_shot",),
@@ -166,41 +160,46 @@ NOTEBOOKS = (
         compares=True,
         default=False,
     ),
-    Notebook("90_results_vs_paper", needs=_TASKS, files=(paths.PAPER_VALUES,)),
+    Notebook(
+        "90_results_vs_paper",
+        needs=tuple(task.name for task in _TASKS),
+        files=(paths.PAPER_VALUES,),
+    ),
     Notebook(
         "91_figures",
         needs=(
             "10_medvill_model",
             "11_medvill_pretrain",
-            "20_xvl_vision_pretrain",
-            *_TASKS,
+            START,
+            *(task.name for task in _TASKS),
             "90_results_vs_paper",
         ),
         files=(paths.PAPER_VALUES, paths.FIGURE_INDEX),
     ),
 )
+
+# In the order of their numbers.
+NOTEBOOKS = tuple(sorted((*_BEFORE, *_TASKS, *_AFTER), key=lambda book: book.name))
 NAMES = tuple(n.name for n in NOTEBOOKS)
 
 
 def notebook(name: str) -> Notebook:
-    """Row of the table; raises ValueError, listing the names, for an unknown one."""
+    """Row of the table; raises ValueError, with the nearest names, for an unknown one."""
     for row in NOTEBOOKS:
         if row.name == name:
             return row
-    raise ValueError(f"unknown notebook {name!r}: expected one of {', '.join(NAMES)}")
+    raise ValueError(f"unknown notebook {name!r}{presets.hint(name, NAMES)}")
 
 
 def select(prefixes: list[str]) -> list[str]:
     """Notebooks whose name starts with one of `prefixes`, in order; without prefixes those that run
     by default.
 
-    Raises ValueError, listing the notebooks, when a prefix matches none.
+    Raises ValueError when a prefix matches none.
     """
     for prefix in prefixes:
         if not prefix or not any(name.startswith(prefix) for name in NAMES):
-            raise ValueError(
-                f"no notebook starts with {prefix!r}: the notebooks are {', '.join(NAMES)}"
-            )
+            raise ValueError(f"no notebook starts with {prefix!r}{presets.hint(prefix, NAMES)}")
     return [
         row.name
         for row in NOTEBOOKS

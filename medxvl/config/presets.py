@@ -58,12 +58,14 @@ def changed(preset: "Preset", overrides: str) -> "Preset":
     """`preset` with `overrides` applied; raises as `load` does."""
     values = asdict(preset)
     given = parse_overrides(overrides)
-    if given.get("ablation") in ABLATIONS:  # they win: what is off is off
+    if ablation := given.get("ablation"):  # its settings win: what is off is off
+        if ablation not in ABLATIONS:
+            raise ValueError(f"setting ablation={ablation}{hint(ablation, ABLATIONS)}")
         trained = {
             key: str(given.get(f"ablation_{name}", values[f"ablation_{name}"]))
             for key, name in _TRAINED.items()
         }
-        given |= trained | parse_overrides(ABLATIONS[given["ablation"]][0])
+        given |= trained | parse_overrides(ABLATIONS[ablation][0])
     values |= {name: TABLE[name].value(text) for name, text in given.items()}
     found = Preset(**values)
     masks(found), seeds(found), ablations(found)
