@@ -6,9 +6,11 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
+import extending
 import pandas as pd
 import pytest
 from page_checks import check_pages
@@ -16,6 +18,7 @@ from page_checks import check_pages
 from data_prep.phantom import write
 from medxvl.config import fingerprints, notebooks, paths
 from medxvl.pipeline import steps
+from medxvl.weights import store
 
 BOOKS = {
     name: json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
@@ -154,15 +157,15 @@ class Smoke:
         }
         self.raw = folder / "data" / "raw"
         self.folder = folder / "runs" / "smoke"
-        self.said = self.start("first")
+        self.said = self.start("first", "smoke")
 
-    def start(self, run, *options, **variables):
+    def start(self, run, *options, project=paths.ROOT, **variables):
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "medxvl.pipeline", "smoke", *options],
-            cwd=paths.ROOT,
+            [sys.executable, "-P", "-m", "medxvl.pipeline", *options],
+            cwd=project,
             capture_output=True,
             text=True,
-            env=self.env | {"MEDXVL_RUN": run, "PYTHONPATH": str(paths.ROOT)} | variables,
+            env=self.env | {"MEDXVL_RUN": run, "PYTHONPATH": str(project)} | variables,
         )
         return done.stdout + done.stderr
 
@@ -222,7 +225,7 @@ def test_pages_in_a_browser(smoke, browser):
 
 def test_second_start_runs_nothing(smoke):
     before = smoke.rows()
-    said = smoke.start("second")
+    said = smoke.start("second", "smoke")
     assert said.count("up to date") == len(notebooks.select([])) and "started" not in said, said
     assert smoke.rows() == before
 
@@ -232,7 +235,7 @@ def test_same_results_again(smoke):
     bit for bit, but for the name of the run.
     """
     before = smoke.rows()
-    said = smoke.start("third", "--force", "11", "12", "21", "22")
+    said = smoke.start("third", "smoke", "--force", "11", "12", "21", "22")
     after = smoke.rows()
     assert {row.pop("run") for row in after} >= {"third"}, said
     assert [{k: v for k, v in row.items() if k != "run"} for row in before] == after
@@ -254,7 +257,7 @@ def test_ablation_on_another_body_part(smoke, tmp_path):
         "seeds=0",
     ]
     said = smoke.start(
-        "abdomen", "30", "--data", f"main=table:{raw}", *given, MEDXVL_RUNS=str(tmp_path)
+        "abdomen", "smoke", "30", "--data", f"main=table:{raw}", *given, MEDXVL_RUNS=str(tmp_path)
     )
     folder = tmp_path / "smoke"
     rows = pd.read_csv(folder / "results.csv", keep_default_na=False)
@@ -307,3 +310,40 @@ def test_without_trainings_the_ablation_says_what_is_missing(smoke):
     assert (
         done.returncode == 0 and "18 are missing" in shown and "./run_all.sh smoke 30" in shown
     ), done.stderr
+
+
+# --- docs/extending.md ----------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def extended(tmp_path_factory):
+    project = extending.copy_of_project(tmp_path_factory.mktemp("extended") / "medxvl")
+    extending.extend(project)
+    return project
+
+
+def test_a_new_dataset_is_a_module_and_a_row(smoke, extended, tmp_path):
+    raw = extending.write_clinic(tmp_path / "clinic")
+    given = ["smoke", "02", "--data", f"main=clinic:{raw}"]
+    said = smoke.start("clinic", *given, project=extended, MEDXVL_RUNS=str(tmp_path / "runs"))
+    record = json.loads((tmp_path / "runs/smoke/records/02_look_at_data.json").read_text())
+    assert record["status"] == "ok", said
+    made = json.loads((tmp_path / "runs/smoke/data/main.json").read_text())
+    assert made["label"] == "clinic" and not made["synthetic"], said
+
+
+def test_a_new_task_is_a_module_a_notebook_a_row_and_its_settings(smoke, extended, tmp_path):
+    shutil.copytree(smoke.folder, tmp_path / "runs" / "smoke")
+    where = {"project": extended, "MEDXVL_RUNS": str(tmp_path / "runs")}
+    assert "training radiographs that vote" in smoke.start("", "settings", "neighbours", **where)
+    said = smoke.start("task", "notebook", "31_xvl_neighbours", "--preset", "smoke", **where)
+    rows = pd.read_csv(tmp_path / "runs/smoke/rows/31_xvl_neighbours.csv", keep_default_na=False)
+    assert set(rows.control) == {"", "shuffled images"} and set(rows.task) == {"neighbours"}, said
+    planned = smoke.start("", "smoke", "31", "--dry-run", **where)
+    assert "31_xvl_neighbours" in planned
+
+
+def test_a_new_sweep_value_is_a_row(smoke, extended, tmp_path):
+    where = {"project": extended, "MEDXVL_RUNS": str(tmp_path)}
+    said = smoke.start("sweep", "smoke", "21", "--set", "ablations=no_queue", **where)
+    folder = tmp_path / "smoke" / "variants" / "no_queue-seed0" / "checkpoints" / "xvl_pretrain"
+    (best,) = folder.glob("epoch-*.safetensors")
+    assert store.about(best)["settings"]["queue_size"] == 1, said
