@@ -16,6 +16,7 @@ import pandas as pd
 
 from data_prep.reports import labels
 from medxvl.evaluation import metrics
+from medxvl.evaluation.rows import result_row
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 CATEGORIES = {"positive": 1.0, "negative": 0.0, "uncertain": -1.0}
@@ -210,42 +211,23 @@ def evaluate(
     references,
     patients,
     *,
-    dataset,
-    model,
     losses=None,
-    control="",
-    checkpoint="",
     n_resamples=1000,
     seed=0,
-    split="test",
     paper="medvill",
     task="report_generation",
+    **about,
 ) -> list[dict]:
     """Rows of one way to write: BLEU-1..4, METEOR, ROUGE-L, CIDEr, label scores (micro; per kind of
     label), with 95 % intervals.
 
     `losses`: (sums, words) of `likelihood`, for the perplexity. Label scores of subset "" are of
     the positive labels. METEOR is NaN where there is no Java. The same for X-VL's reports and
-    corrections: `paper`, `task`.
+    corrections: `paper`, `task`. `about`: see `rows`.
     """
-    found, wanted = (
-        [plain(t) for t in texts],
-        [plain(t) for t in references],
-    )
-    common = {
-        "paper": paper,
-        "task": task,
-        "dataset": dataset,
-        "split": split,
-        "model": model,
-        "control": control,
-        "checkpoint": checkpoint,
-        "n": len(texts),
-    }
-    counts, tables = (
-        bleu_counts(found, wanted),
-        label_tables(texts, references),
-    )
+    found, wanted = [plain(t) for t in texts], [plain(t) for t in references]
+    about = {"paper": paper, "task": task} | about | {"n": len(texts)}
+    counts, tables = bleu_counts(found, wanted), label_tables(texts, references)
     functions = {f"bleu{k + 1}": ("", lambda w, k=k: bleu(counts, w)[..., k]) for k in range(4)}
     each = {
         "meteor": meteor,
@@ -256,7 +238,7 @@ def evaluate(
     functions |= {name: ("", lambda w, name=name: mean(each[name], w)) for name in each}
     if losses is not None:
         functions["perplexity"] = ("", lambda w: perplexity(*losses, w))
-    rows = estimates(functions, common, patients, n_resamples, seed)
+    rows = estimates(functions, about, patients, n_resamples, seed)
     for category in (*CATEGORIES, "mentioned"):
         cells = label_counts(*tables, category)
         subset = "" if category == "positive" else f"{category} labels"
@@ -267,11 +249,11 @@ def evaluate(
             )
             for s in SCORES
         }
-        rows += estimates(scores, common, patients, n_resamples, seed)
+        rows += estimates(scores, about, patients, n_resamples, seed)
     return rows
 
 
-def estimates(functions: dict, common: dict, patients, n_resamples: int, seed: int) -> list[dict]:
+def estimates(functions: dict, about: dict, patients, n_resamples: int, seed: int) -> list[dict]:
     """A row for each (subset, function of resample weights or None)."""
     drawn = {name: [] for name in functions}
     for w in metrics.resample_weights(patients, n_resamples, seed):
@@ -280,16 +262,7 @@ def estimates(functions: dict, common: dict, patients, n_resamples: int, seed: i
     rows = []
     for name, (subset, function) in functions.items():
         samples = np.concatenate(drawn[name])
-        low, high = metrics.interval(samples)
         rows.append(
-            common
-            | {
-                "subset": subset,
-                "metric": name,
-                "value": float(function(None)),
-                "ci_low": float(low),
-                "ci_high": float(high),
-                "draws": samples,
-            }
+            result_row(about, name, function(None), samples, subset=subset, keep_draws=True)
         )
     return rows

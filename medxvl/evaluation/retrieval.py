@@ -10,6 +10,7 @@ model: wrong candidates come first.
 import numpy as np
 
 from medxvl.evaluation import metrics
+from medxvl.evaluation.rows import result_row
 
 KS = (1, 5, 10)
 NAMES = ("mrr", *(f"{name}@{k}" for name in ("hit", "recall", "precision") for k in KS))
@@ -126,22 +127,15 @@ def rows(values: dict[str, dict], patients, about: dict, n_resamples=1000, seed=
     Without patients the values are exact, such as those of guessing, and have no interval.
     """
     named = {(s, m): value for s, by_metric in values.items() for m, value in by_metric.items()}
-    found = [about | {"subset": subset, "metric": metric} for subset, metric in named]
     if patients is None:
-        exact = [float(np.nanmean(v)) if np.isfinite(v).any() else np.nan for v in named.values()]
-        return [row | {"value": value} for row, value in zip(found, exact, strict=True)]
+        return [
+            result_row(about, m, np.nanmean(v) if np.isfinite(v).any() else np.nan, subset=s)
+            for (s, m), v in named.items()
+        ]
     point, drawn, count = estimate(np.stack(list(named.values())), patients, n_resamples, seed)
-    low, high = metrics.interval(drawn)
     return [
-        row
-        | {
-            "value": float(point[k]),
-            "ci_low": float(low[k]),
-            "ci_high": float(high[k]),
-            "n": int(count[k]),
-            "draws": drawn[:, k],
-        }
-        for k, row in enumerate(found)
+        result_row(about, m, point[k], drawn[:, k], subset=s, n=count[k], keep_draws=True)
+        for k, (s, m) in enumerate(named)
     ]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medxvl.data import text
 from medxvl.data.dataset import CHEXPERT_14
 from medxvl.evaluation import metrics
+from medxvl.evaluation.rows import CHANCE, result_row
 from medxvl.medvill import alignment, checkpoints, masks
 from medxvl.medvill import corpus as corpora
 from medxvl.medvill.image_encoder import grid_side, plain_view
@@ -217,34 +218,17 @@ def evaluate(
     chance; CI over patients.
     """
     patients = corpus.dataset.index["patient_id"].iloc[corpus.rows].to_numpy()
-    common = {
-        "paper": "medvill",
-        "task": "pretraining",
-        "dataset": dataset,
-        "split": "valid",
-        "subset": "",
-        "metric": "match_auroc",
-        "model": f"MedViLL ({masks.TITLES[preset.medvill_mask]})",
-    }
-    rows = [common | {"model": "chance", "control": "chance", "value": 0.5, "n": len(corpus)}]
+    common = {"paper": "medvill", "task": "pretraining", "dataset": dataset, "split": "valid"}
+    metric, n = "match_auroc", len(corpus)
+    rows = [result_row(common | CHANCE, metric, 0.5, n=n)]
+    common["model"] = f"MedViLL ({masks.TITLES[preset.medvill_mask]})"
     for network, control, told in ((model, "", checkpoint), (untrained, "untrained", "random")):
         y, scores, image = match_pairs(network, corpus, device)
         drawn = metrics.bootstrap(
             metrics.auroc, y, scores, patients[image], preset.bootstrap, preset.seed
         )
-        low, high = metrics.interval(drawn)
-        rows.append(
-            common
-            | {
-                "value": float(metrics.auroc(y, scores)),
-                "ci_low": float(low),
-                "ci_high": float(high),
-                "n": len(corpus),
-                "control": control,
-                "checkpoint": told,
-                "draws": drawn,
-            }
-        )
+        about, value = common | {"control": control, "checkpoint": told}, metrics.auroc(y, scores)
+        rows.append(result_row(about, metric, value, drawn, n=n, keep_draws=True))
     return rows
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medxvl.config.recipes import Recipe
 from medxvl.data.dataset import Pixels
 from medxvl.evaluation import metrics
+from medxvl.evaluation.rows import class_rows
 from medxvl.layers import vision_transformer
 from medxvl.training import distributed, loop
 from medxvl.weights import store
@@ -161,40 +162,18 @@ def evaluate(
     patients,
     findings,
     *,
-    dataset,
-    model,
-    control="",
-    checkpoint="",
     n_resamples=1000,
     seed=0,
-    split="test",
+    **about,
 ):
-    """Rows of one probe: AUROC of each finding and their mean, with 95 % intervals over
-    patients.
+    """Rows of one probe: AUROC of each finding and their mean, with 95 % intervals over patients.
+
+    `about`: see `medxvl.evaluation.rows`.
     """
+    about = {"paper": "xvl", "task": "vision_pretraining"} | about
     value = metrics.auroc(labels, scores)
     drawn = metrics.bootstrap(metrics.auroc, labels, scores, patients, n_resamples, seed)
     groups = [(name, [k]) for k, name in enumerate(findings)] + [
         (f"mean of {len(findings)}", list(range(len(findings))))
     ]
-    rows = []
-    for subset, members in groups:
-        low, high = metrics.interval(drawn[:, members].mean(1))
-        rows.append(
-            {
-                "paper": "xvl",
-                "task": "vision_pretraining",
-                "dataset": dataset,
-                "split": split,
-                "subset": subset,
-                "model": model,
-                "metric": "auroc",
-                "value": float(value[members].mean()),
-                "ci_low": float(low),
-                "ci_high": float(high),
-                "n": len(labels),
-                "control": control,
-                "checkpoint": checkpoint,
-            }
-        )
-    return rows
+    return class_rows(about, "auroc", value, drawn, groups, np.ones_like(labels, dtype=bool))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medxvl.data.dataset import CHEXPERT_14
 from medxvl.evaluation import controls, metrics
+from medxvl.evaluation.rows import CHANCE, result_row
 from medxvl.medvill import corpus, finetune, heads
 from medxvl.medvill.finetune import CHUNK, FineTuning, Pictures, Tuned
 
@@ -157,32 +158,19 @@ def evaluate(
     scores,
     patients,
     *,
-    dataset,
-    model,
-    control="",
-    checkpoint="",
     n_resamples=1000,
     seed=0,
-    split="test",
+    **about,
 ) -> list[dict]:
     """Rows of one model: AUROC of each class, micro and macro AUROC and F1 (threshold 0.5), with 95
     % intervals over patients.
 
     y, scores (n, 15). A class without a positive or a negative has no AUROC: `auroc_macro`, as
     published, then has none either, and `auroc_macro_defined` is the mean over the classes that
-    have one.
+    have one. `about`: see `medxvl.evaluation.rows`.
     """
     decided = (scores >= THRESHOLD).astype(float)
-    common = {
-        "paper": "medvill",
-        "task": "classification",
-        "dataset": dataset,
-        "split": split,
-        "model": model,
-        "control": control,
-        "checkpoint": checkpoint,
-        "n": len(y),
-    }
+    about = {"paper": "medvill", "task": "classification"} | about
     value, samples = (
         metrics.auroc(y, scores),
         metrics.bootstrap(metrics.auroc, y, scores, patients, n_resamples, seed),
@@ -206,21 +194,10 @@ def evaluate(
             (name, "", metric(*flat), metrics.bootstrap(metric, *flat, group, n_resamples, seed))
         )
     found += [("auroc", name, value[k], samples[:, k]) for k, name in enumerate(CLASSES)]
-    rows = []
-    for metric, subset, point, drawn in found:
-        low, high = metrics.interval(drawn)
-        rows.append(
-            common
-            | {
-                "subset": subset,
-                "metric": metric,
-                "value": float(point),
-                "ci_low": float(low),
-                "ci_high": float(high),
-                "draws": drawn,
-            }
-        )
-    return rows
+    return [
+        result_row(about, metric, point, drawn, subset=subset, n=len(y), keep_draws=True)
+        for metric, subset, point, drawn in found
+    ]
 
 
 def _defined(value: np.ndarray, samples: np.ndarray) -> tuple:
@@ -233,16 +210,9 @@ def _defined(value: np.ndarray, samples: np.ndarray) -> tuple:
 
 def chance(y, *, dataset, split="test") -> list[dict]:
     """The AUROC of guessing."""
-    common = {
-        "paper": "medvill",
-        "task": "classification",
-        "dataset": dataset,
-        "split": split,
-        "subset": "",
-    }
-    common |= {"model": "chance", "control": "chance", "value": 0.5, "n": len(y)}
+    about = {"paper": "medvill", "task": "classification", "dataset": dataset, "split": split}
     return [
-        common | {"metric": metric}
+        result_row(CHANCE | about, metric, 0.5, n=len(y))
         for metric in ("auroc_micro", "auroc_macro", "auroc_macro_defined")
     ]
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medxvl.evaluation import controls, retrieval
+from medxvl.evaluation.rows import CHANCE
 from medxvl.medvill import corpus, finetune
 from medxvl.medvill.finetune import CHUNK, FineTuning, Pictures, Tuned
 from medxvl.training import distributed
@@ -147,15 +148,13 @@ def fit(preset, dataset, start, tokenizer, folder: Path, device, progress) -> tu
     )
 
 
-def evaluate(
-    scores, relevant, patients, *, dataset, model, preset, control="", checkpoint="", split="test"
-) -> list[dict]:
+def evaluate(scores, relevant, patients, *, preset, **about) -> list[dict]:
     """Rows of one model, both directions: every metric of `retrieval.NAMES` over the whole pool and
     in trials of 100 candidates.
 
     scores (n, n), row: image, column: report; relevant (n, n) symmetric. Subsets name direction and
     pool; "own report" (or image) counts the query's own partner alone. 95 % intervals resample the
-    queries' patients.
+    queries' patients. `about`: see `medxvl.evaluation.rows`.
     """
     values, own = {}, np.arange(len(scores))
     for direction, turned in DIRECTIONS.items():
@@ -167,15 +166,7 @@ def evaluate(
         values[direction + retrieval.OWN] = retrieval.single(
             retrieval.per_query(given, np.eye(len(scores), dtype=bool))
         )
-    about = {
-        "paper": "medvill",
-        "task": "retrieval",
-        "dataset": dataset,
-        "split": split,
-        "model": model,
-        "control": control,
-        "checkpoint": checkpoint,
-    }
+    about = {"paper": "medvill", "task": "retrieval"} | about
     return retrieval.rows(values, patients, about, preset.bootstrap, preset.seed)
 
 
@@ -194,15 +185,8 @@ def chance(relevant, *, dataset, split="test") -> list[dict]:
     values = {
         f"{direction}{suffix}": given for direction in DIRECTIONS for suffix, given in pools.items()
     }
-    about = {
-        "paper": "medvill",
-        "task": "retrieval",
-        "dataset": dataset,
-        "split": split,
-        "model": "chance",
-        "control": "chance",
-        "n": n,
-    }
+    about = CHANCE | {"paper": "medvill", "task": "retrieval", "dataset": dataset, "split": split}
+    about["n"] = n
     return retrieval.rows(values, None, about)
 
 

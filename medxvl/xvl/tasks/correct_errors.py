@@ -268,21 +268,19 @@ def evaluate(
     table: pd.DataFrame,
     patients,
     *,
-    dataset,
-    model,
-    control="",
-    checkpoint="",
     n_resamples=1000,
     seed=0,
+    **about,
 ) -> list[dict]:
     """Rows of one way to correct the reports of `to_correct`; patients (n,) of its rows.
 
     On the mixed set BLEU to CIDEr and label scores (generate.evaluate) and exact_match. Of
     erroneous reports (subset "errors", and each type on its own set): repaired, written exactly as
     it was; repaired_findings, with the same positive findings; unchanged. Of the others (subset
-    "clean"): untouched. Texts are compared word by word.
+    "clean"): untouched. Texts are compared word by word. `about`: see
+    `medxvl.evaluation.rows`.
     """
-    common = {"dataset": dataset, "model": model, "control": control, "checkpoint": checkpoint}
+    about = {"paper": "xvl", "task": "error_correction"} | about
     given_, wanted, written = (
         [generation.plain(t) for t in texts] for texts in (table["asked"], table["wanted"], found)
     )
@@ -296,15 +294,7 @@ def evaluate(
         (table["kind"] != "").to_numpy(),
     )
     texts = [np.array(t, dtype=object)[mixed].tolist() for t in (found, table["wanted"])]
-    rows = generation.evaluate(
-        *texts,
-        patients[mixed],
-        n_resamples=n_resamples,
-        seed=seed,
-        paper="xvl",
-        task="error_correction",
-        **common,
-    )
+    rows = generation.evaluate(*texts, patients[mixed], n_resamples=n_resamples, seed=seed, **about)
     shares = [("", mixed, {"exact_match": right}), ("clean", mixed & ~wrong, {"untouched": same})]
     of_errors = {"repaired": right, "repaired_findings": agree, "unchanged": same}
     shares += [("errors", mixed & wrong, of_errors)]
@@ -314,17 +304,12 @@ def evaluate(
         if kind != MIXED
     ]
     for subset, chosen, values in shares:
-        about = common | {
-            "paper": "xvl",
-            "task": "error_correction",
-            "split": "test",
-            "n": int(chosen.sum()),
-        }
+        counted = about | {"n": int(chosen.sum())}
         values = {name: value[chosen].astype(float) for name, value in values.items()}
         functions = {
             name: (subset, lambda w, v=v: generation.mean(v, w)) for name, v in values.items()
         }
-        rows += generation.estimates(functions, about, patients[chosen], n_resamples, seed)
+        rows += generation.estimates(functions, counted, patients[chosen], n_resamples, seed)
     return rows
 
 
