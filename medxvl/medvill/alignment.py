@@ -45,21 +45,6 @@ _LATER = (  # settings that play no part here
 )
 
 
-def parameter_groups(model: nn.Module, preset) -> list[dict]:
-    """Weight decay on matrices alone."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    spared = {n for n, p in named if loop.without_decay(n, p)}
-    decay = {False: preset.medvill_weight_decay, True: 0.0}
-    return [
-        {
-            "params": [p for n, p in named if (n in spared) is spare],
-            "weight_decay": decay[spare],
-            "scale": 1.0,
-        }
-        for spare in decay
-    ]
-
-
 class Aligner(nn.Module):
     """In-batch contrast of image tokens and words where both enter BERT."""
 
@@ -116,15 +101,12 @@ class Alignment(loop.Task):
             corpora.Corpus(dataset, "train", tokenizer, preset),
             preset.medvill_alignment_epochs,
         )
+        self.decay = preset.medvill_weight_decay
         self.recipe = recipe(preset, self.corpus)
 
     def build(self, device) -> Aligner:
         self.model = MedViLL(self.preset, len(self.tokenizer)).to(device)
         return Aligner(self.model).to(device)
-
-    def parameter_groups(self, model) -> list[dict]:
-        """Image tokens and words meet at a scale that is not decayed."""
-        return parameter_groups(model, self.preset)
 
     @property
     def size(self) -> int:

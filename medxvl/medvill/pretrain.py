@@ -71,6 +71,7 @@ class Pretraining(loop.Task):
             corpora.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
         self.epochs = preset.medvill_matching_epochs + preset.medvill_epochs
+        self.decay = preset.medvill_weight_decay
         held = preset.medvill_freeze == "aligned"
         self.skips_parameters = (
             held or preset.medvill_matching_epochs > 0 or preset.medvill_mask == "noncross"
@@ -79,9 +80,6 @@ class Pretraining(loop.Task):
     def build(self, device) -> Objective:
         self.device, self.model = device, MedViLL(self.preset, len(self.tokenizer)).to(device)
         return Objective(self.model).to(device)
-
-    def parameter_groups(self, model) -> list[dict]:
-        return alignment.parameter_groups(self.model, self.preset)
 
     def stage(self, epoch: int) -> str:
         return "matching" if epoch < self.preset.medvill_matching_epochs else "objective"

@@ -113,6 +113,7 @@ class FineTuning(loop.Task):
         self.epochs, self._batch, self.rate = (
             getattr(preset, f"{name}_{part}") for part in ("epochs", "batch", "rate")
         )
+        self.decay = self.shared("weight_decay")
         self.label = f"fine-tuning: {name.removeprefix('xvl_')}"
         self.recipe = Recipe.of(
             preset, (*self.groups, name), data, type(self).__module__, start=state_hash(start)
@@ -142,14 +143,6 @@ class FineTuning(loop.Task):
     def build(self, device) -> nn.Module:
         self.tuned = self.module().to(device)
         return self.tuned
-
-    def parameter_groups(self, model) -> list[dict]:
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        groups = []
-        for spared, decay in ((False, self.shared("weight_decay")), (True, 0.0)):
-            chosen = [p for n, p in named if loop.without_decay(n, p) is spared]
-            groups.append({"params": chosen, "weight_decay": decay, "scale": 1.0})
-        return groups
 
     @property
     def size(self) -> int:

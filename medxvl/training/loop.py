@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from tqdm.std import tqdm
 
 from medxvl.config import records
 from medxvl.config.recipes import Recipe
@@ -39,6 +40,7 @@ class Task:
     # All that shapes the result: a state of other settings or data is never gone on from.
     recipe = Recipe({}, "", {}, keeps=False)
     max_norm = 0.0  # 0: gradients are not clipped
+    decay = 0.01  # weight decay, that of AdamW by default
     skips_parameters = False  # whether some steps leave parameters unused
 
     def build(self, device: torch.device) -> nn.Module:
@@ -49,7 +51,7 @@ class Task:
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
         """Groups for AdamW, each with the factor of its learning rate in "scale"."""
-        return [{"params": [p for p in model.parameters() if p.requires_grad], "scale": 1.0}]
+        return decay_groups(model.named_parameters(), self.decay)
 
     def batches(self, epoch: int) -> int:
         raise NotImplementedError
@@ -163,7 +165,7 @@ class _Training:
             )
         self.lengths, self.bar = (
             lengths,
-            progress(sum(lengths), task.label) if self.first else _NoBar(),
+            progress(sum(lengths), task.label) if self.first else tqdm(disable=True),
         )
         self.bar.n = self.bar.initial = self.bar.last_print_n = (
             self.steps
@@ -369,16 +371,6 @@ def accelerator(
     return made
 
 
-class _NoBar:
-    """For the processes that show no progress."""
-
-    def update(self, n=1): ...
-
-    def set_postfix_str(self, told): ...
-
-    def close(self): ...
-
-
 def clip_each(parameters, limit: float) -> None:
     """Cut the gradient norm of each parameter to `limit` (X-VL's release does so, for the vision
     encoder alone).
@@ -388,10 +380,20 @@ def clip_each(parameters, limit: float) -> None:
     torch._foreach_mul_(grads, scales)
 
 
-def without_decay(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay spares a parameter: biases, norms, class token and position
-    embeddings.
+UNDECAYED = ("pos_embed", "cls_token", "position_embeddings")
+
+
+def decay_groups(named, decay: float, scale: float = 1.0) -> list[dict]:
+    """Groups for AdamW of the `named` parameters that are trained: those with weight decay, then
+    those without, which are biases, norms, class token and position embeddings. `scale`: factor of
+    their learning rate.
     """
-    return parameter.ndim < 2 or any(
-        part in name for part in ("pos_embed", "cls_token", "position_embeddings")
-    )
+    groups = {False: [], True: []}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            whole = any(part in name for part in UNDECAYED)
+            groups[parameter.ndim < 2 or whole].append(parameter)
+    return [
+        {"params": groups[spared], "weight_decay": rate, "scale": scale}
+        for spared, rate in ((False, decay), (True, 0.0))
+    ]

@@ -47,6 +47,7 @@ class SelfDistillation(loop.Task):
         self.preset, self.dataset = preset, dataset
         self.rows = dataset.rows("train")
         self.pixels, self.epochs, self.epoch = Pixels(dataset, self.rows), preset.ibot_epochs, 0
+        self.decay = preset.ibot_decay
         self.recipe = Recipe.of(preset, ("model", "ibot"), dataset.fingerprint, __name__)
 
     def build(self, device) -> Objective:
@@ -79,14 +80,6 @@ class SelfDistillation(loop.Task):
         studies = self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
         done = (epoch + k / self.batches(epoch)) / self.epochs
         return studies, (views, done, k % self.preset.accumulation == 0)
-
-    def parameter_groups(self, model) -> list[dict]:
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        groups = []
-        for spared, decay in ((False, self.preset.ibot_decay), (True, 0.0)):
-            chosen = [p for n, p in named if loop.without_decay(n, p) is spared]
-            groups.append({"params": chosen, "weight_decay": decay, "scale": 1.0})
-        return groups
 
     def _now(self, epoch: int, step: int, steps: int) -> dict[str, float]:
         return ibot.schedule(self.preset, (epoch + step / steps) / self.epochs)

@@ -82,16 +82,11 @@ def parameter_groups(model: XVL, preset) -> list[dict]:
     nor on the temperature, whose rate is `preset.temperature_rate` times the encoders': Adam moves
     it by whole steps, whatever its size. That of ENCODERS is `preset.encoder_rate` times that of
     the rest of the fusion encoder and the heads."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n != "temperature"]
+    named = [(n, p) for n, p in model.named_parameters() if n != "temperature"]
     groups = []
     for slow, scale in ((False, 1.0), (True, preset.encoder_rate)):
-        for spared, decay in ((False, preset.weight_decay), (True, 0.0)):
-            chosen = [
-                p
-                for n, p in named
-                if n.startswith(ENCODERS) is slow and loop.without_decay(n, p) is spared
-            ]
-            groups.append({"params": chosen, "weight_decay": decay, "scale": scale})
+        part = [(n, p) for n, p in named if n.startswith(ENCODERS) is slow]
+        groups += loop.decay_groups(part, preset.weight_decay, scale)
     scale = preset.encoder_rate * preset.temperature_rate
     return [*groups, {"params": [model.temperature], "weight_decay": 0.0, "scale": scale}]
 
