@@ -98,6 +98,23 @@ def train_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
     return _bert(core.get_vocab())
 
 
+def vocabulary(
+    folder: Path, weights: Path | None, texts: list[str], size: int, special_first: bool = True
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of a text encoder: that of the released `weights` it starts from, whose
+    vocab.txt lies beside them (`read_vocabulary`), else one of `size` tokens learned from `texts`.
+    Kept in `folder`/tokenizer.json.
+    """
+    if weights:
+        beside = weights if weights.is_dir() else weights.parent
+        tokenizer = read_vocabulary(beside / "vocab.txt", special_first)
+    else:
+        tokenizer = train_tokenizer([text for text in texts if text], size)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
 def read_vocabulary(path, special_first: bool = True) -> PreTrainedTokenizerFast:
     """The tokenizer of a released BERT from its vocab.txt, a token a line.
 

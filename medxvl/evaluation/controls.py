@@ -8,6 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from data_prep.reports import labels
+
 
 def labels_of(dataset, rows, findings) -> np.ndarray:
     """(n, F) 1, 0 or NaN: not mentioned counts as negative, uncertain (-1) is left out of its
@@ -17,6 +19,14 @@ def labels_of(dataset, rows, findings) -> np.ndarray:
         dataset.index.iloc[rows].reindex(columns=list(findings)).astype(float).fillna(0).to_numpy()
     )
     return np.where(table < 0, np.nan, table)
+
+
+def label_sets(dataset, rows) -> np.ndarray:
+    """(n,) int: equal numbers where studies have the same positive CheXpert findings (none at all
+    is a set, too).
+    """
+    positive = dataset.index.iloc[rows][labels.COLUMNS].to_numpy(dtype=float) == 1
+    return np.unique(positive, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def shuffled(n: int, seed: int) -> np.ndarray:

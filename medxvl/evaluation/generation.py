@@ -266,3 +266,31 @@ def estimates(functions: dict, about: dict, patients, n_resamples: int, seed: in
             result_row(about, name, function(None), samples, subset=subset, keep_draws=True)
         )
     return rows
+
+
+def examples(
+    dataset, rows, references, texts, nearest, shown, seed: int, most: int = 4
+) -> list[dict]:
+    """Original, generated and nearest report of a few studies that may be shown, for
+    plots_medvill.examples.
+    """
+    allowed = np.flatnonzero(np.asarray(shown)[rows])
+    picked, items = np.random.default_rng([seed, 23]).permutation(allowed)[:most], []
+    for k in picked:
+        tables = label_tables([references[k], texts[k], nearest[k]], [references[k]])[0]
+        said = [
+            ", ".join(tables.columns[(row == 1).to_numpy()]) or "none"
+            for _, row in tables.iterrows()
+        ]
+        lines = [["original", "soft"], [references[k], ""], [f"findings: {said[0]}", "soft"]]
+        for name, text, found in (
+            ("generated", texts[k], said[1]),
+            ("nearest report", nearest[k], said[2]),
+        ):
+            lines += [
+                [name, "soft"],
+                [text, ""],
+                [f"findings: {found}", "good" if found == said[0] else "bad"],
+            ]
+        items.append({"image": dataset.images(rows[[k]])[0], "lines": lines})
+    return items

@@ -102,12 +102,6 @@ def _f1_max(y, s, w):
     return np.where((pos * neg)[:, 0] > 0, best, np.nan)
 
 
-def _youden(y, s, w):
-    tp, fp, scores, pos, neg = _counts(y, s, w)
-    best = np.argmax(tp * neg - fp * pos, axis=1) if len(scores) else np.zeros(len(w), int)
-    return np.where((pos * neg)[:, 0] > 0, scores[best] if len(scores) else np.nan, np.nan)
-
-
 def _f1_threshold(y, s, w):
     tp, fp, scores, pos, neg = _counts(y, s, w)
     best = (
@@ -125,15 +119,8 @@ def auroc(y, s, weights=None):
 
 def f1_max(y, s, weights=None):
     """Highest F1 over all thresholds of the *evaluated* set: optimistic. It is what the released
-    code of X-VL reports; give `f1_at` with a threshold chosen on the validation split beside it."""
+    code of X-VL reports; give F1 at `f1_threshold` of the validation split beside it."""
     return _per_class(_f1_max, y, s, weights)
-
-
-def youden(y, s, weights=None):
-    """Threshold with the highest sensitivity + specificity (the highest such score); call positive
-    `s >= threshold`.
-    """
-    return _per_class(_youden, y, s, weights)
 
 
 def f1_threshold(y, s, weights=None):
@@ -150,9 +137,7 @@ def _confusion(y, pred, weights):
     y, pred, weights, flat = _prepare(y, pred, weights)
     labelled = ~np.isnan(y)
     if not np.isin(pred[labelled], (0, 1)).all():
-        raise ValueError(
-            "decisions must be 0 or 1: apply a threshold to scores first (f1_at, mcc_at)"
-        )
+        raise ValueError("decisions must be 0 or 1: apply a threshold to scores first")
     pos, called = np.where(labelled, y, 0), np.where(labelled, pred, 0)
     columns = np.concatenate([pos * called, called, pos, labelled], axis=1)
     sums = columns.sum(0) if weights is None else weights @ columns
@@ -189,25 +174,6 @@ def specificity(y, pred, weights=None):
     """Share of negatives called negative; decisions are 0 / 1."""
     _, fp, pos, neg, flat = _confusion(y, pred, weights)
     return _single(np.where(pos * neg > 0, _ratio(neg - fp, neg), np.nan), flat)
-
-
-def _decide(s, threshold):
-    """Scores to decisions 0 / 1; NaN stays NaN. A NaN threshold (none could be chosen) leaves its
-    class undecided.
-    """
-    s = np.asarray(s, float)
-    threshold = np.broadcast_to(np.asarray(threshold, float), s.shape)
-    return np.where(np.isnan(s) | np.isnan(threshold), np.nan, s >= threshold)
-
-
-def f1_at(y, s, threshold, weights=None):
-    """F1 when `s >= threshold` is called positive; threshold a number or (c,)."""
-    return f1(y, _decide(s, threshold), weights)
-
-
-def mcc_at(y, s, threshold, weights=None):
-    """MCC when `s >= threshold` is called positive; threshold a number or (c,)."""
-    return mcc(y, _decide(s, threshold), weights)
 
 
 def roc(y, s):
@@ -256,10 +222,10 @@ def weights_from_indices(indices, n):
 def bootstrap(metric, y, s, groups=None, n_resamples=1000, seed=0, weights=None):
     """Metric on bootstrap resamples: (n_resamples,) for y (n,), (n_resamples, c) for y (n, c).
 
-    `metric(y, s, weights=...)` is a function of this module (or `functools.partial(f1_at,
-    threshold=t)`). `groups` (n,): patient of each sample; whole patients are drawn, since two
-    images of a patient are not independent. None: each sample is its own group. `weights` (r, n)
-    uses resamples drawn elsewhere (see `weights_from_indices`) instead.
+    `metric(y, s, weights=...)` is a function of this module. `groups` (n,): patient of each sample;
+    whole patients are drawn, since two images of a patient are not independent. None: each sample
+    is its own group. `weights` (r, n) uses resamples drawn elsewhere (see `weights_from_indices`)
+    instead.
     """
     if weights is not None:
         return metric(y, s, weights=weights)

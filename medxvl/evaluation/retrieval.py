@@ -9,12 +9,18 @@ model: wrong candidates come first.
 
 import numpy as np
 
-from medxvl.evaluation import metrics
+from medxvl.evaluation import controls, metrics
 from medxvl.evaluation.rows import result_row
 
 KS = (1, 5, 10)
 NAMES = ("mrr", *(f"{name}@{k}" for name in ("hit", "recall", "precision") for k in KS))
 OWN = ", own partner"  # what a subset is called where the query's own partner alone is right
+
+
+def relevance(dataset, rows) -> np.ndarray:
+    """(n, n) bool: studies with the same positive findings."""
+    labels = controls.label_sets(dataset, rows)
+    return labels[:, None] == labels[None]
 
 
 def sort_relevance(scores, relevant) -> np.ndarray:
@@ -161,3 +167,36 @@ def sample(candidates, most: int, seed: int) -> np.ndarray:
     if not most or len(candidates) <= most:
         return candidates
     return np.sort(np.random.default_rng([seed, 13]).choice(candidates, most, replace=False))
+
+
+def examples(
+    scores,
+    relevant,
+    texts: list[str],
+    dataset,
+    rows,
+    shown,
+    seed: int,
+    queries: int = 3,
+    first: int = 3,
+) -> list[dict]:
+    """Queries with their first reports, `texts` (n,), for plots_medvill.examples; drawn at random
+    among studies that may be shown.
+    """
+    allowed = np.flatnonzero(np.asarray(shown)[rows])
+    picked = np.random.default_rng([seed, 19]).permutation(allowed)[:queries]
+    items = []
+    for q in picked:
+        lines = [[f"own report: {texts[q]}", "soft"]]
+        for place, k in enumerate(
+            [c for c in np.argsort(-scores[q], kind="stable") if c in set(allowed)][:first]
+        ):
+            same = bool(relevant[q, k])
+            lines.append(
+                [
+                    f"{place + 1}. [{'same findings' if same else 'other findings'}] {texts[k]}",
+                    "good" if same else "bad",
+                ]
+            )
+        items.append({"image": dataset.images(rows[[q]])[0], "lines": lines})
+    return items

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from medxvl.data import text
 from medxvl.data.dataset import CHEXPERT_14
 from medxvl.evaluation import metrics
 from medxvl.evaluation.rows import CHANCE, result_row
@@ -20,26 +19,10 @@ from medxvl.medvill import corpus as corpora
 from medxvl.medvill.image_encoder import grid_side, plain_view
 from medxvl.medvill.model import MedViLL
 from medxvl.training import distributed, loop, schedules
-from medxvl.weights import convert, store
+from medxvl.weights import store
 
 OTHERS = 4  # reports of other findings beside the own one, in the validation score
 PAIRS = 128  # of image and report in one call, at evaluation
-
-
-def vocabulary(dataset, preset, folder: Path):
-    """The tokenizer: that of the released BERT it starts from, else one learned from the training
-    reports; kept in `folder`/tokenizer.json."""
-    if preset.medvill_text_weights:
-        at = convert.locate(preset.medvill_text_weights)
-        tokenizer = text.read_vocabulary(
-            (at if at.is_dir() else at.parent) / "vocab.txt", special_first=False
-        )
-    else:
-        texts = corpora.report_texts(dataset, dataset.rows("train"))
-        tokenizer = text.train_tokenizer([t for t in texts if t], preset.vocabulary)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    return tokenizer
 
 
 class Objective(nn.Module):
@@ -121,7 +104,8 @@ class Pretraining(loop.Task):
     def score(self, epoch: int) -> float | None:
         if self.stage(epoch) != "objective":
             return None
-        return match_auroc(self.model, self.valid, self.device)
+        y, scores, _ = pairs_with_other_findings(self.model, self.valid, self.device)
+        return float(metrics.auroc(y, scores))
 
     def save(self, path: Path, score: float) -> None:
         store.save(self.model, path, kind="pre-trained", recipe=self.recipe, score=score)
@@ -164,19 +148,13 @@ def match_logits(
     return logits[:, 1] - logits[:, 0]
 
 
-def match_auroc(model: MedViLL, corpus: corpora.Corpus, device) -> float:
-    """AUROC of the matching head on validation pairs: each image with its own report and with
-    OTHERS of other findings.
-    """
-    return float(metrics.auroc(*match_pairs(model, corpus, device)[:2]))
-
-
 @torch.no_grad()
-def match_pairs(
+def pairs_with_other_findings(
     model: MedViLL, corpus: corpora.Corpus, device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whether a pair matches, its score and the number of its image in `corpus`, (pairs,) each; the
-    same pairs every time.
+    """Each image with its own report and with OTHERS of studies with other findings, the same pairs
+    every time: whether a pair matches, its matching score and the number of its image in `corpus`,
+    (pairs,) each.
     """
     model.eval()
     n, preset, tokenizer = len(corpus), model.preset, corpus.tokenizer
@@ -221,7 +199,7 @@ def evaluate(
     rows = [result_row(common | CHANCE, metric, 0.5, n=n)]
     common["model"] = f"MedViLL ({masks.TITLES[preset.medvill_mask]})"
     for network, control, told in ((model, "", checkpoint), (untrained, "untrained", "random")):
-        y, scores, image = match_pairs(network, corpus, device)
+        y, scores, image = pairs_with_other_findings(network, corpus, device)
         drawn = metrics.bootstrap(
             metrics.auroc, y, scores, patients[image], preset.bootstrap, preset.seed
         )

@@ -201,7 +201,7 @@ class Pretraining(loop.Task):
     def score(self, epoch: int) -> float | None:
         if self.stage(epoch) == "contrast":  # the matching head has seen nothing
             return None
-        return match_auroc(self.model, self.valid, self.device)
+        return auroc_of_shifted_reports(self.model, self.valid, self.device)
 
     def save(self, path: Path, score: float) -> None:
         store.save(self.model, path, kind="pre-trained", recipe=self.recipe, score=score)
@@ -218,9 +218,9 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFr
 
 
 @torch.no_grad()
-def match_auroc(model: XVL, corpus: Corpus, device, offsets=(1, 2, 3, 5)) -> float:
-    """AUROC of the matching head on validation pairs: each image with its own report and with four
-    others'; of the cosine where there is no fusion encoder."""
+def auroc_of_shifted_reports(model: XVL, corpus: Corpus, device, offsets=(1, 2, 3, 5)) -> float:
+    """AUROC of the matching head on validation pairs: each image with its own report and with those
+    of the studies `offsets` places before it; of the cosine where there is no fusion encoder."""
     model.eval()
     n = len(corpus)
     if n < 2:

@@ -9,7 +9,6 @@ studies' images.
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -252,12 +251,3 @@ def transfer(
                                                                         "own training split",
                           control="words of the report", **common)  # fmt: skip
     return found
-
-
-def predictions(dataset, rows, y, scores, model: str) -> pd.DataFrame:
-    """Long table: study_id, patient_id, split, finding, label, score, model."""
-    about = dataset.index.iloc[rows][["study_id", "patient_id", "split"]]
-    long = about.loc[about.index.repeat(len(CLASSES))].reset_index(drop=True)
-    return long.assign(
-        finding=np.tile(CLASSES, len(rows)), label=y.ravel(), score=scores.ravel(), model=model
-    )

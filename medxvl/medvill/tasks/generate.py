@@ -247,7 +247,7 @@ def transfer(
         known, wanted = [everything[k] for k in train], [everything[k] for k in test]
         given = {
             "most common report": [
-                generation.most_common_report(known, corpus.label_sets(dataset, train))
+                generation.most_common_report(known, controls.label_sets(dataset, train))
             ]
             * len(test)
         }
@@ -260,31 +260,3 @@ def transfer(
                 texts, wanted, patients[test], model=name, control=name, **about
             )
     return found
-
-
-def examples(
-    dataset, rows, references, texts, nearest, shown, seed: int, most: int = 4
-) -> list[dict]:
-    """Original, generated and nearest report of a few studies that may be shown, for
-    plots_medvill.examples.
-    """
-    allowed = np.flatnonzero(np.asarray(shown)[rows])
-    picked, items = np.random.default_rng([seed, 23]).permutation(allowed)[:most], []
-    for k in picked:
-        tables = generation.label_tables([references[k], texts[k], nearest[k]], [references[k]])[0]
-        said = [
-            ", ".join(tables.columns[(row == 1).to_numpy()]) or "none"
-            for _, row in tables.iterrows()
-        ]
-        lines = [["original", "soft"], [references[k], ""], [f"findings: {said[0]}", "soft"]]
-        for name, text, labels in (
-            ("generated", texts[k], said[1]),
-            ("nearest report", nearest[k], said[2]),
-        ):
-            lines += [
-                [name, "soft"],
-                [text, ""],
-                [f"findings: {labels}", "good" if labels == said[0] else "bad"],
-            ]
-        items.append({"image": dataset.images(rows[[k]])[0], "lines": lines})
-    return items

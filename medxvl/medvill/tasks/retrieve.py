@@ -87,7 +87,7 @@ class Matching(FineTuning):
     def score(self, epoch: int) -> float:
         rows = self.valid.rows[:60]
         scores = score(self.tuned, self.tokenizer, self.dataset, rows, self.device)
-        values = retrieval.per_query(scores, relevance(self.dataset, rows))
+        values = retrieval.per_query(scores, retrieval.relevance(self.dataset, rows))
         return float(np.nanmean(values["mrr"]))
 
 
@@ -98,12 +98,6 @@ def pool(dataset, split: str, preset) -> np.ndarray:
     rows = dataset.rows(split)
     rows = rows[[bool(text) for text in corpus.report_texts(dataset, rows)]]
     return retrieval.sample(rows, preset.retrieve_pool, preset.seed)
-
-
-def relevance(dataset, rows) -> np.ndarray:
-    """(n, n) bool: studies with the same positive findings."""
-    labels = corpus.label_sets(dataset, rows)
-    return labels[:, None] == labels[None]
 
 
 @torch.no_grad()
@@ -224,7 +218,10 @@ def transfer(
         ]
     )
     rows = retrieval.sample(rows, preset.retrieve_pool, preset.seed)
-    relevant, patients = relevance(dataset, rows), dataset.index["patient_id"].iloc[rows].to_numpy()
+    relevant, patients = (
+        retrieval.relevance(dataset, rows),
+        dataset.index["patient_id"].iloc[rows].to_numpy(),
+    )
     scores = score(tuned, tokenizer, dataset, rows, device)
     about = {"dataset": dataset.label, "preset": preset, "split": "all"}
     given = {
@@ -240,36 +237,3 @@ def transfer(
             values, relevant, patients, model=name, control=control, checkpoint=told, **about
         )
     return found
-
-
-def examples(
-    scores,
-    relevant,
-    texts: list[str],
-    dataset,
-    rows,
-    shown,
-    seed: int,
-    queries: int = 3,
-    first: int = 3,
-) -> list[dict]:
-    """Queries with their first reports, `texts` (n,), for plots_medvill.examples; drawn at random
-    among studies that may be shown.
-    """
-    allowed = np.flatnonzero(np.asarray(shown)[rows])
-    picked = np.random.default_rng([seed, 19]).permutation(allowed)[:queries]
-    items = []
-    for q in picked:
-        lines = [[f"own report: {texts[q]}", "soft"]]
-        for place, k in enumerate(
-            [c for c in np.argsort(-scores[q], kind="stable") if c in set(allowed)][:first]
-        ):
-            same = bool(relevant[q, k])
-            lines.append(
-                [
-                    f"{place + 1}. [{'same findings' if same else 'other findings'}] {texts[k]}",
-                    "good" if same else "bad",
-                ]
-            )
-        items.append({"image": dataset.images(rows[[q]])[0], "lines": lines})
-    return items

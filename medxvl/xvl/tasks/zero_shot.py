@@ -7,7 +7,6 @@ the pairs go through it in large batches.
 """
 
 import numpy as np
-import pandas as pd
 import torch
 
 from data_prep.reports import prompts
@@ -88,20 +87,6 @@ def ensemble(
     """
     scores = [score(model, tokenizer, images, described, denied) for model in models]
     return {head: np.mean([s[head] for s in scores], axis=0) for head in scores[0]}
-
-
-def predictions(dataset, rows, findings, labels, scores, model: str) -> pd.DataFrame:
-    """Long table: study_id, patient_id, split, finding, label, score, model; one row a study and
-    finding.
-    """
-    about = dataset.index.iloc[rows][["study_id", "patient_id", "split"]]
-    long = about.loc[about.index.repeat(len(findings))].reset_index(drop=True)
-    return long.assign(
-        finding=np.tile(list(findings), len(rows)),
-        label=labels.ravel(),
-        score=scores.ravel(),
-        model=model,
-    )
 
 
 def evaluate(

@@ -28,7 +28,10 @@ def test_retrieval(pretrained, data, words, tmp_path):
     tuned, told = retrieve.fit(PRESET, data, pretrained[0], words, tmp_path, CPU, Bar())
     rows = retrieve.pool(data, "test", PRESET)
     assert len(rows) == 20 and (np.diff(rows) > 0).all()
-    scores, relevant = retrieve.score(tuned, words, data, rows, CPU), retrieve.relevance(data, rows)
+    scores, relevant = (
+        retrieve.score(tuned, words, data, rows, CPU),
+        retrieval.relevance(data, rows),
+    )
     # each pair scored alone says the same
     tokens = finetune.Pictures(data, rows, PRESET, CPU).tokens(tuned.model.trunk, np.arange(20))
     ids, real = corpus.encode(words, corpus.report_texts(data, rows), PRESET.medvill_text)
@@ -68,11 +71,11 @@ def test_mean_tokens_and_examples(pretrained, data, words):
     rows = retrieve.pool(data, "test", PRESET)
     means = retrieve.mean_token_scores(pretrained[0], words, data, rows, CPU)
     assert means.shape == (20, 20) and (np.abs(means) <= 1 + rounding(1.0, 24, torch.float32)).all()
-    relevant, shown = retrieve.relevance(data, rows), np.ones(len(data.index), bool)
+    relevant, shown = retrieval.relevance(data, rows), np.ones(len(data.index), bool)
     texts = corpus.report_texts(data, rows)
-    items = retrieve.examples(means, relevant, texts, data, rows, shown, 0)
+    items = retrieval.examples(means, relevant, texts, data, rows, shown, 0)
     assert len(items) == 3 and all(len(item["lines"]) == 4 for item in items)
-    assert retrieve.examples(means, relevant, texts, data, rows, ~shown, 0) == [], (
+    assert retrieval.examples(means, relevant, texts, data, rows, ~shown, 0) == [], (
         "nothing that may not be shown"
     )
 
