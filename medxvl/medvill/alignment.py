@@ -22,7 +22,7 @@ from medxvl.medvill import checkpoints
 from medxvl.medvill import corpus as corpora
 from medxvl.medvill.image_encoder import crop_boxes, plain_view, training_view
 from medxvl.medvill.model import MedViLL
-from medxvl.training import distributed, loop, schedules
+from medxvl.training import distributed, loop
 from medxvl.weights import store
 
 # factor on the mean of best cosines, which differs less from pair to pair than the cosine of means
@@ -101,23 +101,14 @@ class Alignment(loop.Task):
             corpora.Corpus(dataset, "train", tokenizer, preset),
             preset.medvill_alignment_epochs,
         )
+        self.n, self.batch_size = len(self.corpus), preset.medvill_alignment_batch
         self.decay = preset.medvill_weight_decay
+        self.rates = preset.medvill_warmup, preset.medvill_alignment_rate, preset.medvill_rate
         self.recipe = recipe(preset, self.corpus)
 
     def build(self, device) -> Aligner:
         self.model = MedViLL(self.preset, len(self.tokenizer)).to(device)
         return Aligner(self.model).to(device)
-
-    @property
-    def size(self) -> int:
-        """Studies in a batch of all processes."""
-        return self.preset.medvill_alignment_batch * distributed.processes()
-
-    def batches(self, epoch: int) -> int:
-        return self.corpus.batches(self.size)
-
-    def order(self, epoch: int, rng) -> np.ndarray:
-        return rng.permutation(len(self.corpus))
 
     def start_epoch(self, epoch: int) -> None:
         if epoch == 0:
@@ -136,13 +127,6 @@ class Alignment(loop.Task):
             training_view(self.corpus.images(picked[own]), preset, boxes),
             ids,
             word,
-        )
-
-    def learning_rate(self, epoch: int, step: int, steps: int) -> float:
-        """Linear warm-up, then a cosine to the rate of pre-training."""
-        done, every, preset = epoch * steps + step, self.epochs * steps, self.preset
-        return schedules.warmup_cosine(
-            done, every, preset.medvill_warmup, preset.medvill_alignment_rate, preset.medvill_rate
         )
 
     def score(self, epoch: int) -> float | None:

@@ -182,15 +182,6 @@ class Corpus:
     def studies(self, picked) -> list[str]:
         return self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
 
-    def batches(self, size: int) -> int:
-        """Whole batches of `size` studies; ValueError for none."""
-        if len(self) < size:
-            raise ValueError(
-                f"{self.dataset.label}: expected at least {size} training studies with a "
-                f"report, found {len(self)}"
-            )
-        return len(self) // size
-
     def pairs(self, picked, rng: np.random.Generator) -> tuple[np.ndarray, Tensor]:
         """Whose report goes with each image of `picked` (b,), and 1 where it is the image's own,
         both (b,).

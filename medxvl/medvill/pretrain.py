@@ -18,8 +18,7 @@ from medxvl.medvill import alignment, checkpoints, masks
 from medxvl.medvill import corpus as corpora
 from medxvl.medvill.image_encoder import grid_side, plain_view
 from medxvl.medvill.model import MedViLL
-from medxvl.training import distributed, loop, schedules
-from medxvl.weights import store
+from medxvl.training import loop
 
 OTHERS = 4  # reports of other findings beside the own one, in the validation score
 PAIRS = 128  # of image and report in one call, at evaluation
@@ -54,7 +53,10 @@ class Pretraining(loop.Task):
             corpora.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
         self.epochs = preset.medvill_matching_epochs + preset.medvill_epochs
+        self.n, self.batch_size = len(self.corpus), preset.medvill_batch
         self.decay = preset.medvill_weight_decay
+        # as released constant, after a warm-up that is empty there; a cosine at the small presets
+        self.rates = preset.medvill_warmup, preset.medvill_rate, preset.medvill_min_rate
         held = preset.medvill_freeze == "aligned"
         self.skips_parameters = (
             held or preset.medvill_matching_epochs > 0 or preset.medvill_mask == "noncross"
@@ -66,17 +68,6 @@ class Pretraining(loop.Task):
 
     def stage(self, epoch: int) -> str:
         return "matching" if epoch < self.preset.medvill_matching_epochs else "objective"
-
-    @property
-    def size(self) -> int:
-        """Studies in a batch of all processes."""
-        return self.preset.medvill_batch * distributed.processes()
-
-    def batches(self, epoch: int) -> int:
-        return self.corpus.batches(self.size)
-
-    def order(self, epoch: int, rng) -> np.ndarray:
-        return rng.permutation(len(self.corpus))
 
     def start_epoch(self, epoch: int) -> None:
         if epoch == 0:
@@ -91,24 +82,11 @@ class Pretraining(loop.Task):
         inputs = self.corpus.batch(picked, rng, generator, masked=self.stage(epoch) == "objective")
         return self.corpus.studies(picked), (self.stage(epoch), inputs)
 
-    def learning_rate(self, epoch: int, step: int, steps: int) -> float:
-        """As released: constant, after a linear warm-up that is empty there; a cosine at the small
-        presets.
-        """
-        preset = self.preset
-        done, every = epoch * steps + step, self.epochs * steps
-        return schedules.warmup_cosine(
-            done, every, preset.medvill_warmup, preset.medvill_rate, preset.medvill_min_rate
-        )
-
     def score(self, epoch: int) -> float | None:
         if self.stage(epoch) != "objective":
             return None
         y, scores, _ = pairs_with_other_findings(self.model, self.valid, self.device)
         return float(metrics.auroc(y, scores))
-
-    def save(self, path: Path, score: float) -> None:
-        store.save(self.model, path, kind="pre-trained", recipe=self.recipe, score=score)
 
 
 def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFrame:

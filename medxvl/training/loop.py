@@ -22,7 +22,8 @@ from tqdm.std import tqdm
 
 from medxvl.config import records
 from medxvl.config.recipes import Recipe
-from medxvl.training import distributed, resume
+from medxvl.training import distributed, optimizer, resume, schedules
+from medxvl.weights import store
 
 
 class Task:
@@ -36,6 +37,8 @@ class Task:
 
     label = "training"  # what the progress bar says
     score_label = "validation score"
+    kind = "pre-trained"  # what the weights that are kept are
+    samples = "training studies with a report"  # what `n` counts
     epochs = 1
     # All that shapes the result: a state of other settings or data is never gone on from.
     recipe = Recipe({}, "", {}, keeps=False)
@@ -51,14 +54,24 @@ class Task:
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
         """Groups for AdamW, each with the factor of its learning rate in "scale"."""
-        return decay_groups(model.named_parameters(), self.decay)
+        return optimizer.decay_groups(model.named_parameters(), self.decay)
+
+    @property
+    def size(self) -> int:
+        """Samples in a batch of all processes."""
+        return self.batch_size * distributed.processes()
 
     def batches(self, epoch: int) -> int:
-        raise NotImplementedError
+        """Whole batches of the `n` samples; ValueError for none."""
+        if self.n < self.size:
+            raise ValueError(
+                f"{self.label}: expected at least {self.size} {self.samples}, found {self.n}"
+            )
+        return self.n // self.size
 
     def order(self, epoch: int, rng: np.random.Generator):
         """What `batch` is to take its samples from in this epoch, drawn first thing."""
-        return None
+        return rng.permutation(self.n)
 
     def start_epoch(self, epoch: int) -> None:
         """Changes to the model before an epoch; not repeated when the epoch is resumed."""
@@ -70,8 +83,10 @@ class Task:
         raise NotImplementedError
 
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
-        """Rate of step `step` of `steps` in this epoch."""
-        raise NotImplementedError
+        """Rate of step `step` of `steps` in this epoch: a linear warm-up, then a cosine, of which
+        `rates` gives steps of warm-up, peak and end.
+        """
+        return schedules.warmup_cosine(epoch * steps + step, self.epochs * steps, *self.rates)
 
     def weight_decay(self, epoch: int, step: int, steps: int) -> float | None:
         """Decay of the groups that have one; None: as the groups say."""
@@ -95,8 +110,8 @@ class Task:
         return None
 
     def save(self, path: Path, score: float) -> None:
-        """Write the weights of an epoch that is kept."""
-        raise NotImplementedError
+        """Write the weights of an epoch that is kept, those of `model`."""
+        store.save(self.model, path, kind=self.kind, recipe=self.recipe, score=score)
 
 
 def fit(task: Task, preset, folder: Path, device: torch.device, progress) -> pd.DataFrame:
@@ -369,31 +384,3 @@ def accelerator(
     )
     torch.set_num_threads(threads)
     return made
-
-
-def clip_each(parameters, limit: float) -> None:
-    """Cut the gradient norm of each parameter to `limit` (X-VL's release does so, for the vision
-    encoder alone).
-    """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    scales = [(limit / (n + 1e-6)).clamp(max=1.0) for n in torch._foreach_norm(grads)]
-    torch._foreach_mul_(grads, scales)
-
-
-UNDECAYED = ("pos_embed", "cls_token", "position_embeddings")
-
-
-def decay_groups(named, decay: float, scale: float = 1.0) -> list[dict]:
-    """Groups for AdamW of the `named` parameters that are trained: those with weight decay, then
-    those without, which are biases, norms, class token and position embeddings. `scale`: factor of
-    their learning rate.
-    """
-    groups = {False: [], True: []}
-    for name, parameter in named:
-        if parameter.requires_grad:
-            whole = any(part in name for part in UNDECAYED)
-            groups[parameter.ndim < 2 or whole].append(parameter)
-    return [
-        {"params": groups[spared], "weight_decay": rate, "scale": scale}
-        for spared, rate in ((False, decay), (True, 0.0))
-    ]

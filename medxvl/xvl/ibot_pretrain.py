@@ -17,7 +17,7 @@ from medxvl.data.dataset import Pixels
 from medxvl.evaluation import metrics
 from medxvl.evaluation.rows import class_rows
 from medxvl.layers import vision_transformer
-from medxvl.training import distributed, loop
+from medxvl.training import distributed, loop, optimizer
 from medxvl.weights import store
 from medxvl.xvl import checkpoints, ibot
 
@@ -42,12 +42,13 @@ class SelfDistillation(loop.Task):
     """
 
     label, score_label = "self-distillation", "share of the training"
+    samples = "training images"
 
     def __init__(self, preset, dataset):
         self.preset, self.dataset = preset, dataset
         self.rows = dataset.rows("train")
         self.pixels, self.epochs, self.epoch = Pixels(dataset, self.rows), preset.ibot_epochs, 0
-        self.decay = preset.ibot_decay
+        self.n, self.batch_size, self.decay = len(self.rows), preset.ibot_batch, preset.ibot_decay
         self.recipe = Recipe.of(preset, ("model", "ibot"), dataset.fingerprint, __name__)
 
     def build(self, device) -> Objective:
@@ -57,21 +58,6 @@ class SelfDistillation(loop.Task):
     @property
     def model(self) -> ibot.IBOT:
         return self.objective.model
-
-    @property
-    def size(self) -> int:
-        return self.preset.ibot_batch * distributed.processes()
-
-    def batches(self, epoch: int) -> int:
-        if len(self.rows) < self.size:
-            raise ValueError(
-                f"{self.dataset.label}: expected at least {self.size} training images, found "
-                f"{len(self.rows)}"
-            )
-        return len(self.rows) // self.size
-
-    def order(self, epoch: int, rng) -> np.ndarray:
-        return rng.permutation(len(self.rows))
 
     def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
         self.epoch, picked = epoch, order[k * self.size : (k + 1) * self.size]
@@ -101,7 +87,7 @@ class SelfDistillation(loop.Task):
         student = self.model.student
         if self.epoch < self.preset.ibot_frozen:
             student.head.prototypes.grad = None
-        loop.clip_each(student.parameters(), self.preset.ibot_clip)
+        optimizer.clip_each(student.parameters(), self.preset.ibot_clip)
 
     def score(self, epoch: int) -> float:
         return (epoch + 1) / self.epochs

@@ -14,8 +14,7 @@ from torch import nn
 from medxvl.data import text
 from medxvl.evaluation import metrics
 from medxvl.layers import vision_transformer
-from medxvl.training import distributed, loop, schedules
-from medxvl.weights import store
+from medxvl.training import distributed, loop, optimizer, schedules
 from medxvl.xvl import checkpoints, warmup
 from medxvl.xvl.corpus import Corpus
 from medxvl.xvl.model import XVL
@@ -86,7 +85,7 @@ def parameter_groups(model: XVL, preset) -> list[dict]:
     groups = []
     for slow, scale in ((False, 1.0), (True, preset.encoder_rate)):
         part = [(n, p) for n, p in named if n.startswith(ENCODERS) is slow]
-        groups += loop.decay_groups(part, preset.weight_decay, scale)
+        groups += optimizer.decay_groups(part, preset.weight_decay, scale)
     scale = preset.encoder_rate * preset.temperature_rate
     return [*groups, {"params": [model.temperature], "weight_decay": 0.0, "scale": scale}]
 
@@ -193,7 +192,7 @@ class Pretraining(loop.Task):
         return stage.learning_rate((epoch - stage.first) * steps + step, steps, self.preset)
 
     def clip(self, model) -> None:
-        loop.clip_each(self.model.online.vision.parameters(), self.preset.clip)
+        optimizer.clip_each(self.model.online.vision.parameters(), self.preset.clip)
 
     def values(self) -> dict[str, torch.Tensor]:
         return {"temperature": self.model.temperature}
@@ -202,9 +201,6 @@ class Pretraining(loop.Task):
         if self.stage(epoch) == "contrast":  # the matching head has seen nothing
             return None
         return auroc_of_shifted_reports(self.model, self.valid, self.device)
-
-    def save(self, path: Path, score: float) -> None:
-        store.save(self.model, path, kind="pre-trained", recipe=self.recipe, score=score)
 
 
 def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFrame:

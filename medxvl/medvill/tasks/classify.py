@@ -6,8 +6,6 @@ that are given only one of the two are trained beside it, and every score has it
 studies' images.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -60,24 +58,16 @@ class Classifier(Tuned):
 class Classification(FineTuning):
     """Fine-tuning on the split `train`; the epoch with the best macro AUROC on `valid` is kept."""
 
+    name = "classify"
     score_label = "validation macro AUROC"
 
-    def __init__(self, preset, dataset, start, tokenizer, device, inputs: str):
+    def __init__(self, preset, dataset, start, tokenizer, device, inputs: str = INPUTS[0]):
         if inputs not in INPUTS:
             raise ValueError(f"inputs={inputs!r}: expected one of {', '.join(INPUTS)}")
         rows = dataset.rows("train")
-        self.dataset, self.tokenizer, self.given, self.rows = dataset, tokenizer, inputs, rows
+        self.tokenizer, self.given = tokenizer, inputs
         self.y, self.texts = targets(dataset, rows), corpus.report_texts(dataset, rows)
-        pictures = Pictures(dataset, rows, preset, device)
-        super().__init__(
-            "classify",
-            preset,
-            start,
-            pictures,
-            len(rows),
-            f"{dataset.fingerprint} {inputs}",
-            device,
-        )
+        super().__init__(preset, start, dataset, rows, device, about=inputs)
 
     def module(self) -> Classifier:
         """A class without a positive in training has the weight 1: nothing is learned of it but its
@@ -88,18 +78,14 @@ class Classification(FineTuning):
         weight[positives > 0] = heads.positive_weights(positives[positives > 0], self.n)
         return Classifier(finetune.copied(self.start), weight)
 
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
-
     def order(self, epoch: int, rng) -> np.ndarray:
         return finetune.by_length(self.texts, self.size, rng)
 
     def inputs(self, picked, rng, generator) -> tuple:
         images = None if self.given == "report only" else self.images(picked, generator)
         own = picked[finetune.distributed.own(len(picked))]
-        images, joint = assemble(
-            self.tuned, self.tokenizer, images, [self.texts[k] for k in own], self.given
-        )
+        texts = [self.texts[k] if self.given != "image only" else "" for k in own]
+        images, joint = self.tuned.assemble(self.tokenizer, images, texts, "classification")
         return images, joint, torch.from_numpy(self.y[own]).float()
 
     def score(self, epoch: int) -> float:
@@ -107,20 +93,6 @@ class Classification(FineTuning):
         self.tuned.eval()
         given = predict(self.tuned, self.tokenizer, self.dataset, rows, self.given, self.device)
         return float(np.nanmean(metrics.auroc(targets(self.dataset, rows), given)))
-
-
-def assemble(tuned: Tuned, tokenizer, images: Tensor | None, texts: list[str], given: str) -> tuple:
-    """(image views or tokens, joint sequences): without image tokens for "report only", with an
-    empty text for "image only".
-    """
-    preset, n = tuned.preset, len(texts)
-    if images is None:
-        images = torch.zeros(n, 0, tuned.model.trunk.features)
-    places = tuned.model.trunk.grid**2 if images.ndim == 4 else images.shape[1]
-    ids, real = corpus.encode(
-        tokenizer, [""] * n if given == "image only" else texts, preset.medvill_text
-    )
-    return images, finetune.joint(tokenizer, preset, ids, real, places, task="classification")
 
 
 @torch.no_grad()
@@ -131,25 +103,17 @@ def predict(
     the own (a control).
     """
     tuned.eval()
-    texts = corpus.report_texts(dataset, rows)
+    texts = corpus.report_texts(dataset, rows) if given != "image only" else [""] * len(rows)
     pictures = Pictures(dataset, rows if images_of is None else images_of, tuned.preset, device)
     scores = []
     for part in np.split(np.arange(len(texts)), range(CHUNK, len(texts), CHUNK)):
         images = None if given == "report only" else pictures.tokens(tuned.model.trunk, part)
-        images, joint = assemble(tuned, tokenizer, images, [texts[k] for k in part], given)
+        part_texts = [texts[k] for k in part]
+        images, joint = tuned.assemble(tokenizer, images, part_texts, "classification")
         scores.append(
             torch.sigmoid(tuned.logits(images.to(device), joint.to(device))).float().cpu()
         )
     return torch.cat(scores).numpy()
-
-
-def fit(
-    preset, dataset, start, tokenizer, folder: Path, device, progress, inputs: str = INPUTS[0]
-) -> tuple[Classifier, str]:
-    """Fine-tune `start` (pre-trained, or from random weights as a control) with one of INPUTS; the
-    classifier, and what identifies it."""
-    task = Classification(preset, dataset, start, tokenizer, device, inputs)
-    return finetune.fit(task, preset, folder, device, progress)
 
 
 def evaluate(

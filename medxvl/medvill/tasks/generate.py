@@ -5,8 +5,6 @@ The release's greedy decoding is fed the true report ("teacher-forced"), so its 
 conditioned on the answer: they stand beside those of free-running decoding, never in place of them.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -42,32 +40,21 @@ class Writing(FineTuning):
     kept.
     """
 
+    name = "generate"
     score_label = "validation log-likelihood a word"
 
     def __init__(self, preset, dataset, start, tokenizer, device):
         self.corpus, self.valid = (
             corpus.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
-        self.tokenizer, self.dataset = tokenizer, dataset
-        pictures = Pictures(dataset, self.corpus.rows, preset, device)
-        super().__init__(
-            "generate",
-            preset,
-            start,
-            pictures,
-            len(self.corpus),
-            dataset.fingerprint,
-            device,
-        )
+        self.tokenizer = tokenizer
+        super().__init__(preset, start, dataset, self.corpus.rows, device)
 
     def order(self, epoch: int, rng) -> np.ndarray:
         return finetune.by_length(self.corpus.texts, self.size, rng)
 
     def module(self) -> Writer:
         return Writer(finetune.copied(self.start))
-
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
 
     def inputs(self, picked, rng, generator) -> tuple:
         own, images, tokenizer = (
@@ -110,13 +97,6 @@ def hidden_places(labels: Tensor) -> tuple[Tensor, Tensor]:
     most = int((labels != -100).sum(dim=1).max())
     at = (labels == -100).int().argsort(dim=1, stable=True)[:, :most]
     return labels.gather(1, at), at
-
-
-def fit(preset, dataset, start, tokenizer, folder: Path, device, progress) -> tuple[Writer, str]:
-    """Fine-tune `start`; the writer and what identifies it."""
-    return finetune.fit(
-        Writing(preset, dataset, start, tokenizer, device), preset, folder, device, progress
-    )
 
 
 @torch.no_grad()

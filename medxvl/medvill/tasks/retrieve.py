@@ -6,8 +6,6 @@ ranks the whole pool; a co-author says 100 candidates: both are given. Beside th
 question whether the query's very own partner is found.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -47,29 +45,18 @@ class Matching(FineTuning):
     MRR on `valid`.
     """
 
+    name = "retrieve"
     score_label = "validation MRR"
 
     def __init__(self, preset, dataset, start, tokenizer, device):
         self.corpus, self.valid = (
             corpus.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
-        self.tokenizer, self.dataset = tokenizer, dataset
-        pictures = Pictures(dataset, self.corpus.rows, preset, device)
-        super().__init__(
-            "retrieve",
-            preset,
-            start,
-            pictures,
-            len(self.corpus),
-            dataset.fingerprint,
-            device,
-        )
+        self.tokenizer = tokenizer
+        super().__init__(preset, start, dataset, self.corpus.rows, device)
 
     def module(self) -> Matcher:
         return Matcher(finetune.copied(self.start))
-
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
 
     def inputs(self, picked, rng, generator) -> tuple:
         whose, matched = self.corpus.pairs(picked, rng)
@@ -133,13 +120,6 @@ def score(tuned: Matcher, tokenizer, dataset, rows, device, progress=None) -> np
     if bar is not None:
         bar.close()
     return scores.numpy()
-
-
-def fit(preset, dataset, start, tokenizer, folder: Path, device, progress) -> tuple[Matcher, str]:
-    """Fine-tune `start`; the matcher and what identifies it."""
-    return finetune.fit(
-        Matching(preset, dataset, start, tokenizer, device), preset, folder, device, progress
-    )
 
 
 def evaluate(scores, relevant, patients, *, preset, **about) -> list[dict]:

@@ -6,8 +6,6 @@ the decoder writes the report anew, by beam search. What comes out right by leav
 is, or without the image, says how much is owed to the picture.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from torch import Tensor
@@ -16,8 +14,8 @@ from medxvl.data import text
 from medxvl.evaluation import generation
 from medxvl.training import distributed
 from medxvl.xvl import corpus as corpora
-from medxvl.xvl import finetune, report_errors, writer, writing
-from medxvl.xvl.finetune import FineTuning, Pictures
+from medxvl.xvl import report_errors, writer, writing
+from medxvl.xvl.finetune import FineTuning
 
 
 class Corpus:
@@ -90,6 +88,7 @@ class Correcting(FineTuning):
     corrections on `valid` is kept.
     """
 
+    name = "correct"
     score_label = "validation log-likelihood a word"
     groups = (*FineTuning.groups, "writer")
 
@@ -97,21 +96,15 @@ class Correcting(FineTuning):
         self.corpus, self.valid = (
             Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
-        self.tokenizer, self.dataset = tokenizer, dataset
-        pictures = Pictures(dataset, self.corpus.rows, preset, device)
+        self.tokenizer = tokenizer
         drawn = self.valid.mixed(
             preset.correct_share, np.random.default_rng([preset.seed, 41]), self.corpus.known
         )
         self.asked = given(self.valid.texts, drawn)
-        super().__init__(
-            "correct", preset, start, pictures, len(self.corpus), dataset.fingerprint, device
-        )
+        super().__init__(preset, start, dataset, self.corpus.rows, device)
 
     def module(self) -> writer.Writer:
         return writer.start_from(self.start, reads=True)
-
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
 
     def order(self, epoch: int, rng) -> np.ndarray:
         drawn = self.corpus.mixed(
@@ -154,16 +147,6 @@ def encoded(tokenizer, preset, wanted: list[str], asked: list[str], picked) -> t
         for texts in (wanted, asked)
         for t in text.encode(tokenizer, [texts[k] for k in picked], preset.max_tokens)
     )
-
-
-def fit(
-    preset, dataset, start, tokenizer, folder: Path, device, progress
-) -> tuple[writer.Writer, str]:
-    """Fine-tune a writer that starts from the pre-trained `start`; the writer and what identifies
-    it.
-    """
-    task = Correcting(preset, dataset, start, tokenizer, device)
-    return finetune.fit(task, preset, folder, device, progress)
 
 
 def correct(tuned, tokenizer, dataset, rows, asked: list[str], device, **seen) -> list[str]:

@@ -25,7 +25,7 @@ def words():
 
 
 def test_retrieval(pretrained, data, words, tmp_path):
-    tuned, told = retrieve.fit(PRESET, data, pretrained[0], words, tmp_path, CPU, Bar())
+    tuned, told = retrieve.Matching(PRESET, data, pretrained[0], words, CPU).fit(tmp_path, Bar())
     rows = retrieve.pool(data, "test", PRESET)
     assert len(rows) == 20 and (np.diff(rows) > 0).all()
     scores, relevant = (
@@ -85,14 +85,18 @@ def test_another_place_has_its_shuffled_images(pretrained, data, words, tmp_path
     elsewhere, (model, about) = Fake(60, seed=5), (pretrained[0], {"model": "m", "n_resamples": 20})
     given = classify.INPUTS[1]
     tuned = {
-        given: classify.fit(PRESET, data, model, words, tmp_path / "classify", CPU, Bar(), given)
+        given: classify.Classification(PRESET, data, model, words, CPU, given).fit(
+            tmp_path / "classify", Bar()
+        )
     }
     rows = classify.transfer(tuned, words, elsewhere, CPU, **about)
     right, other = (
         value_of(rows, f"{given}{suffix}", "auroc_macro_defined") for suffix in ("", ", shuffled")
     )
     assert right > 0.9 > 0.75 > other
-    matcher, told = retrieve.fit(PRESET, data, model, words, tmp_path / "retrieve", CPU, Bar())
+    matcher, told = retrieve.Matching(PRESET, data, model, words, CPU).fit(
+        tmp_path / "retrieve", Bar()
+    )
     rows = retrieve.transfer(
         matcher, (model, "start"), words, elsewhere, CPU, model="m", preset=PRESET, checkpoint=told
     )
@@ -105,7 +109,9 @@ def test_another_place_has_its_shuffled_images(pretrained, data, words, tmp_path
     assert value_of(rows, "", "mrr", subset="image to report") > value_of(
         rows, "shuffled images", "mrr", subset="image to report"
     )
-    writer, told = generate.fit(PRESET, data, model, words, tmp_path / "generate", CPU, Bar())
+    writer, told = generate.Writing(PRESET, data, model, words, CPU).fit(
+        tmp_path / "generate", Bar()
+    )
     rows = generate.transfer(writer, words, elsewhere, CPU, checkpoint=told, **about)
     assert (
         value_of(rows, "", "label_f1") > 0.9 > 0.75 > value_of(rows, "shuffled images", "label_f1")
