@@ -93,7 +93,3 @@ class Pixels:
         if self._all is not None:
             return self._all[torch.as_tensor(picked)]
         return torch.from_numpy(self.dataset.images(self.rows[np.asarray(picked)]))
-
-
-def open(folder) -> Dataset:  # noqa: A001  (data.open reads well)
-    return Dataset(folder)

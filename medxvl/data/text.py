@@ -16,6 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0-4, as in CXR-BERT
+NAMED = {
+    f"{name}_token": word
+    for name, word in zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL, strict=True)
+}
 _DROPPED = re.compile(r"[,'!?\"()*#:;~]")
 _DROPPED_OF_QUESTION = re.compile(r"[,'!\"()*#:;~]")
 _SYNONYMS = {
@@ -147,22 +151,11 @@ def _bert(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
     core.add_special_tokens(SPECIAL)
     sep, cls = (("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
     core.post_processor = processors.BertProcessing(sep, cls)
-    return _wrap(core)
+    return PreTrainedTokenizerFast(tokenizer_object=core, **NAMED)
 
 
 def load_tokenizer(path) -> PreTrainedTokenizerFast:
-    return _wrap(Tokenizer.from_file(str(path)))
-
-
-def _wrap(core: Tokenizer) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_file(str(path)), **NAMED)
 
 
 def encode(tokenizer, texts: list[str], max_tokens: int) -> tuple[Tensor, Tensor]:

@@ -133,13 +133,6 @@ def perplexity(losses, words, weights=None):
     return np.exp((weights @ losses) / (weights @ words))
 
 
-def label_tables(texts, references) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """CheXpert-style labels (n, 14) of the texts and of the references, by rules
-    (data_prep.reports.labels).
-    """
-    return labels.label_reports(list(texts)), labels.label_reports(list(references))
-
-
 def label_counts(found: pd.DataFrame, wanted: pd.DataFrame, category: str) -> np.ndarray:
     """(n, 4) true and false positives, false and true negatives of each report, over its 14 cells.
 
@@ -165,14 +158,11 @@ def label_scores(counts, weights=None) -> dict[str, np.ndarray]:
     """
     tp, fp, fn, tn = np.moveaxis(counts.sum(0) if weights is None else weights @ counts, -1, 0)
 
-    def ratio(a, b):
-        return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) > 0)[()]
-
     return {
-        "accuracy": ratio(tp + tn, tp + fp + fn + tn),
-        "precision": ratio(tp, tp + fp),
-        "recall": ratio(tp, tp + fn),
-        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+        "accuracy": metrics.ratio(tp + tn, tp + fp + fn + tn),
+        "precision": metrics.ratio(tp, tp + fp),
+        "recall": metrics.ratio(tp, tp + fn),
+        "f1": metrics.ratio(2 * tp, 2 * tp + fp + fn),
     }
 
 
@@ -197,13 +187,8 @@ def nearest_by_text(train_texts: list[str], texts: list[str]) -> np.ndarray:
 
     words = TfidfVectorizer(sublinear_tf=True)
     known, given = words.fit_transform(train_texts), words.transform(texts)
-    return np.concatenate(
-        [np.asarray((part @ known.T).argmax(axis=1)).ravel() for part in _rows_of(given)]
-    )
-
-
-def _rows_of(matrix, size: int = 256):
-    return [matrix[k : k + size] for k in range(0, matrix.shape[0], size)]
+    parts = (given[k : k + 256] for k in range(0, given.shape[0], 256))
+    return np.concatenate([np.asarray((part @ known.T).argmax(axis=1)).ravel() for part in parts])
 
 
 def evaluate(
@@ -227,7 +212,8 @@ def evaluate(
     """
     found, wanted = [plain(t) for t in texts], [plain(t) for t in references]
     about = {"paper": paper, "task": task} | about | {"n": len(texts)}
-    counts, tables = bleu_counts(found, wanted), label_tables(texts, references)
+    counts = bleu_counts(found, wanted)
+    tables = [labels.label_reports(list(of)) for of in (texts, references)]
     functions = {f"bleu{k + 1}": ("", lambda w, k=k: bleu(counts, w)[..., k]) for k in range(4)}
     each = {
         "meteor": meteor,
@@ -277,7 +263,7 @@ def examples(
     allowed = np.flatnonzero(np.asarray(shown)[rows])
     picked, items = np.random.default_rng([seed, 23]).permutation(allowed)[:most], []
     for k in picked:
-        tables = label_tables([references[k], texts[k], nearest[k]], [references[k]])[0]
+        tables = labels.label_reports([references[k], texts[k], nearest[k]])
         said = [
             ", ".join(tables.columns[(row == 1).to_numpy()]) or "none"
             for _, row in tables.iterrows()

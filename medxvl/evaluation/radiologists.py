@@ -47,18 +47,13 @@ def load(folder):
     return truth.drop_duplicates("study_id").set_index("study_id"), readers
 
 
-def _wide(readers, kind, truth):
-    """{reader: DataFrame (studies of `truth`) x (findings it gives)} of one kind of reader."""
-    part = readers[readers.kind == kind]
-    return {
-        name: rows.pivot(index="study_id", columns="finding", values="value").reindex(truth.index)
-        for name, rows in part.groupby("reader", sort=True)
-    }
-
-
 def _benchmark(folder, findings):
+    """Ground truth, {reader: decisions, one row a study of it} and the findings that all have."""
     truth, readers = load(folder)
-    tables = _wide(readers, "benchmark", truth)
+    tables = {
+        name: rows.pivot(index="study_id", columns="finding", values="value").reindex(truth.index)
+        for name, rows in readers[readers.kind == "benchmark"].groupby("reader", sort=True)
+    }
     if not tables:
         kinds = ", ".join(sorted(readers.kind.astype(str).unique())) or "none"
         raise ValueError(
@@ -203,8 +198,3 @@ def curves(predictions):
                 }
             )
     return pd.DataFrame(rows, columns=["finding", "model", "auroc", "n", "fpr", "tpr"])
-
-
-def model_curves(folder, findings=EIGHT):
-    """ROC curves of the models whose predictions lie in the folder (see `curves`)."""
-    return curves(model_predictions(folder, findings))

@@ -23,9 +23,10 @@ def relevance(dataset, rows) -> np.ndarray:
     return labels[:, None] == labels[None]
 
 
-def sort_relevance(scores, relevant) -> np.ndarray:
-    """(Q, C) bool: `relevant` in the order of falling score, wrong candidates first among
-    equals.
+def per_query(scores, relevant, ks=KS) -> dict[str, np.ndarray]:
+    """mrr, hit@k, recall@k and precision@k of every query, (Q,) each; k beyond C counts all C
+    (precision still divides by k). Candidates come in the order of falling score, wrong ones first
+    among equals.
     """
     scores, relevant = np.asarray(scores, float), np.asarray(relevant, bool)
     if scores.shape != relevant.shape or scores.ndim != 2:
@@ -36,22 +37,9 @@ def sort_relevance(scores, relevant) -> np.ndarray:
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} scores are NaN")
     order = np.lexsort((relevant, -scores), axis=1)
-    return np.take_along_axis(relevant, order, axis=1)
-
-
-def per_query(scores, relevant, ks=KS) -> dict[str, np.ndarray]:
-    """mrr, hit@k, recall@k and precision@k of every query, (Q,) each; k beyond C counts all C
-    (precision still divides by k).
-    """
-    found = sort_relevance(scores, relevant)
-    return _values(found, ks)
-
-
-def _values(found: np.ndarray, ks) -> dict[str, np.ndarray]:
-    """Of relevance in order (..., C)."""
-    some = found.any(-1)
-    first, total = found.argmax(-1), found.sum(-1)
-    upto = {k: found[..., :k].sum(-1) for k in ks}
+    found = np.take_along_axis(relevant, order, axis=1)
+    some, first, total = found.any(1), found.argmax(1), found.sum(1)
+    upto = {k: found[:, :k].sum(1) for k in ks}
     out = {"mrr": 1 / (first + 1)}
     out |= {f"hit@{k}": (upto[k] > 0).astype(float) for k in ks}
     out |= {f"recall@{k}": upto[k] / np.maximum(total, 1) for k in ks}

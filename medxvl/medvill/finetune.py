@@ -107,6 +107,12 @@ class FineTuning(finetune.FineTuning):
     """A task's training; the module is a Tuned."""
 
     groups, pictures_of = ("both", "medvill", "tune"), Pictures
+    texts = None  # of the samples, where a batch is to hold texts of like length
+
+    def order(self, epoch: int, rng) -> np.ndarray:
+        if self.texts is None:
+            return super().order(epoch, rng)
+        return by_length(self.texts, self.size, rng)
 
     def encoder(self) -> nn.Module:
         return self.tuned.model.trunk

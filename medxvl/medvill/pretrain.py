@@ -36,7 +36,7 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(self, stage: str, batch) -> dict[str, Tensor]:
-        return self.model(batch) if stage == "objective" else self.model.matching(batch)
+        return self.model(batch, words=stage == "objective")
 
 
 class Pretraining(loop.Task):

@@ -28,7 +28,10 @@ class Pictures:
     """Image tokens of some rows of a dataset, (n, P, F): computed once where the encoder is fixed,
     else for each batch.
 
-    A model overrides `plain`, `views`, `encode`, `fixed` and `size`.
+    A model gives `plain(picked)` and `views(picked, generator)`, evaluation and training views (n,
+    C, s, s) of `picked` (training views of the own part of a batch, drawn for all of it),
+    `fixed(encoder)`, whether an image always gives the same tokens, and `size(encoder)`, how many
+    numbers these are.
     """
 
     def __init__(self, dataset, rows, preset, device):
@@ -43,27 +46,9 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def plain(self, picked) -> Tensor:
-        """Evaluation views (n, C, s, s) of `picked`."""
-        raise NotImplementedError
-
-    def views(self, picked, generator: torch.Generator) -> Tensor:
-        """Training views (n, C, s, s) of `picked`: the own part of a batch; draws are made for all
-        of it.
-        """
-        raise NotImplementedError
-
     def encode(self, encoder: nn.Module, views: Tensor) -> Tensor:
         """Views (n, C, s, s) -> tokens (n, P, F)."""
         return encoder(views)
-
-    def fixed(self, encoder: nn.Module) -> bool:
-        """Whether an image always gives the same tokens."""
-        raise NotImplementedError
-
-    def size(self, encoder: nn.Module) -> int:
-        """Numbers in the tokens of one image."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def tokens(self, encoder: nn.Module, picked) -> Tensor:
@@ -87,8 +72,9 @@ class FineTuning(loop.Task):
     NAME_rate; `common` of those that the model's tasks share, `groups` are the settings that shape
     the result, `pictures_of` makes the image tokens.
 
-    A task overrides `module` (what is trained), `inputs` (what it is given, for the samples picked)
-    and `score`.
+    A task gives `module()`, what is trained, `inputs(picked, rng, generator)`, what it is given for
+    this process's part of the samples `picked`, and `score`; a model gives `encoder()`, the image
+    encoder of the module in training.
     """
 
     name, common, groups = "", "tune", ()
@@ -115,19 +101,6 @@ class FineTuning(loop.Task):
         data = f"{dataset.fingerprint} {about}".strip()
         module, given = type(self).__module__, state_hash(start)
         self.recipe = Recipe.of(preset, (*self.groups, self.name), data, module, start=given)
-
-    def module(self) -> nn.Module:
-        raise NotImplementedError
-
-    def encoder(self) -> nn.Module:
-        """The image encoder of the module in training."""
-        raise NotImplementedError
-
-    def inputs(
-        self, picked: np.ndarray, rng: np.random.Generator, generator: torch.Generator
-    ) -> tuple:
-        """Inputs of the module for this process's part of the samples `picked`."""
-        raise NotImplementedError
 
     def ids(self, picked: np.ndarray) -> list[str]:
         """Names of the samples, to say in which something is wrong."""

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.std import tqdm
 
@@ -203,7 +204,7 @@ class _Training:
             task.start_epoch(epoch)
         order = task.order(epoch, rng)
         if self.step:
-            resume.restore_numpy(self.drawn, rng)
+            rng.bit_generator.state = json.loads(self.drawn["numpy"])
         self.wrapped.train()
         ready = None
         while self.step < steps:
@@ -314,7 +315,7 @@ class _Training:
     def _save(self, rng) -> None:
         """The state after the last step, by the first process; generators of each process."""
         drawn = resume.generators(self.generator, rng, self.device)
-        every = distributed.gather_objects(drawn)
+        every = gather_object([drawn])
         if self.first:
             scaler = self.accelerator.scaler
             resume.save(

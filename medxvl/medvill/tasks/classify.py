@@ -78,9 +78,6 @@ class Classification(FineTuning):
         weight[positives > 0] = heads.positive_weights(positives[positives > 0], self.n)
         return Classifier(finetune.copied(self.start), weight)
 
-    def order(self, epoch: int, rng) -> np.ndarray:
-        return finetune.by_length(self.texts, self.size, rng)
-
     def inputs(self, picked, rng, generator) -> tuple:
         images = None if self.given == "report only" else self.images(picked, generator)
         own = picked[finetune.distributed.own(len(picked))]
@@ -134,20 +131,18 @@ def evaluate(
     """
     decided = (scores >= THRESHOLD).astype(float)
     about = {"paper": "medvill", "task": "classification"} | about
-    value, samples = (
-        metrics.auroc(y, scores),
-        metrics.bootstrap(metrics.auroc, y, scores, patients, n_resamples, seed),
-    )
-    f1, f1_samples = (
-        metrics.f1(y, decided),
-        metrics.bootstrap(metrics.f1, y, decided, patients, n_resamples, seed),
-    )
-    found = [
-        ("auroc_macro", "", value.mean(), samples.mean(1)),
-        ("auroc_macro_defined", "", *_defined(value, samples)),
-        ("f1_macro", "", f1.mean(), f1_samples.mean(1)),
-        ("f1_macro_defined", "", *_defined(f1, f1_samples)),
-    ]
+    found = []
+    for name, metric, given in (("auroc", metrics.auroc, scores), ("f1", metrics.f1, decided)):
+        value = metric(y, given)
+        samples = metrics.bootstrap(metric, y, given, patients, n_resamples, seed)
+        there = ~np.isnan(value)
+        defined = value[there].mean() if there.any() else np.nan
+        found += [
+            (f"{name}_macro", "", value.mean(), samples.mean(1)),
+            (f"{name}_macro_defined", "", defined, samples[:, there].mean(1)),
+        ]
+        if name == "auroc":
+            classes = [("auroc", c, value[k], samples[:, k]) for k, c in enumerate(CLASSES)]
     for name, metric, given in (
         ("auroc_micro", metrics.auroc, scores),
         ("f1_micro", metrics.f1, decided),
@@ -156,19 +151,10 @@ def evaluate(
         found.append(
             (name, "", metric(*flat), metrics.bootstrap(metric, *flat, group, n_resamples, seed))
         )
-    found += [("auroc", name, value[k], samples[:, k]) for k, name in enumerate(CLASSES)]
     return [
         result_row(about, metric, point, drawn, subset=subset, n=len(y), keep_draws=True)
-        for metric, subset, point, drawn in found
+        for metric, subset, point, drawn in found + classes
     ]
-
-
-def _defined(value: np.ndarray, samples: np.ndarray) -> tuple:
-    """Means over the classes that have a value on the whole test set, of value (C,) and of samples
-    (r, C).
-    """
-    there = ~np.isnan(value)
-    return value[there].mean() if there.any() else np.nan, samples[:, there].mean(1)
 
 
 def chance(y, *, dataset, split="test") -> list[dict]:

@@ -47,11 +47,8 @@ class Writing(FineTuning):
         self.corpus, self.valid = (
             corpus.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
-        self.tokenizer = tokenizer
+        self.tokenizer, self.texts = tokenizer, self.corpus.texts
         super().__init__(preset, start, dataset, self.corpus.rows, device)
-
-    def order(self, epoch: int, rng) -> np.ndarray:
-        return finetune.by_length(self.corpus.texts, self.size, rng)
 
     def module(self) -> Writer:
         return Writer(finetune.copied(self.start))
@@ -63,7 +60,7 @@ class Writing(FineTuning):
             self.tokenizer,
         )
         ids, real = corpus.encode(
-            tokenizer, [self.corpus.texts[k] for k in picked], self.preset.medvill_text
+            tokenizer, [self.texts[k] for k in picked], self.preset.medvill_text
         )
         places, special = (
             self.tuned.model.trunk.grid**2,
@@ -80,23 +77,17 @@ class Writing(FineTuning):
         joint = finetune.joint(
             tokenizer, self.preset, masked[own], real[own], places, "seq2seq", task="generation"
         )
-        hidden, at = hidden_places(labels[own])
-        return images, joint, places + 2 + at, hidden
+        labels = labels[own]
+        # the words to be predicted first in each row, filled up with -100
+        most = int((labels != -100).sum(dim=1).max())
+        at = (labels == -100).int().argsort(dim=1, stable=True)[:, :most]
+        return images, joint, places + 2 + at, labels.gather(1, at)
 
     def score(self, epoch: int) -> float:
         losses, words = likelihood(
             self.tuned, self.tokenizer, self.dataset, self.valid.rows, self.device
         )
         return -float(losses.sum() / words.sum())
-
-
-def hidden_places(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The labels (N, T) that are not -100, and their places, first in each row: (N, K) both, filled
-    up with -100.
-    """
-    most = int((labels != -100).sum(dim=1).max())
-    at = (labels == -100).int().argsort(dim=1, stable=True)[:, :most]
-    return labels.gather(1, at), at
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from data_prep.reports import labels
 from medxvl.data import text
 from medxvl.evaluation import generation
 from medxvl.training import distributed
@@ -269,7 +270,8 @@ def evaluate(
     )
     right, same = np.array(written) == np.array(wanted), np.array(written) == np.array(given_)
     ours, theirs = (
-        (t == 1).to_numpy() for t in generation.label_tables(found, list(table["wanted"]))
+        (t == 1).to_numpy()
+        for t in (labels.label_reports(list(of)) for of in (found, table["wanted"]))
     )
     agree, mixed, wrong = (
         (ours == theirs).all(axis=1),
