@@ -6,7 +6,6 @@ is neither, this contrast of images and reports stands in, once for all masks: n
 part in it. A task that `loop.fit` runs, in notebook 10.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +142,6 @@ class Alignment(loop.Task):
 def recipe(preset, corpus: corpora.Corpus, seed: bool = True) -> Recipe:
     """What shapes an alignment: settings, data, vocabulary and code. Variants with other seeds
     share its weights, so `seed` says whether the seed counts."""
-    named = {part: getattr(preset, f"medvill_{part}_weights") for part in ("vision", "text")}
     return Recipe.of(
         preset,
         ("both", "medvill"),
@@ -151,7 +149,7 @@ def recipe(preset, corpus: corpora.Corpus, seed: bool = True) -> Recipe:
         __name__,
         without=_LATER if seed else (*_LATER, "seed"),
         words=recipes.digest(sorted(corpus.tokenizer.get_vocab().items())),
-        **store.contents(named),
+        **store.contents(checkpoints.named_weights(preset)),
     )
 
 
@@ -159,20 +157,8 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> tuple[pd.
     """Align on the split `train` of `dataset` into `folder`; the log, and the file of the weights
     that pre-training starts from.
     """
-    log = loop.fit(
-        Alignment(preset, dataset, tokenizer),
-        replace(preset, checkpoints=1),
-        folder,
-        device,
-        progress,
-    )
-    path = folder / checkpoints.ALIGNED_FILE
-    if distributed.rank() == 0:
-        (last,) = folder.glob("epoch-*.safetensors")
-        path.unlink(missing_ok=True)
-        path.hardlink_to(last)
-    distributed.wait()
-    return log, path
+    task = Alignment(preset, dataset, tokenizer)
+    return loop.fit_to_end(task, folder, checkpoints.ALIGNED_FILE, device, progress)
 
 
 @torch.no_grad()

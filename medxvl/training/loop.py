@@ -10,6 +10,7 @@ import json
 import math
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,20 @@ def fit(task: Task, preset, folder: Path, device: torch.device, progress) -> pd.
         return _Training(task, preset, folder, device, progress).run()
 
 
+def fit_to_end(task: Task, folder: Path, name: str, device, progress) -> tuple[pd.DataFrame, Path]:
+    """`fit` for a task that keeps its last epoch: the log, and the file of its weights,
+    `folder`/`name`.
+    """
+    log = fit(task, replace(task.preset, checkpoints=1), folder, device, progress)
+    path = folder / name
+    if distributed.rank() == 0:
+        (last,) = folder.glob("epoch-*.safetensors")
+        path.unlink(missing_ok=True)
+        path.hardlink_to(last)
+    distributed.wait()
+    return log, path
+
+
 class _Training:
     """The state of one `fit`."""
 
@@ -157,13 +172,8 @@ class _Training:
             )  # no other way by accelerate
             self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
 
-        self.epoch, self.step, self.steps, self.best, self.drawn = (
-            0,
-            0,
-            0,
-            {},
-            None,
-        )  # steps: of all epochs
+        self.epoch = self.step = self.steps = 0  # steps: of all epochs
+        self.best, self.drawn = {}, None
         state = resume.load(folder, task.recipe, distributed.processes())
         if state:
             self._take_up(state)
@@ -179,13 +189,11 @@ class _Training:
                 "epoch do not make one step "
                 f"of accumulation={preset.accumulation}"
             )
-        self.lengths, self.bar = (
-            lengths,
-            progress(sum(lengths), task.label) if self.first else tqdm(disable=True),
-        )
-        self.bar.n = self.bar.initial = self.bar.last_print_n = (
-            self.steps
-        )  # so that its rate counts this start's steps
+        self.lengths = lengths
+        shown = progress(sum(lengths), task.label) if self.first else tqdm(disable=True)
+        # so that its rate counts this start's steps
+        shown.n = shown.initial = shown.last_print_n = self.steps
+        self.bar = shown
 
     def run(self) -> pd.DataFrame:
         self.log.open()

@@ -4,7 +4,6 @@ and what it is worth.
 Several GPUs: `medxvl.pipeline pretrain` under torchrun, into the folder that the notebook reads.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,11 +105,7 @@ def fit(preset, dataset, folder: Path, device, progress) -> tuple[pd.DataFrame, 
     takes.
     """
     task = SelfDistillation(preset, dataset)
-    log = loop.fit(task, replace(preset, checkpoints=1), folder, device, progress)
-    (last,) = folder.glob("epoch-*.safetensors")
-    (folder / WEIGHTS).unlink(missing_ok=True)
-    (folder / WEIGHTS).hardlink_to(last)
-    return log, folder / WEIGHTS
+    return loop.fit_to_end(task, folder, WEIGHTS, device, progress)
 
 
 def encoder(preset, path: Path | None, device="cpu") -> nn.Module:
