@@ -5,6 +5,15 @@ import json
 from functools import cached_property
 from pathlib import Path
 
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+
+from data_prep.reports import labels
+
+CHEXPERT_14 = tuple(labels.COLUMNS)
+
 
 class Dataset:
     """One prepared folder: `.index` (one row an image), `.card`, `.images(rows)`, `.rejects`."""
@@ -26,8 +35,6 @@ class Dataset:
 
     @cached_property
     def index(self):
-        import pandas as pd
-
         text = ("study_id", "patient_id", "image_id", "split", "view", "findings", "impression")
         head = pd.read_csv(self.folder / "index.csv", nrows=0).columns
         empty = {
@@ -40,8 +47,6 @@ class Dataset:
 
     @cached_property
     def rejects(self):
-        import pandas as pd
-
         return pd.read_csv(self.folder / "rejects.csv", dtype=str, keep_default_na=False)
 
     @property
@@ -50,8 +55,6 @@ class Dataset:
 
     @cached_property
     def _pixels(self):
-        import h5py
-
         path = self.folder / "images.h5"
         if not path.is_file():
             raise FileNotFoundError(
@@ -61,8 +64,6 @@ class Dataset:
 
     def images(self, rows):
         """Pixels of index rows `rows` (n,) in their order, (n, S, S) uint8."""
-        import numpy as np
-
         unique, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
         if len(unique) and len(unique) > 0.5 * (
             unique[-1] - unique[0] + 1
@@ -73,8 +74,6 @@ class Dataset:
 
     def rows(self, split: str):
         """Row numbers of a split, (n,)."""
-        import numpy as np
-
         return np.flatnonzero(self.index["split"].to_numpy() == split)
 
 
@@ -89,33 +88,8 @@ class Pixels:
 
     def __call__(self, picked):
         """(n, S, S) uint8 tensor."""
-        import numpy as np
-        import torch
-
         if self._all is None and len(self.rows) * self.dataset.card["size"] ** 2 <= self.IN_MEMORY:
             self._all = torch.from_numpy(self.dataset.images(self.rows))
         if self._all is not None:
             return self._all[torch.as_tensor(picked)]
         return torch.from_numpy(self.dataset.images(self.rows[np.asarray(picked)]))
-
-
-CHEXPERT_14 = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
-
-
-def open(folder) -> Dataset:  # noqa: A001  (data.open reads well)
-    return Dataset(folder)

@@ -11,6 +11,7 @@ import pandas as pd
 from medxvl.data import text
 from medxvl.data.dataset import Dataset
 from medxvl.evaluation import metrics
+from medxvl.evaluation.rows import result_row
 
 FORMS = ("open", "closed")
 ORGANS = {"CHEST": "chest", "HEAD": "head", "ABD": "abdomen"}
@@ -163,21 +164,17 @@ def evaluate(
     table: pd.DataFrame,
     given,
     *,
-    paper,
-    dataset,
-    model,
-    control="",
-    checkpoint="",
     n_resamples=1000,
     seed=0,
-    split="test",
+    **about,
 ) -> list[dict]:
     """Rows of one way to answer: accuracy open, closed and total in every subset, with 95 %
     intervals over images.
 
     given (n,) answers; right is the very wording of the (cleaned) answer. A subset without
-    questions of a form has no such row.
+    questions of a form has no such row. `about`: see `medxvl.evaluation.rows`.
     """
+    about = {"task": "vqa"} | about
     right = (table["answer"].to_numpy() == np.asarray(given, dtype=object)).astype(float)
     groups = table["image_id"].to_numpy()
     weights = np.concatenate(list(metrics.resample_weights(groups, n_resamples, seed)))
@@ -197,24 +194,9 @@ def evaluate(
                 out=np.full(len(weights), np.nan),
                 where=count > 0,
             )
-            low, high = metrics.interval(drawn)
+            value, n = right[chosen].mean(), chosen.sum()
             rows.append(
-                {
-                    "paper": paper,
-                    "task": "vqa",
-                    "dataset": dataset,
-                    "split": split,
-                    "subset": subset,
-                    "model": model,
-                    "metric": metric,
-                    "value": float(right[chosen].mean()),
-                    "ci_low": float(low),
-                    "ci_high": float(high),
-                    "n": int(chosen.sum()),
-                    "control": control,
-                    "checkpoint": checkpoint,
-                    "draws": drawn,
-                }
+                result_row(about, metric, value, drawn, subset=subset, n=n, keep_draws=True)
             )
     return rows
 

@@ -16,6 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0-4, as in CXR-BERT
+NAMED = {
+    f"{name}_token": word
+    for name, word in zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL, strict=True)
+}
 _DROPPED = re.compile(r"[,'!?\"()*#:;~]")
 _DROPPED_OF_QUESTION = re.compile(r"[,'!\"()*#:;~]")
 _SYNONYMS = {
@@ -98,6 +102,23 @@ def train_tokenizer(texts: list[str], size: int) -> PreTrainedTokenizerFast:
     return _bert(core.get_vocab())
 
 
+def vocabulary(
+    folder: Path, weights: Path | None, texts: list[str], size: int, special_first: bool = True
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of a text encoder: that of the released `weights` it starts from, whose
+    vocab.txt lies beside them (`read_vocabulary`), else one of `size` tokens learned from `texts`.
+    Kept in `folder`/tokenizer.json.
+    """
+    if weights:
+        beside = weights if weights.is_dir() else weights.parent
+        tokenizer = read_vocabulary(beside / "vocab.txt", special_first)
+    else:
+        tokenizer = train_tokenizer([text for text in texts if text], size)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
 def read_vocabulary(path, special_first: bool = True) -> PreTrainedTokenizerFast:
     """The tokenizer of a released BERT from its vocab.txt, a token a line.
 
@@ -130,22 +151,11 @@ def _bert(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
     core.add_special_tokens(SPECIAL)
     sep, cls = (("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
     core.post_processor = processors.BertProcessing(sep, cls)
-    return _wrap(core)
+    return PreTrainedTokenizerFast(tokenizer_object=core, **NAMED)
 
 
 def load_tokenizer(path) -> PreTrainedTokenizerFast:
-    return _wrap(Tokenizer.from_file(str(path)))
-
-
-def _wrap(core: Tokenizer) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_file(str(path)), **NAMED)
 
 
 def encode(tokenizer, texts: list[str], max_tokens: int) -> tuple[Tensor, Tensor]:

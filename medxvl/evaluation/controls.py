@@ -3,9 +3,12 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from data_prep.reports import labels
 
 
 def labels_of(dataset, rows, findings) -> np.ndarray:
@@ -18,6 +21,14 @@ def labels_of(dataset, rows, findings) -> np.ndarray:
     return np.where(table < 0, np.nan, table)
 
 
+def label_sets(dataset, rows) -> np.ndarray:
+    """(n,) int: equal numbers where studies have the same positive CheXpert findings (none at all
+    is a set, too).
+    """
+    positive = dataset.index.iloc[rows][labels.COLUMNS].to_numpy(dtype=float) == 1
+    return np.unique(positive, axis=0, return_inverse=True)[1].reshape(-1)
+
+
 def shuffled(n: int, seed: int) -> np.ndarray:
     """(n,) whose picture each study gets instead of its own: the control that shows whether the
     picture matters.
@@ -26,6 +37,31 @@ def shuffled(n: int, seed: int) -> np.ndarray:
     partner = np.empty(n, dtype=int)
     partner[order] = np.roll(order, 1)
     return partner
+
+
+def by_class(model, train, labels, given, method="decision_function", otherwise=0.0) -> np.ndarray:
+    """Scores (n, F) of `given` (n, ...) by a linear classifier for each class.
+
+    `model`, of scikit-learn, is fitted to `train` (m, ...) and `labels` (m, F), 1 or 0, those that
+    are NaN left out; `method` of it gives the scores. `otherwise` () or (F,): the score of a class
+    whose labels are all the same.
+    """
+    scores = np.empty((given.shape[0], labels.shape[1]))
+    scores[:] = otherwise
+    for k, y in enumerate(labels.T):
+        known = ~np.isnan(y)
+        if len(np.unique(y[known])) == 2:
+            found = getattr(model.fit(train[known], y[known]), method)(given)
+            scores[:, k] = found if found.ndim == 1 else found[:, 1]
+    return scores
+
+
+def probe(train_features, train_labels, given, strength=0.01) -> np.ndarray:
+    """Logistic regression on frozen features, a finding at a time; scores (n, F). Labels (m, F),
+    NaN left out. `strength`: inverse of the regularization.
+    """
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
+    return by_class(model, train_features, train_labels, given)
 
 
 STUDIES = 2000  # the gauge is defined on this many training studies
@@ -37,46 +73,16 @@ def linear_gauge(train_images, train_labels, images) -> np.ndarray:
 
     Learns from the first 2,000 training studies; labels (m, F) with NaN left out.
     """
-    x, given = (_small(i) for i in (train_images[:STUDIES], images))
-    scores = np.zeros((len(given), train_labels.shape[1]))
-    for k, y in enumerate(train_labels[:STUDIES].T):
-        known = ~np.isnan(y)
-        if len(np.unique(y[known])) == 2:
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=300))
-            scores[:, k] = model.fit(x[known], y[known]).decision_function(given)
-    return scores
-
-
-def _small(images) -> np.ndarray:
-    x = torch.as_tensor(images)[:, None].float()
-    return F.interpolate(x, size=(32, 32), mode="area").flatten(1).numpy()
+    seen = (torch.as_tensor(x)[:, None].float() for x in (train_images[:STUDIES], images))
+    train, given = (F.interpolate(x, size=(32, 32), mode="area").flatten(1).numpy() for x in seen)
+    return probe(train, train_labels[:STUDIES], given, strength=1e-3)
 
 
 def text_gauge(train_texts: list[str], train_y: np.ndarray, texts: list[str]) -> np.ndarray:
     """Logistic regression on words and word pairs of the report; scores (n, 15): what the text
     alone gives away.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    x, given = words.fit_transform(train_texts), words.transform(texts)
-    scores = np.tile(train_y.mean(0), (len(texts), 1))
-    for k, y in enumerate(train_y.T):
-        if len(np.unique(y)) == 2:
-            model = LogisticRegression(class_weight="balanced", max_iter=300).fit(x, y)
-            scores[:, k] = model.predict_proba(given)[:, 1]
-    return scores
-
-
-def probe(train_features, train_labels, given) -> np.ndarray:
-    """Logistic regression on frozen features, a finding at a time; scores (n, F). Labels (m, F),
-    NaN left out.
-    """
-    scores = np.zeros((len(given), train_labels.shape[1]))
-    for k, y in enumerate(train_labels.T):
-        known = ~np.isnan(y)
-        if len(np.unique(y[known])) == 2:
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
-            scores[:, k] = model.fit(train_features[known], y[known]).decision_function(given)
-    return scores
+    train, given = words.fit_transform(train_texts), words.transform(texts)
+    model = LogisticRegression(class_weight="balanced", max_iter=300)
+    return by_class(model, train, train_y, given, "predict_proba", otherwise=train_y.mean(0))

@@ -16,6 +16,7 @@ import pandas as pd
 
 from data_prep.reports import labels
 from medxvl.evaluation import metrics
+from medxvl.evaluation.rows import result_row
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 CATEGORIES = {"positive": 1.0, "negative": 0.0, "uncertain": -1.0}
@@ -132,13 +133,6 @@ def perplexity(losses, words, weights=None):
     return np.exp((weights @ losses) / (weights @ words))
 
 
-def label_tables(texts, references) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """CheXpert-style labels (n, 14) of the texts and of the references, by rules
-    (data_prep.reports.labels).
-    """
-    return labels.label_reports(list(texts)), labels.label_reports(list(references))
-
-
 def label_counts(found: pd.DataFrame, wanted: pd.DataFrame, category: str) -> np.ndarray:
     """(n, 4) true and false positives, false and true negatives of each report, over its 14 cells.
 
@@ -164,14 +158,11 @@ def label_scores(counts, weights=None) -> dict[str, np.ndarray]:
     """
     tp, fp, fn, tn = np.moveaxis(counts.sum(0) if weights is None else weights @ counts, -1, 0)
 
-    def ratio(a, b):
-        return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) > 0)[()]
-
     return {
-        "accuracy": ratio(tp + tn, tp + fp + fn + tn),
-        "precision": ratio(tp, tp + fp),
-        "recall": ratio(tp, tp + fn),
-        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+        "accuracy": metrics.ratio(tp + tn, tp + fp + fn + tn),
+        "precision": metrics.ratio(tp, tp + fp),
+        "recall": metrics.ratio(tp, tp + fn),
+        "f1": metrics.ratio(2 * tp, 2 * tp + fp + fn),
     }
 
 
@@ -196,13 +187,8 @@ def nearest_by_text(train_texts: list[str], texts: list[str]) -> np.ndarray:
 
     words = TfidfVectorizer(sublinear_tf=True)
     known, given = words.fit_transform(train_texts), words.transform(texts)
-    return np.concatenate(
-        [np.asarray((part @ known.T).argmax(axis=1)).ravel() for part in _rows_of(given)]
-    )
-
-
-def _rows_of(matrix, size: int = 256):
-    return [matrix[k : k + size] for k in range(0, matrix.shape[0], size)]
+    parts = (given[k : k + 256] for k in range(0, given.shape[0], 256))
+    return np.concatenate([np.asarray((part @ known.T).argmax(axis=1)).ravel() for part in parts])
 
 
 def evaluate(
@@ -210,42 +196,24 @@ def evaluate(
     references,
     patients,
     *,
-    dataset,
-    model,
     losses=None,
-    control="",
-    checkpoint="",
     n_resamples=1000,
     seed=0,
-    split="test",
     paper="medvill",
     task="report_generation",
+    **about,
 ) -> list[dict]:
     """Rows of one way to write: BLEU-1..4, METEOR, ROUGE-L, CIDEr, label scores (micro; per kind of
     label), with 95 % intervals.
 
     `losses`: (sums, words) of `likelihood`, for the perplexity. Label scores of subset "" are of
     the positive labels. METEOR is NaN where there is no Java. The same for X-VL's reports and
-    corrections: `paper`, `task`.
+    corrections: `paper`, `task`. `about`: see `rows`.
     """
-    found, wanted = (
-        [plain(t) for t in texts],
-        [plain(t) for t in references],
-    )
-    common = {
-        "paper": paper,
-        "task": task,
-        "dataset": dataset,
-        "split": split,
-        "model": model,
-        "control": control,
-        "checkpoint": checkpoint,
-        "n": len(texts),
-    }
-    counts, tables = (
-        bleu_counts(found, wanted),
-        label_tables(texts, references),
-    )
+    found, wanted = [plain(t) for t in texts], [plain(t) for t in references]
+    about = {"paper": paper, "task": task} | about | {"n": len(texts)}
+    counts = bleu_counts(found, wanted)
+    tables = [labels.label_reports(list(of)) for of in (texts, references)]
     functions = {f"bleu{k + 1}": ("", lambda w, k=k: bleu(counts, w)[..., k]) for k in range(4)}
     each = {
         "meteor": meteor,
@@ -256,7 +224,7 @@ def evaluate(
     functions |= {name: ("", lambda w, name=name: mean(each[name], w)) for name in each}
     if losses is not None:
         functions["perplexity"] = ("", lambda w: perplexity(*losses, w))
-    rows = estimates(functions, common, patients, n_resamples, seed)
+    rows = estimates(functions, about, patients, n_resamples, seed)
     for category in (*CATEGORIES, "mentioned"):
         cells = label_counts(*tables, category)
         subset = "" if category == "positive" else f"{category} labels"
@@ -267,11 +235,11 @@ def evaluate(
             )
             for s in SCORES
         }
-        rows += estimates(scores, common, patients, n_resamples, seed)
+        rows += estimates(scores, about, patients, n_resamples, seed)
     return rows
 
 
-def estimates(functions: dict, common: dict, patients, n_resamples: int, seed: int) -> list[dict]:
+def estimates(functions: dict, about: dict, patients, n_resamples: int, seed: int) -> list[dict]:
     """A row for each (subset, function of resample weights or None)."""
     drawn = {name: [] for name in functions}
     for w in metrics.resample_weights(patients, n_resamples, seed):
@@ -280,16 +248,35 @@ def estimates(functions: dict, common: dict, patients, n_resamples: int, seed: i
     rows = []
     for name, (subset, function) in functions.items():
         samples = np.concatenate(drawn[name])
-        low, high = metrics.interval(samples)
         rows.append(
-            common
-            | {
-                "subset": subset,
-                "metric": name,
-                "value": float(function(None)),
-                "ci_low": float(low),
-                "ci_high": float(high),
-                "draws": samples,
-            }
+            result_row(about, name, function(None), samples, subset=subset, keep_draws=True)
         )
     return rows
+
+
+def examples(
+    dataset, rows, references, texts, nearest, shown, seed: int, most: int = 4
+) -> list[dict]:
+    """Original, generated and nearest report of a few studies that may be shown, for
+    plots_medvill.examples.
+    """
+    allowed = np.flatnonzero(np.asarray(shown)[rows])
+    picked, items = np.random.default_rng([seed, 23]).permutation(allowed)[:most], []
+    for k in picked:
+        tables = labels.label_reports([references[k], texts[k], nearest[k]])
+        said = [
+            ", ".join(tables.columns[(row == 1).to_numpy()]) or "none"
+            for _, row in tables.iterrows()
+        ]
+        lines = [["original", "soft"], [references[k], ""], [f"findings: {said[0]}", "soft"]]
+        for name, text, found in (
+            ("generated", texts[k], said[1]),
+            ("nearest report", nearest[k], said[2]),
+        ):
+            lines += [
+                [name, "soft"],
+                [text, ""],
+                [f"findings: {found}", "good" if found == said[0] else "bad"],
+            ]
+        items.append({"image": dataset.images(rows[[k]])[0], "lines": lines})
+    return items

@@ -11,6 +11,8 @@ a negative has no value: NaN, in the sample as in a resample. That holds for F1 
 have one there by convention only.
 """
 
+from functools import wraps
+
 import numpy as np
 
 BLOCK = 2_000_000  # weights held at once while bootstrapping: resamples x samples
@@ -46,24 +48,22 @@ def _prepare(y, s, weights):
     return y, s, weights, flat
 
 
-def _per_class(function, y, s, weights):
-    """Apply `function(y (n,), s (n,), weights (r, n)) -> (r,)` to the labelled samples of each
-    class.
-    """
-    y, s, weights, flat = _prepare(y, s, weights)
-    out = np.empty((1 if weights is None else len(weights), y.shape[1]))
-    for k in range(y.shape[1]):
-        keep = ~np.isnan(y[:, k])
-        w = (
-            np.ones((1, keep.sum()))
-            if weights is None
-            else weights
-            if keep.all()
-            else weights[:, keep]
-        )
-        out[:, k] = function(y[keep, k], s[keep, k], w)
-    out = out[:, 0] if flat else out
-    return out[0] if weights is None else out
+def _each_class(function):
+    """Make a metric of all classes, (n,) or (n, c), of `function(y (n,), s (n,), weights (r, n)) ->
+    (r,)`, which sees the labelled samples of one class."""
+
+    @wraps(function)
+    def metric(y, s, weights=None):
+        y, s, weights, flat = _prepare(y, s, weights)
+        out = np.empty((1 if weights is None else len(weights), y.shape[1]))
+        for k in range(y.shape[1]):
+            keep = ~np.isnan(y[:, k])
+            w = np.ones((1, len(y))) if weights is None else weights
+            out[:, k] = function(y[keep, k], s[keep, k], w if keep.all() else w[:, keep])
+        out = out[:, 0] if flat else out
+        return out[0] if weights is None else out
+
+    return metric
 
 
 def _counts(y, s, w):
@@ -81,34 +81,37 @@ def _counts(y, s, w):
     return tp, called - tp, s[last], positives, total - positives
 
 
-def _ratio(a, b):
+def ratio(a, b):
     """a / b, and NaN where b is 0."""
     return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=np.asarray(b) != 0)
 
 
-def _auroc(y, s, w):
+@_each_class
+def auroc(y, s, w):
+    """Area under the ROC curve; ties count one half (Mann-Whitney)."""
     tp, fp, _, pos, neg = _counts(y, s, w)
     # Area under the straight lines between the points: a tie counts one half. Integers up to the
     # last division.
     twice = (tp * np.diff(fp, axis=1, prepend=0)).sum(1) + (
         np.diff(tp, axis=1, prepend=0) * (neg - fp)
     ).sum(1)
-    return _ratio(twice, 2 * pos[:, 0] * neg[:, 0])
+    return ratio(twice, 2 * pos[:, 0] * neg[:, 0])
 
 
-def _f1_max(y, s, w):
+@_each_class
+def f1_max(y, s, w):
+    """Highest F1 over all thresholds of the *evaluated* set: optimistic. It is what the released
+    code of X-VL reports; give F1 at `f1_threshold` of the validation split beside it."""
     tp, fp, _, pos, neg = _counts(y, s, w)
     best = (2 * tp / (tp + fp + pos + (pos == 0))).max(1, initial=0)
     return np.where((pos * neg)[:, 0] > 0, best, np.nan)
 
 
-def _youden(y, s, w):
-    tp, fp, scores, pos, neg = _counts(y, s, w)
-    best = np.argmax(tp * neg - fp * pos, axis=1) if len(scores) else np.zeros(len(w), int)
-    return np.where((pos * neg)[:, 0] > 0, scores[best] if len(scores) else np.nan, np.nan)
-
-
-def _f1_threshold(y, s, w):
+@_each_class
+def f1_threshold(y, s, w):
+    """Threshold with the highest F1, to be chosen on the validation split; call positive `s >=
+    threshold`.
+    """
     tp, fp, scores, pos, neg = _counts(y, s, w)
     best = (
         np.argmax(tp / (tp + fp + pos + (pos == 0)), axis=1)
@@ -118,96 +121,48 @@ def _f1_threshold(y, s, w):
     return np.where((pos * neg)[:, 0] > 0, scores[best] if len(scores) else np.nan, np.nan)
 
 
-def auroc(y, s, weights=None):
-    """Area under the ROC curve; ties count one half (Mann-Whitney)."""
-    return _per_class(_auroc, y, s, weights)
-
-
-def f1_max(y, s, weights=None):
-    """Highest F1 over all thresholds of the *evaluated* set: optimistic. It is what the released
-    code of X-VL reports; give `f1_at` with a threshold chosen on the validation split beside it."""
-    return _per_class(_f1_max, y, s, weights)
-
-
-def youden(y, s, weights=None):
-    """Threshold with the highest sensitivity + specificity (the highest such score); call positive
-    `s >= threshold`.
-    """
-    return _per_class(_youden, y, s, weights)
-
-
-def f1_threshold(y, s, weights=None):
-    """Threshold with the highest F1, to be chosen on the validation split; call positive `s >=
-    threshold`.
-    """
-    return _per_class(_f1_threshold, y, s, weights)
-
-
 def _confusion(y, pred, weights):
-    """Weighted true positives, false positives, positives, negatives, each (r, c) or (c,); whether
-    y was (n,).
+    """Weighted true positives, false positives, positives, negatives, each (r, c) or (c,), without
+    the c where y is (n,).
     """
     y, pred, weights, flat = _prepare(y, pred, weights)
     labelled = ~np.isnan(y)
     if not np.isin(pred[labelled], (0, 1)).all():
-        raise ValueError(
-            "decisions must be 0 or 1: apply a threshold to scores first (f1_at, mcc_at)"
-        )
+        raise ValueError("decisions must be 0 or 1: apply a threshold to scores first")
     pos, called = np.where(labelled, y, 0), np.where(labelled, pred, 0)
     columns = np.concatenate([pos * called, called, pos, labelled], axis=1)
     sums = columns.sum(0) if weights is None else weights @ columns
     tp, called, pos, total = np.split(sums, 4, axis=-1)
-    return tp, called - tp, pos, total - pos, flat
-
-
-def _single(value, flat):
-    return value[..., 0] if flat else value
+    if flat:
+        tp, called, pos, total = (a[..., 0] for a in (tp, called, pos, total))
+    return tp, called - tp, pos, total - pos
 
 
 def f1(y, pred, weights=None):
     """F1 of decisions (0 / 1). No sample called positive: 0."""
-    tp, fp, pos, neg, flat = _confusion(y, pred, weights)
-    return _single(np.where(pos * neg > 0, _ratio(2 * tp, tp + fp + pos), np.nan), flat)
+    tp, fp, pos, neg = _confusion(y, pred, weights)
+    return np.where(pos * neg > 0, ratio(2 * tp, tp + fp + pos), np.nan)
 
 
 def mcc(y, pred, weights=None):
     """Matthews correlation of decisions (0 / 1). All or no samples called positive: 0."""
-    tp, fp, pos, neg, flat = _confusion(y, pred, weights)
+    tp, fp, pos, neg = _confusion(y, pred, weights)
     fn, tn = pos - tp, neg - fp
     constant = (tp + fp == 0) | (fn + tn == 0)
-    value = _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (fn + tn) * pos * neg))
-    return _single(np.where(constant & (pos * neg > 0), 0.0, value), flat)
+    value = ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (fn + tn) * pos * neg))
+    return np.where(constant & (pos * neg > 0), 0.0, value)
 
 
 def sensitivity(y, pred, weights=None):
     """Share of positives called positive; decisions are 0 / 1."""
-    tp, _, pos, neg, flat = _confusion(y, pred, weights)
-    return _single(np.where(pos * neg > 0, _ratio(tp, pos), np.nan), flat)
+    tp, _, pos, neg = _confusion(y, pred, weights)
+    return np.where(pos * neg > 0, ratio(tp, pos), np.nan)
 
 
 def specificity(y, pred, weights=None):
     """Share of negatives called negative; decisions are 0 / 1."""
-    _, fp, pos, neg, flat = _confusion(y, pred, weights)
-    return _single(np.where(pos * neg > 0, _ratio(neg - fp, neg), np.nan), flat)
-
-
-def _decide(s, threshold):
-    """Scores to decisions 0 / 1; NaN stays NaN. A NaN threshold (none could be chosen) leaves its
-    class undecided.
-    """
-    s = np.asarray(s, float)
-    threshold = np.broadcast_to(np.asarray(threshold, float), s.shape)
-    return np.where(np.isnan(s) | np.isnan(threshold), np.nan, s >= threshold)
-
-
-def f1_at(y, s, threshold, weights=None):
-    """F1 when `s >= threshold` is called positive; threshold a number or (c,)."""
-    return f1(y, _decide(s, threshold), weights)
-
-
-def mcc_at(y, s, threshold, weights=None):
-    """MCC when `s >= threshold` is called positive; threshold a number or (c,)."""
-    return mcc(y, _decide(s, threshold), weights)
+    _, fp, pos, neg = _confusion(y, pred, weights)
+    return np.where(pos * neg > 0, ratio(neg - fp, neg), np.nan)
 
 
 def roc(y, s):
@@ -256,10 +211,10 @@ def weights_from_indices(indices, n):
 def bootstrap(metric, y, s, groups=None, n_resamples=1000, seed=0, weights=None):
     """Metric on bootstrap resamples: (n_resamples,) for y (n,), (n_resamples, c) for y (n, c).
 
-    `metric(y, s, weights=...)` is a function of this module (or `functools.partial(f1_at,
-    threshold=t)`). `groups` (n,): patient of each sample; whole patients are drawn, since two
-    images of a patient are not independent. None: each sample is its own group. `weights` (r, n)
-    uses resamples drawn elsewhere (see `weights_from_indices`) instead.
+    `metric(y, s, weights=...)` is a function of this module. `groups` (n,): patient of each sample;
+    whole patients are drawn, since two images of a patient are not independent. None: each sample
+    is its own group. `weights` (r, n) uses resamples drawn elsewhere (see `weights_from_indices`)
+    instead.
     """
     if weights is not None:
         return metric(y, s, weights=weights)

@@ -192,11 +192,6 @@ def _our_key(row):
     return row["paper"], row["task"], subset, model, metric
 
 
-def _data(label):
-    """Name of the data without the mark of the phantom."""
-    return label.removeprefix("phantom:")
-
-
 def _controls(rows, ours):
     """Values of the control rows that belong to each row of `ours`; of the same model where there
     are such.
@@ -218,15 +213,6 @@ def _controls(rows, ours):
         if not np.isnan(np.array(values, float)).all():
             found[name] = values
     return pd.DataFrame(found, index=ours.index)
-
-
-def tolerance(metric, status=""):
-    """Largest difference that counts as close (as reproduced for values recomputed from public
-    data).
-    """
-    return (
-        RECOMPUTED_TOLERANCE if "recomputed" in status else TOLERANCE.get(metric, OTHER_TOLERANCE)
-    )
 
 
 def verdict(row):
@@ -306,7 +292,7 @@ def join(rows, paper=None):
         candidates = by_key.get(_our_key(row), [])
         # published on several data sets: the same data where there are such
         for other in (
-            [p for p in candidates if p["paper_data"] == _data(row["dataset"])]
+            [p for p in candidates if p["paper_data"] == row["dataset"].removeprefix("phantom:")]
             or candidates
             or [None]
         ):
@@ -337,7 +323,9 @@ def _pair(published, ours):
     }
     row["order"] = published["order"] if published else np.inf
     row["difference"] = row["value"] - row["paper_value"]
-    row["tolerance"] = tolerance(row["metric"], row["status"])
+    row["tolerance"] = TOLERANCE.get(row["metric"], OTHER_TOLERANCE)
+    if "recomputed" in row["status"]:
+        row["tolerance"] = RECOMPUTED_TOLERANCE
     return row
 
 

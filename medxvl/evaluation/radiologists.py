@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from medxvl.evaluation import metrics
+from medxvl.evaluation.rows import class_rows
 
 FIVE = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]
 EIGHT = [*FIVE, "Fracture", "Pneumonia", "Pneumothorax"]  # X-VL, zero-shot abnormality detection
@@ -46,18 +47,13 @@ def load(folder):
     return truth.drop_duplicates("study_id").set_index("study_id"), readers
 
 
-def _wide(readers, kind, truth):
-    """{reader: DataFrame (studies of `truth`) x (findings it gives)} of one kind of reader."""
-    part = readers[readers.kind == kind]
-    return {
-        name: rows.pivot(index="study_id", columns="finding", values="value").reindex(truth.index)
-        for name, rows in part.groupby("reader", sort=True)
-    }
-
-
 def _benchmark(folder, findings):
+    """Ground truth, {reader: decisions, one row a study of it} and the findings that all have."""
     truth, readers = load(folder)
-    tables = _wide(readers, "benchmark", truth)
+    tables = {
+        name: rows.pivot(index="study_id", columns="finding", values="value").reindex(truth.index)
+        for name, rows in readers[readers.kind == "benchmark"].groupby("reader", sort=True)
+    }
     if not tables:
         kinds = ", ".join(sorted(readers.kind.astype(str).unique())) or "none"
         raise ValueError(
@@ -131,7 +127,17 @@ def result_rows(folder, findings=EIGHT, n_resamples=1000, seed=0):
         json.loads(card.read_text(encoding="utf-8"))["label"] if card.is_file() else "chexpert_test"
     )
     kind = "simulated readers" if label.startswith("phantom") else "benchmark radiologists"
-    means = [(subset, [findings.index(f) for f in members]) for subset, members in _means(findings)]
+    groups = [(finding, [k]) for k, finding in enumerate(findings)]
+    groups += [
+        (subset, [findings.index(f) for f in members]) for subset, members in _means(findings)
+    ]
+    about = {
+        "paper": "xvl",
+        "task": "readers",
+        "dataset": label,
+        "model": f"{len(tables)} {kind} (mean)",
+        "control": "reader",
+    }
     rows = []
     for name in POINT_METRICS:
         metric, values, samples, read = getattr(metrics, name), [], [], []
@@ -142,32 +148,9 @@ def result_rows(folder, findings=EIGHT, n_resamples=1000, seed=0):
             samples.append(
                 metrics.bootstrap(metric, y, called, truth.patient_id, n_resamples, seed)
             )
-        value, sample = (
-            np.mean(values, axis=0),
-            np.mean(samples, axis=0),
-        )  # over readers, resample by resample
-        value = np.concatenate([value, [value[members].mean() for _, members in means]])
-        sample = np.column_stack([sample, *(sample[:, members].mean(1) for _, members in means)])
-        low, high = metrics.interval(sample)
-        counted = np.any(read, axis=0)  # (studies, findings): by at least one reader
-        n = [*counted.sum(0), *(counted[:, members].any(1).sum() for _, members in means)]
-        for k, subset in enumerate([*findings, *(subset for subset, _ in means)]):
-            rows.append(
-                {
-                    "paper": "xvl",
-                    "task": "readers",
-                    "dataset": label,
-                    "split": "test",
-                    "subset": subset,
-                    "model": f"{len(tables)} {kind} (mean)",
-                    "metric": name,
-                    "value": float(value[k]),
-                    "ci_low": float(low[k]),
-                    "ci_high": float(high[k]),
-                    "n": int(n[k]),
-                    "control": "reader",
-                }
-            )
+        # over readers, resample by resample; what at least one reader gave counts
+        value, sample = np.mean(values, axis=0), np.mean(samples, axis=0)
+        rows += class_rows(about, name, value, sample, groups, np.any(read, axis=0))
     return rows
 
 
@@ -215,8 +198,3 @@ def curves(predictions):
                 }
             )
     return pd.DataFrame(rows, columns=["finding", "model", "auroc", "n", "fpr", "tpr"])
-
-
-def model_curves(folder, findings=EIGHT):
-    """ROC curves of the models whose predictions lie in the folder (see `curves`)."""
-    return curves(model_predictions(folder, findings))

@@ -13,27 +13,17 @@ from scipy import stats
 LIKE = ["paper", "task", "dataset", "split", "subset", "model", "metric", "control"]
 
 
-def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `runs.results` as LIKE with mean, sd (of the sample), seeds (how many); only what was
-    run with two or more.
+def spread(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Mean and sd (of the sample) of each value over its repetitions, and their number.
+
+    `by` "seed": rows of `runs.results` as LIKE with mean, sd and seeds; only what was run with two
+    or more. "draw": `runs.draws` as LIKE and seed with mean, sd and draws (how many had a value).
     """
-    valued = rows.dropna(subset="value")
-    table = (
-        valued.groupby(LIKE, sort=False)
-        .agg(mean=("value", "mean"), sd=("value", "std"), seeds=("seed", "nunique"))
-        .reset_index()
-    )
-    return table[table.seeds > 1].reset_index(drop=True)
-
-
-def over_draws(draws: pd.DataFrame) -> pd.DataFrame:
-    """`runs.draws` as LIKE and seed with mean, sd and draws (how many had a value)."""
-    valued = draws.dropna(subset="value")
-    return (
-        valued.groupby([*LIKE, "seed"], sort=False)
-        .agg(mean=("value", "mean"), sd=("value", "std"), draws=("value", "size"))
-        .reset_index()
-    )
+    where, counted = {"seed": (LIKE, "nunique"), "draw": ([*LIKE, "seed"], "size")}[by]
+    valued = table.dropna(subset="value").groupby(where, sort=False)
+    found = valued.agg(mean=("value", "mean"), sd=("value", "std"), **{f"{by}s": (by, counted)})
+    found = found.reset_index()
+    return found[found.seeds > 1].reset_index(drop=True) if by == "seed" else found
 
 
 def paired(table: pd.DataFrame, reference: str, by: str) -> pd.DataFrame:

@@ -9,16 +9,24 @@ model: wrong candidates come first.
 
 import numpy as np
 
-from medxvl.evaluation import metrics
+from medxvl.evaluation import controls, metrics
+from medxvl.evaluation.rows import result_row
 
 KS = (1, 5, 10)
 NAMES = ("mrr", *(f"{name}@{k}" for name in ("hit", "recall", "precision") for k in KS))
 OWN = ", own partner"  # what a subset is called where the query's own partner alone is right
 
 
-def sort_relevance(scores, relevant) -> np.ndarray:
-    """(Q, C) bool: `relevant` in the order of falling score, wrong candidates first among
-    equals.
+def relevance(dataset, rows) -> np.ndarray:
+    """(n, n) bool: studies with the same positive findings."""
+    labels = controls.label_sets(dataset, rows)
+    return labels[:, None] == labels[None]
+
+
+def per_query(scores, relevant, ks=KS) -> dict[str, np.ndarray]:
+    """mrr, hit@k, recall@k and precision@k of every query, (Q,) each; k beyond C counts all C
+    (precision still divides by k). Candidates come in the order of falling score, wrong ones first
+    among equals.
     """
     scores, relevant = np.asarray(scores, float), np.asarray(relevant, bool)
     if scores.shape != relevant.shape or scores.ndim != 2:
@@ -29,22 +37,9 @@ def sort_relevance(scores, relevant) -> np.ndarray:
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} scores are NaN")
     order = np.lexsort((relevant, -scores), axis=1)
-    return np.take_along_axis(relevant, order, axis=1)
-
-
-def per_query(scores, relevant, ks=KS) -> dict[str, np.ndarray]:
-    """mrr, hit@k, recall@k and precision@k of every query, (Q,) each; k beyond C counts all C
-    (precision still divides by k).
-    """
-    found = sort_relevance(scores, relevant)
-    return _values(found, ks)
-
-
-def _values(found: np.ndarray, ks) -> dict[str, np.ndarray]:
-    """Of relevance in order (..., C)."""
-    some = found.any(-1)
-    first, total = found.argmax(-1), found.sum(-1)
-    upto = {k: found[..., :k].sum(-1) for k in ks}
+    found = np.take_along_axis(relevant, order, axis=1)
+    some, first, total = found.any(1), found.argmax(1), found.sum(1)
+    upto = {k: found[:, :k].sum(1) for k in ks}
     out = {"mrr": 1 / (first + 1)}
     out |= {f"hit@{k}": (upto[k] > 0).astype(float) for k in ks}
     out |= {f"recall@{k}": upto[k] / np.maximum(total, 1) for k in ks}
@@ -126,22 +121,15 @@ def rows(values: dict[str, dict], patients, about: dict, n_resamples=1000, seed=
     Without patients the values are exact, such as those of guessing, and have no interval.
     """
     named = {(s, m): value for s, by_metric in values.items() for m, value in by_metric.items()}
-    found = [about | {"subset": subset, "metric": metric} for subset, metric in named]
     if patients is None:
-        exact = [float(np.nanmean(v)) if np.isfinite(v).any() else np.nan for v in named.values()]
-        return [row | {"value": value} for row, value in zip(found, exact, strict=True)]
+        return [
+            result_row(about, m, np.nanmean(v) if np.isfinite(v).any() else np.nan, subset=s)
+            for (s, m), v in named.items()
+        ]
     point, drawn, count = estimate(np.stack(list(named.values())), patients, n_resamples, seed)
-    low, high = metrics.interval(drawn)
     return [
-        row
-        | {
-            "value": float(point[k]),
-            "ci_low": float(low[k]),
-            "ci_high": float(high[k]),
-            "n": int(count[k]),
-            "draws": drawn[:, k],
-        }
-        for k, row in enumerate(found)
+        result_row(about, m, point[k], drawn[:, k], subset=s, n=count[k], keep_draws=True)
+        for k, (s, m) in enumerate(named)
     ]
 
 
@@ -167,3 +155,36 @@ def sample(candidates, most: int, seed: int) -> np.ndarray:
     if not most or len(candidates) <= most:
         return candidates
     return np.sort(np.random.default_rng([seed, 13]).choice(candidates, most, replace=False))
+
+
+def examples(
+    scores,
+    relevant,
+    texts: list[str],
+    dataset,
+    rows,
+    shown,
+    seed: int,
+    queries: int = 3,
+    first: int = 3,
+) -> list[dict]:
+    """Queries with their first reports, `texts` (n,), for plots_medvill.examples; drawn at random
+    among studies that may be shown.
+    """
+    allowed = np.flatnonzero(np.asarray(shown)[rows])
+    picked = np.random.default_rng([seed, 19]).permutation(allowed)[:queries]
+    items = []
+    for q in picked:
+        lines = [[f"own report: {texts[q]}", "soft"]]
+        for place, k in enumerate(
+            [c for c in np.argsort(-scores[q], kind="stable") if c in set(allowed)][:first]
+        ):
+            same = bool(relevant[q, k])
+            lines.append(
+                [
+                    f"{place + 1}. [{'same findings' if same else 'other findings'}] {texts[k]}",
+                    "good" if same else "bad",
+                ]
+            )
+        items.append({"image": dataset.images(rows[[q]])[0], "lines": lines})
+    return items

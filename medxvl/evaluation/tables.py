@@ -2,6 +2,7 @@
 95 % interval.
 """
 
+import numpy as np
 import pandas as pd
 
 
@@ -55,3 +56,17 @@ def _number(row) -> str:
         return "no value"
     bounds = "" if pd.isna(row.ci_low) else f" [{row.ci_low:.3f}, {row.ci_high:.3f}]"
     return f"{row.value:.3f}{bounds}"
+
+
+def predictions(dataset, rows, findings, labels, scores, model: str) -> pd.DataFrame:
+    """Long table: study_id, patient_id, split, finding, label, score, model; one row a study and
+    finding.
+    """
+    about = dataset.index.iloc[rows][["study_id", "patient_id", "split"]]
+    long = about.loc[about.index.repeat(len(findings))].reset_index(drop=True)
+    return long.assign(
+        finding=np.tile(list(findings), len(rows)),
+        label=labels.ravel(),
+        score=scores.ravel(),
+        model=model,
+    )

@@ -6,7 +6,6 @@ is neither, this contrast of images and reports stands in, once for all masks: n
 part in it. A task that `loop.fit` runs, in notebook 10.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from medxvl.medvill import checkpoints
 from medxvl.medvill import corpus as corpora
 from medxvl.medvill.image_encoder import crop_boxes, plain_view, training_view
 from medxvl.medvill.model import MedViLL
-from medxvl.training import distributed, loop, schedules
+from medxvl.training import distributed, loop
 from medxvl.weights import store
 
 # factor on the mean of best cosines, which differs less from pair to pair than the cosine of means
@@ -43,21 +42,6 @@ _LATER = (  # settings that play no part here
     "medvill_batch",
     "medvill_min_rate",
 )
-
-
-def parameter_groups(model: nn.Module, preset) -> list[dict]:
-    """Weight decay on matrices alone."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    spared = {n for n, p in named if loop.without_decay(n, p)}
-    decay = {False: preset.medvill_weight_decay, True: 0.0}
-    return [
-        {
-            "params": [p for n, p in named if (n in spared) is spare],
-            "weight_decay": decay[spare],
-            "scale": 1.0,
-        }
-        for spare in decay
-    ]
 
 
 class Aligner(nn.Module):
@@ -116,26 +100,14 @@ class Alignment(loop.Task):
             corpora.Corpus(dataset, "train", tokenizer, preset),
             preset.medvill_alignment_epochs,
         )
+        self.n, self.batch_size = len(self.corpus), preset.medvill_alignment_batch
+        self.decay = preset.medvill_weight_decay
+        self.rates = preset.medvill_warmup, preset.medvill_alignment_rate, preset.medvill_rate
         self.recipe = recipe(preset, self.corpus)
 
     def build(self, device) -> Aligner:
         self.model = MedViLL(self.preset, len(self.tokenizer)).to(device)
         return Aligner(self.model).to(device)
-
-    def parameter_groups(self, model) -> list[dict]:
-        """Image tokens and words meet at a scale that is not decayed."""
-        return parameter_groups(model, self.preset)
-
-    @property
-    def size(self) -> int:
-        """Studies in a batch of all processes."""
-        return self.preset.medvill_alignment_batch * distributed.processes()
-
-    def batches(self, epoch: int) -> int:
-        return self.corpus.batches(self.size)
-
-    def order(self, epoch: int, rng) -> np.ndarray:
-        return rng.permutation(len(self.corpus))
 
     def start_epoch(self, epoch: int) -> None:
         if epoch == 0:
@@ -156,13 +128,6 @@ class Alignment(loop.Task):
             word,
         )
 
-    def learning_rate(self, epoch: int, step: int, steps: int) -> float:
-        """Linear warm-up, then a cosine to the rate of pre-training."""
-        done, every, preset = epoch * steps + step, self.epochs * steps, self.preset
-        return schedules.warmup_cosine(
-            done, every, preset.medvill_warmup, preset.medvill_alignment_rate, preset.medvill_rate
-        )
-
     def score(self, epoch: int) -> float | None:
         return float(self.epochs) if epoch + 1 == self.epochs else None
 
@@ -177,7 +142,6 @@ class Alignment(loop.Task):
 def recipe(preset, corpus: corpora.Corpus, seed: bool = True) -> Recipe:
     """What shapes an alignment: settings, data, vocabulary and code. Variants with other seeds
     share its weights, so `seed` says whether the seed counts."""
-    named = {part: getattr(preset, f"medvill_{part}_weights") for part in ("vision", "text")}
     return Recipe.of(
         preset,
         ("both", "medvill"),
@@ -185,7 +149,7 @@ def recipe(preset, corpus: corpora.Corpus, seed: bool = True) -> Recipe:
         __name__,
         without=_LATER if seed else (*_LATER, "seed"),
         words=recipes.digest(sorted(corpus.tokenizer.get_vocab().items())),
-        **store.contents(named),
+        **store.contents(checkpoints.named_weights(preset)),
     )
 
 
@@ -193,20 +157,8 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> tuple[pd.
     """Align on the split `train` of `dataset` into `folder`; the log, and the file of the weights
     that pre-training starts from.
     """
-    log = loop.fit(
-        Alignment(preset, dataset, tokenizer),
-        replace(preset, checkpoints=1),
-        folder,
-        device,
-        progress,
-    )
-    path = folder / checkpoints.ALIGNED_FILE
-    if distributed.rank() == 0:
-        (last,) = folder.glob("epoch-*.safetensors")
-        path.unlink(missing_ok=True)
-        path.hardlink_to(last)
-    distributed.wait()
-    return log, path
+    task = Alignment(preset, dataset, tokenizer)
+    return loop.fit_to_end(task, folder, checkpoints.ALIGNED_FILE, device, progress)
 
 
 @torch.no_grad()

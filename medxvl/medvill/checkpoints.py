@@ -16,7 +16,7 @@ ALIGNED_FILE = "aligned.safetensors"
 
 def recipe(preset, dataset, tokenizer) -> Recipe:
     """What shapes a pre-training of MedViLL on `dataset`, whose reports `tokenizer` reads."""
-    start = store.contents(_named(preset))
+    start = store.contents(named_weights(preset))
     if preset.medvill_alignment_epochs:
         start["start"] = store.fingerprint(aligned_start(preset))
     return Recipe.of(
@@ -29,7 +29,8 @@ def recipe(preset, dataset, tokenizer) -> Recipe:
     )
 
 
-def _named(preset) -> dict[str, str]:
+def named_weights(preset) -> dict[str, str]:
+    """Files that the encoders start from, by encoder, as the settings name them."""
     return {part: getattr(preset, f"medvill_{part}_weights") for part in ("vision", "text")}
 
 
@@ -44,7 +45,7 @@ def aligned_start(preset) -> Path:
 def start_from(model: nn.Module, preset) -> list:
     """Start the encoders of `model` from `medvill_vision_weights` and `medvill_text_weights`; see
     `store.start_from`."""
-    return store.start_from(model, _named(preset))
+    return store.start_from(model, named_weights(preset))
 
 
 def load_best(preset, folder: Path, dataset, device="cpu"):

@@ -3,17 +3,21 @@ something else.
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medxvl.data.dataset import CHEXPERT_14, Pixels
+from medxvl.data import text
+from medxvl.data.dataset import Pixels
+from medxvl.evaluation.controls import label_sets
 from medxvl.medvill import masks
 from medxvl.medvill.image_encoder import crop_boxes, grid_side, plain_view, training_view
 from medxvl.medvill.model import Batch, Joint
 from medxvl.training import distributed
+from medxvl.weights import convert
 
 _BLANK = re.compile(r"_{2,}")  # what de-identification left of a name or a date
 _SPACES = re.compile(r"\s+")
@@ -28,12 +32,12 @@ def report_texts(dataset, rows) -> list[str]:
     ]
 
 
-def label_sets(dataset, rows) -> np.ndarray:
-    """(n,) int: equal numbers where studies have the same positive CheXpert findings (none at all
-    is a set, too).
-    """
-    positive = dataset.index.iloc[rows][list(CHEXPERT_14)].to_numpy(dtype=float) == 1
-    return np.unique(positive, axis=0, return_inverse=True)[1].reshape(-1)
+def vocabulary(dataset, preset, folder: Path):
+    """The tokenizer, from the training reports unless BERT starts from released weights; see
+    `text.vocabulary`."""
+    weights = preset.medvill_text_weights and convert.locate(preset.medvill_text_weights)
+    texts = [] if weights else report_texts(dataset, dataset.rows("train"))
+    return text.vocabulary(folder, weights, texts, preset.vocabulary, special_first=False)
 
 
 def encode(
@@ -177,15 +181,6 @@ class Corpus:
 
     def studies(self, picked) -> list[str]:
         return self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
-
-    def batches(self, size: int) -> int:
-        """Whole batches of `size` studies; ValueError for none."""
-        if len(self) < size:
-            raise ValueError(
-                f"{self.dataset.label}: expected at least {size} training studies with a "
-                f"report, found {len(self)}"
-            )
-        return len(self) // size
 
     def pairs(self, picked, rng: np.random.Generator) -> tuple[np.ndarray, Tensor]:
         """Whose report goes with each image of `picked` (b,), and 1 where it is the image's own,

@@ -16,7 +16,7 @@ from medxvl.medvill.model import Joint, MedViLL
 from medxvl.training import distributed, finetune
 
 # With what else the tasks of this model take from here.
-from medxvl.training.finetune import CHUNK, copied, fit  # noqa: F401
+from medxvl.training.finetune import CHUNK, copied  # noqa: F401
 
 
 class Pictures(finetune.Pictures):
@@ -88,6 +88,16 @@ class Tuned(nn.Module):
         super().__init__()
         self.model, self.head, self.preset = model, head, model.preset
 
+    def assemble(self, tokenizer, images: Tensor | None, texts: list[str], task: str) -> tuple:
+        """Image views or tokens, and the joint sequences with `texts` for `task` (see `joint`);
+        without image tokens where `images` is None.
+        """
+        if images is None:
+            images = torch.zeros(len(texts), 0, self.model.trunk.features)
+        places = self.model.trunk.grid**2 if images.ndim == 4 else images.shape[1]
+        ids, real = corpus.encode(tokenizer, texts, self.preset.medvill_text)
+        return images, joint(tokenizer, self.preset, ids, real, places, task=task)
+
     def image_tokens(self, images: Tensor) -> Tensor:
         """(N, P, F): of views (N, C, s, s), or tokens that were computed before, as they are."""
         return self.model.trunk(images) if images.ndim == 4 else images
@@ -96,7 +106,13 @@ class Tuned(nn.Module):
 class FineTuning(finetune.FineTuning):
     """A task's training; the module is a Tuned."""
 
-    groups = ("both", "medvill", "tune")
+    groups, pictures_of = ("both", "medvill", "tune"), Pictures
+    texts = None  # of the samples, where a batch is to hold texts of like length
+
+    def order(self, epoch: int, rng) -> np.ndarray:
+        if self.texts is None:
+            return super().order(epoch, rng)
+        return by_length(self.texts, self.size, rng)
 
     def encoder(self) -> nn.Module:
         return self.tuned.model.trunk

@@ -167,45 +167,29 @@ class MedViLL(nn.Module):
         matrix = getattr(self, "mlm_matrix", self.bert.embeddings.word_embeddings.weight)
         return F.linear(self.mlm_transform(states), matrix, self.mlm_bias)
 
-    def forward(self, b: Batch) -> dict[str, Tensor]:
-        """`mlm`, `itm` and their sum `total`."""
+    def forward(self, b: Batch, words: bool = True) -> dict[str, Tensor]:
+        """`mlm`, `itm` and their sum `total`; without `words` `itm` alone, as `total`."""
         labels, n_image = b.labels, b.joint.ids.shape[1] - b.labels.shape[1]
-        if (
-            not self.preset.medvill_mlm_mismatched
-        ):  # a foreign report says nothing of this image; the release learns it
-            labels = labels.masked_fill(b.matched[:, None] == 0, -100)
-        first = (
-            [0, n_image] if self.preset.medvill_mask == "noncross" else [0]
-        )  # each part's `[CLS]`
-        masked = labels != -100
-        words = (
-            (~masked).int().argsort(dim=1, stable=True)[:, : int(masked.sum(dim=1).max())]
-        )  # a row's masked words, then others
-        at = torch.cat(
-            [torch.tensor(first, device=words.device).expand(len(words), -1), n_image + words],
-            dim=1,
-        )
+        # each part's `[CLS]`
+        first = [0, n_image] if self.preset.medvill_mask == "noncross" else [0]
+        at = torch.tensor(first, device=labels.device).expand(len(labels), -1)
+        if words:
+            # a foreign report says nothing of this image; the release learns it
+            if not self.preset.medvill_mlm_mismatched:
+                labels = labels.masked_fill(b.matched[:, None] == 0, -100)
+            masked = labels != -100
+            # a row's masked words, then others
+            most = int(masked.sum(dim=1).max())
+            place = (~masked).int().argsort(dim=1, stable=True)[:, :most]
+            at = torch.cat([at, n_image + place], dim=1)
         states = self.encode(self.trunk(b.images), b.joint, at)
 
-        chosen, targets = masked.gather(1, words), labels.gather(1, words)
-        logits = self.mlm_logits(states[:, len(first) :][chosen])
-        loss = F.cross_entropy(logits, targets[chosen], reduction="sum") / max(len(logits), 1)
-        share = distributed.mean_weight(
-            chosen.sum(), loss
-        )  # processes mask unequal numbers of words
-        terms = {
-            "mlm": loss * share,
-            "itm": F.cross_entropy(self.itm_head(self.pool(states, 1)), b.matched),
-        }
-        terms["total"] = terms["mlm"] + terms["itm"]
-        return terms
-
-    def matching(self, b: Batch) -> dict[str, Tensor]:
-        """`itm` alone, as `total`."""
-        n_image = b.joint.ids.shape[1] - b.labels.shape[1]
-        first = [0, n_image] if self.preset.medvill_mask == "noncross" else [0]
-        at = torch.tensor(first, device=b.labels.device).expand(len(b.labels), -1)
-        loss = F.cross_entropy(
-            self.itm_head(self.pool(self.encode(self.trunk(b.images), b.joint, at), 1)), b.matched
-        )
-        return {"itm": loss, "total": loss}
+        terms = {}
+        if words:
+            chosen, targets = masked.gather(1, place), labels.gather(1, place)
+            logits = self.mlm_logits(states[:, len(first) :][chosen])
+            loss = F.cross_entropy(logits, targets[chosen], reduction="sum") / max(len(logits), 1)
+            # processes mask unequal numbers of words
+            terms["mlm"] = loss * distributed.mean_weight(chosen.sum(), loss)
+        terms["itm"] = F.cross_entropy(self.itm_head(self.pool(states, 1)), b.matched)
+        return terms | {"total": terms["mlm"] + terms["itm"] if words else terms["itm"]}

@@ -11,34 +11,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from medxvl.data import text
 from medxvl.data.dataset import CHEXPERT_14
 from medxvl.evaluation import metrics
+from medxvl.evaluation.rows import CHANCE, result_row
 from medxvl.medvill import alignment, checkpoints, masks
 from medxvl.medvill import corpus as corpora
 from medxvl.medvill.image_encoder import grid_side, plain_view
 from medxvl.medvill.model import MedViLL
-from medxvl.training import distributed, loop, schedules
-from medxvl.weights import convert, store
+from medxvl.training import loop
 
 OTHERS = 4  # reports of other findings beside the own one, in the validation score
 PAIRS = 128  # of image and report in one call, at evaluation
-
-
-def vocabulary(dataset, preset, folder: Path):
-    """The tokenizer: that of the released BERT it starts from, else one learned from the training
-    reports; kept in `folder`/tokenizer.json."""
-    if preset.medvill_text_weights:
-        at = convert.locate(preset.medvill_text_weights)
-        tokenizer = text.read_vocabulary(
-            (at if at.is_dir() else at.parent) / "vocab.txt", special_first=False
-        )
-    else:
-        texts = corpora.report_texts(dataset, dataset.rows("train"))
-        tokenizer = text.train_tokenizer([t for t in texts if t], preset.vocabulary)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    return tokenizer
 
 
 class Objective(nn.Module):
@@ -53,7 +36,7 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(self, stage: str, batch) -> dict[str, Tensor]:
-        return self.model(batch) if stage == "objective" else self.model.matching(batch)
+        return self.model(batch, words=stage == "objective")
 
 
 class Pretraining(loop.Task):
@@ -70,6 +53,10 @@ class Pretraining(loop.Task):
             corpora.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
         self.epochs = preset.medvill_matching_epochs + preset.medvill_epochs
+        self.n, self.batch_size = len(self.corpus), preset.medvill_batch
+        self.decay = preset.medvill_weight_decay
+        # as released constant, after a warm-up that is empty there; a cosine at the small presets
+        self.rates = preset.medvill_warmup, preset.medvill_rate, preset.medvill_min_rate
         held = preset.medvill_freeze == "aligned"
         self.skips_parameters = (
             held or preset.medvill_matching_epochs > 0 or preset.medvill_mask == "noncross"
@@ -79,22 +66,8 @@ class Pretraining(loop.Task):
         self.device, self.model = device, MedViLL(self.preset, len(self.tokenizer)).to(device)
         return Objective(self.model).to(device)
 
-    def parameter_groups(self, model) -> list[dict]:
-        return alignment.parameter_groups(self.model, self.preset)
-
     def stage(self, epoch: int) -> str:
         return "matching" if epoch < self.preset.medvill_matching_epochs else "objective"
-
-    @property
-    def size(self) -> int:
-        """Studies in a batch of all processes."""
-        return self.preset.medvill_batch * distributed.processes()
-
-    def batches(self, epoch: int) -> int:
-        return self.corpus.batches(self.size)
-
-    def order(self, epoch: int, rng) -> np.ndarray:
-        return rng.permutation(len(self.corpus))
 
     def start_epoch(self, epoch: int) -> None:
         if epoch == 0:
@@ -109,23 +82,11 @@ class Pretraining(loop.Task):
         inputs = self.corpus.batch(picked, rng, generator, masked=self.stage(epoch) == "objective")
         return self.corpus.studies(picked), (self.stage(epoch), inputs)
 
-    def learning_rate(self, epoch: int, step: int, steps: int) -> float:
-        """As released: constant, after a linear warm-up that is empty there; a cosine at the small
-        presets.
-        """
-        preset = self.preset
-        done, every = epoch * steps + step, self.epochs * steps
-        return schedules.warmup_cosine(
-            done, every, preset.medvill_warmup, preset.medvill_rate, preset.medvill_min_rate
-        )
-
     def score(self, epoch: int) -> float | None:
         if self.stage(epoch) != "objective":
             return None
-        return match_auroc(self.model, self.valid, self.device)
-
-    def save(self, path: Path, score: float) -> None:
-        store.save(self.model, path, kind="pre-trained", recipe=self.recipe, score=score)
+        y, scores, _ = pairs_with_other_findings(self.model, self.valid, self.device)
+        return float(metrics.auroc(y, scores))
 
 
 def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFrame:
@@ -165,19 +126,13 @@ def match_logits(
     return logits[:, 1] - logits[:, 0]
 
 
-def match_auroc(model: MedViLL, corpus: corpora.Corpus, device) -> float:
-    """AUROC of the matching head on validation pairs: each image with its own report and with
-    OTHERS of other findings.
-    """
-    return float(metrics.auroc(*match_pairs(model, corpus, device)[:2]))
-
-
 @torch.no_grad()
-def match_pairs(
+def pairs_with_other_findings(
     model: MedViLL, corpus: corpora.Corpus, device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whether a pair matches, its score and the number of its image in `corpus`, (pairs,) each; the
-    same pairs every time.
+    """Each image with its own report and with OTHERS of studies with other findings, the same pairs
+    every time: whether a pair matches, its matching score and the number of its image in `corpus`,
+    (pairs,) each.
     """
     model.eval()
     n, preset, tokenizer = len(corpus), model.preset, corpus.tokenizer
@@ -217,34 +172,17 @@ def evaluate(
     chance; CI over patients.
     """
     patients = corpus.dataset.index["patient_id"].iloc[corpus.rows].to_numpy()
-    common = {
-        "paper": "medvill",
-        "task": "pretraining",
-        "dataset": dataset,
-        "split": "valid",
-        "subset": "",
-        "metric": "match_auroc",
-        "model": f"MedViLL ({masks.TITLES[preset.medvill_mask]})",
-    }
-    rows = [common | {"model": "chance", "control": "chance", "value": 0.5, "n": len(corpus)}]
+    common = {"paper": "medvill", "task": "pretraining", "dataset": dataset, "split": "valid"}
+    metric, n = "match_auroc", len(corpus)
+    rows = [result_row(common | CHANCE, metric, 0.5, n=n)]
+    common["model"] = f"MedViLL ({masks.TITLES[preset.medvill_mask]})"
     for network, control, told in ((model, "", checkpoint), (untrained, "untrained", "random")):
-        y, scores, image = match_pairs(network, corpus, device)
+        y, scores, image = pairs_with_other_findings(network, corpus, device)
         drawn = metrics.bootstrap(
             metrics.auroc, y, scores, patients[image], preset.bootstrap, preset.seed
         )
-        low, high = metrics.interval(drawn)
-        rows.append(
-            common
-            | {
-                "value": float(metrics.auroc(y, scores)),
-                "ci_low": float(low),
-                "ci_high": float(high),
-                "n": len(corpus),
-                "control": control,
-                "checkpoint": told,
-                "draws": drawn,
-            }
-        )
+        about, value = common | {"control": control, "checkpoint": told}, metrics.auroc(y, scores)
+        rows.append(result_row(about, metric, value, drawn, n=n, keep_draws=True))
     return rows
 
 

@@ -54,11 +54,6 @@ def rename(key: str) -> str | None:
     return None
 
 
-def recognises(keys) -> bool:
-    """Whether a checkpoint with these keys is one of MedViLL's."""
-    return any(_BEFORE.sub("", key) == "img_embeddings.img_embeddings.weight" for key in keys)
-
-
 def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """State dict of `MedViLL` (and the heads `class_head`, `answer_head`) from a released one, of
     any of its tasks.

@@ -110,7 +110,7 @@ class Run:
             )
         if role not in self._datasets:
             roles.prepare(self.sources[role], self.preset, threads.cores())
-            self._datasets[role] = datasets.open(self.sources[role].folder)
+            self._datasets[role] = datasets.Dataset(self.sources[role].folder)
         return self._datasets[role]
 
     def add_rows(self, rows: list[dict]) -> None:

@@ -147,7 +147,7 @@ def studies(sources: dict) -> tuple[dict[str, int], str]:
         f"{name if main and hasattr(raw_datasets.load(name), 'EXPECTED') else USUAL['main']}"
     )
     if main and (main.folder / "card.json").is_file():
-        dataset = datasets.open(main.folder)
+        dataset = datasets.Dataset(main.folder)
         counts = {split: len(dataset.rows(split)) for split in ("train", "valid", "test")} | {
             "studies": len(dataset.index)
         }

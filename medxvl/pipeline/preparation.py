@@ -59,7 +59,7 @@ def make_phantom(preset, workers: int) -> dict:
 def prepare_role(source, preset, workers: int) -> dict:
     """Prepare a role's data if they are not; what the marker file says of them."""
     roles.prepare(source, preset, workers)
-    dataset = datasets.open(source.folder)
+    dataset = datasets.Dataset(source.folder)
     return {
         "role": source.role,
         "name": source.name,

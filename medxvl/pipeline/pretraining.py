@@ -61,9 +61,9 @@ def _vocabulary(training: str, dataset, preset, folder):
 
         return corpus.vocabulary(dataset, preset, folder)
     if training == "medvill":
-        from medxvl.medvill import pretrain
+        from medxvl.medvill import corpus
 
-        return pretrain.vocabulary(dataset, preset, folder)
+        return corpus.vocabulary(dataset, preset, folder)
     return None
 
 

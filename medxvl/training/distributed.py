@@ -13,6 +13,7 @@ import os
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather, all_reduce
 
 
 def processes() -> int:
@@ -48,38 +49,11 @@ def own(total: int) -> slice:
     return slice(rank() * share, (rank() + 1) * share)
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        ctx.rows, x = len(x), x.contiguous()
-        parts = [torch.empty_like(x) for _ in range(processes())]
-        dist.all_gather(parts, x)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)  # every process's loss may have used this process's rows
-        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return _Sum.forward(ctx, grad)
-
-
 def gather(x: Tensor) -> Tensor:
     """Rows of all processes, (n, ...) -> (processes * n, ...), with gradients. `x` is of equal
     shape in each.
     """
-    return _Gather.apply(x) if processes() > 1 else x
+    return torch.cat(all_gather(x.contiguous())) if processes() > 1 else x
 
 
 def gather_ragged(x: Tensor) -> Tensor:
@@ -104,7 +78,7 @@ def mean_weight(count: Tensor, like: Tensor) -> float | Tensor:
     if processes() == 1:
         return 1.0
     total = count.to(torch.float64)
-    return (total * processes() / _Sum.apply(total).clamp(min=1)).to(
+    return (total * processes() / all_reduce(total).clamp(min=1)).to(
         torch.promote_types(like.dtype, torch.float32)
     )
 
@@ -119,9 +93,9 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         given, axes, n = x.dtype, (0, 2, 3), x.numel() // x.shape[1] * processes()
         x = x.to(self.weight.dtype)  # under autocast too the sums are not of half precision
-        mean = _Sum.apply(x.mean(axes)) / processes()
+        mean = all_reduce(x.mean(axes)) / processes()
         centred = x - mean[:, None, None]
-        variance = _Sum.apply(centred.square().mean(axes)) / processes()
+        variance = all_reduce(centred.square().mean(axes)) / processes()
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
@@ -138,12 +112,3 @@ def share_batch_statistics(model: nn.Module) -> None:
         for module in model.modules():
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = _SharedBatchNorm2d
-
-
-def gather_objects(thing) -> list:
-    """`thing` of every process, in the order of the ranks."""
-    if processes() == 1:
-        return [thing]
-    found = [None] * processes()
-    dist.all_gather_object(found, thing)
-    return found

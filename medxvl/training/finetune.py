@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medxvl.config.recipes import Recipe
+from medxvl.data import questions
 from medxvl.data.dataset import Pixels
 from medxvl.training import distributed, loop, schedules
 from medxvl.weights import store
@@ -27,7 +28,10 @@ class Pictures:
     """Image tokens of some rows of a dataset, (n, P, F): computed once where the encoder is fixed,
     else for each batch.
 
-    A model overrides `plain`, `views`, `encode`, `fixed` and `size`.
+    A model gives `plain(picked)` and `views(picked, generator)`, evaluation and training views (n,
+    C, s, s) of `picked` (training views of the own part of a batch, drawn for all of it),
+    `fixed(encoder)`, whether an image always gives the same tokens, and `size(encoder)`, how many
+    numbers these are.
     """
 
     def __init__(self, dataset, rows, preset, device):
@@ -42,27 +46,9 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def plain(self, picked) -> Tensor:
-        """Evaluation views (n, C, s, s) of `picked`."""
-        raise NotImplementedError
-
-    def views(self, picked, generator: torch.Generator) -> Tensor:
-        """Training views (n, C, s, s) of `picked`: the own part of a batch; draws are made for all
-        of it.
-        """
-        raise NotImplementedError
-
     def encode(self, encoder: nn.Module, views: Tensor) -> Tensor:
         """Views (n, C, s, s) -> tokens (n, P, F)."""
         return encoder(views)
-
-    def fixed(self, encoder: nn.Module) -> bool:
-        """Whether an image always gives the same tokens."""
-        raise NotImplementedError
-
-    def size(self, encoder: nn.Module) -> int:
-        """Numbers in the tokens of one image."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def tokens(self, encoder: nn.Module, picked) -> Tensor:
@@ -84,83 +70,54 @@ class Pictures:
 class FineTuning(loop.Task):
     """A task's training. `name` is the prefix of its settings NAME_epochs, NAME_batch and
     NAME_rate; `common` of those that the model's tasks share, `groups` are the settings that shape
-    the result.
+    the result, `pictures_of` makes the image tokens.
 
-    A task overrides `module` (what is trained), `inputs` (what it is given, for the samples picked)
-    and `score`.
+    A task gives `module()`, what is trained, `inputs(picked, rng, generator)`, what it is given for
+    this process's part of the samples `picked`, and `score`; a model gives `encoder()`, the image
+    encoder of the module in training.
     """
 
-    common, groups = "tune", ()
+    name, common, groups = "", "tune", ()
     skips_parameters = True  # heads of pre-training that the task has no use for
 
+    pictures_of = Pictures
+    kind = "fine-tuned"
+
     def __init__(
-        self,
-        name: str,
-        preset,
-        start: nn.Module,
-        pictures: Pictures | None,
-        n: int,
-        data: str,
-        device,
+        self, preset, start: nn.Module, dataset, rows, device, about: str = "", sees: bool = True
     ):
-        self.preset, self.start, self.pictures, self.n, self.device = (
-            preset,
-            start,
-            pictures,
-            n,
-            device,
+        """`rows` of `dataset` are the samples, a row each. `about`: what else of the data shapes
+        the result. Without `sees` no image is shown.
+        """
+        self.preset, self.start, self.device = preset, start, device
+        self.dataset, self.rows, self.n = dataset, np.asarray(rows), len(rows)
+        self.pictures = self.pictures_of(dataset, rows, preset, device) if sees else None
+        self.names = dataset.index["study_id"].iloc[rows]
+        self.epochs, self.batch_size, self.rate = (
+            getattr(preset, f"{self.name}_{part}") for part in ("epochs", "batch", "rate")
         )
-        self.epochs, self._batch, self.rate = (
-            getattr(preset, f"{name}_{part}") for part in ("epochs", "batch", "rate")
-        )
-        self.label = f"fine-tuning: {name.removeprefix('xvl_')}"
-        self.recipe = Recipe.of(
-            preset, (*self.groups, name), data, type(self).__module__, start=state_hash(start)
-        )
-
-    def module(self) -> nn.Module:
-        raise NotImplementedError
-
-    def encoder(self) -> nn.Module:
-        """The image encoder of the module in training."""
-        raise NotImplementedError
-
-    def inputs(
-        self, picked: np.ndarray, rng: np.random.Generator, generator: torch.Generator
-    ) -> tuple:
-        """Inputs of the module for this process's part of the samples `picked`."""
-        raise NotImplementedError
+        self.decay = self.shared("weight_decay")
+        self.label = f"fine-tuning: {self.name.removeprefix('xvl_')}"
+        data = f"{dataset.fingerprint} {about}".strip()
+        module, given = type(self).__module__, state_hash(start)
+        self.recipe = Recipe.of(preset, (*self.groups, self.name), data, module, start=given)
 
     def ids(self, picked: np.ndarray) -> list[str]:
-        """What to call the samples when something is wrong with them."""
-        return [str(k) for k in picked]
+        """Names of the samples, to say in which something is wrong."""
+        return self.names.iloc[picked].tolist()
 
     def shared(self, setting: str):
         """Value of a setting of all tasks of this model."""
         return getattr(self.preset, f"{self.common}_{setting}")
 
     def build(self, device) -> nn.Module:
-        self.tuned = self.module().to(device)
+        self.model = self.tuned = self.module().to(device)
         return self.tuned
-
-    def parameter_groups(self, model) -> list[dict]:
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        groups = []
-        for spared, decay in ((False, self.shared("weight_decay")), (True, 0.0)):
-            chosen = [p for n, p in named if loop.without_decay(n, p) is spared]
-            groups.append({"params": chosen, "weight_decay": decay, "scale": 1.0})
-        return groups
 
     @property
     def size(self) -> int:
         """Samples in a batch of all processes."""
-        return min(self._batch * distributed.processes(), self.n)
-
-    def batches(self, epoch: int) -> int:
-        return self.n // self.size
-
-    def order(self, epoch: int, rng) -> np.ndarray:
-        return rng.permutation(self.n)
+        return min(super().size, self.n)
 
     def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
         picked = order[k * self.size : (k + 1) * self.size]
@@ -184,18 +141,46 @@ class FineTuning(loop.Task):
             return self.pictures.tokens(self.encoder(), picked[distributed.own(len(picked))])
         return self.pictures.views(picked, generator)
 
-    def save(self, path: Path, score: float) -> None:
-        store.save(self.tuned, path, kind="fine-tuned", recipe=self.recipe, score=score)
+    def fit(self, folder: Path, progress) -> tuple[nn.Module, str]:
+        """Train into `folder`; the model with the weights of its best validation epoch, and a
+        short text that identifies them.
+        """
+        loop.fit(self, replace(self.preset, checkpoints=1), folder, self.device, progress)
+        best = folder / next(iter(json.loads((folder / "best.json").read_text(encoding="utf-8"))))
+        self.model.load_state_dict(load_file(best))
+        return self.model.eval(), f"fine-tuned {store.fingerprint(best)}"
 
 
-def fit(task: FineTuning, preset, folder: Path, device, progress) -> tuple[nn.Module, str]:
-    """Train into `folder`; the module with the weights of its best validation epoch, and a short
-    text that identifies them.
+class OnQuestions:
+    """What a FineTuning on questions shares between the models: the training questions of `table`;
+    the epoch that answers best on held-out training images is kept.
+
+    A task gives `predict`(module, tokenizer, dataset, table, answers, device, sees), the answers.
     """
-    loop.fit(task, replace(preset, checkpoints=1), folder, device, progress)
-    best = folder / next(iter(json.loads((folder / "best.json").read_text(encoding="utf-8"))))
-    task.tuned.load_state_dict(load_file(best))
-    return task.tuned.eval(), f"fine-tuned {store.fingerprint(best)}"
+
+    score_label = "accuracy on held-out training images"
+
+    def __init__(self, preset, dataset, table, start, tokenizer, device, sees: bool = True):
+        train = table[table["split"] == "train"]
+        self.answers, self.tokenizer, self.sees = questions.vocabulary(train), tokenizer, sees
+        self.train, self.valid = questions.hold_out(train, preset.seed)
+        rows, about = self.train["row"].to_numpy(), f"{len(table)} {sees}"
+        super().__init__(preset, start, dataset, rows, device, about, sees)
+        self.names = self.train["qid"]
+
+    def score(self, epoch: int) -> float:
+        if self.valid.empty:
+            return 0.0
+        given = self.predict(
+            self.tuned,
+            self.tokenizer,
+            self.dataset,
+            self.valid,
+            self.answers,
+            self.device,
+            self.sees,
+        )
+        return float((given == self.valid["answer"].to_numpy()).mean())
 
 
 def copied(start: nn.Module) -> nn.Module:

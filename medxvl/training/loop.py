@@ -10,6 +10,7 @@ import json
 import math
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,14 @@ import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
+from tqdm.std import tqdm
 
 from medxvl.config import records
 from medxvl.config.recipes import Recipe
-from medxvl.training import distributed, resume
+from medxvl.training import distributed, optimizer, resume, schedules
+from medxvl.weights import store
 
 
 class Task:
@@ -35,10 +39,13 @@ class Task:
 
     label = "training"  # what the progress bar says
     score_label = "validation score"
+    kind = "pre-trained"  # what the weights that are kept are
+    samples = "training studies with a report"  # what `n` counts
     epochs = 1
     # All that shapes the result: a state of other settings or data is never gone on from.
     recipe = Recipe({}, "", {}, keeps=False)
     max_norm = 0.0  # 0: gradients are not clipped
+    decay = 0.01  # weight decay, that of AdamW by default
     skips_parameters = False  # whether some steps leave parameters unused
 
     def build(self, device: torch.device) -> nn.Module:
@@ -49,14 +56,24 @@ class Task:
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
         """Groups for AdamW, each with the factor of its learning rate in "scale"."""
-        return [{"params": [p for p in model.parameters() if p.requires_grad], "scale": 1.0}]
+        return optimizer.decay_groups(model.named_parameters(), self.decay)
+
+    @property
+    def size(self) -> int:
+        """Samples in a batch of all processes."""
+        return self.batch_size * distributed.processes()
 
     def batches(self, epoch: int) -> int:
-        raise NotImplementedError
+        """Whole batches of the `n` samples; ValueError for none."""
+        if self.n < self.size:
+            raise ValueError(
+                f"{self.label}: expected at least {self.size} {self.samples}, found {self.n}"
+            )
+        return self.n // self.size
 
     def order(self, epoch: int, rng: np.random.Generator):
         """What `batch` is to take its samples from in this epoch, drawn first thing."""
-        return None
+        return rng.permutation(self.n)
 
     def start_epoch(self, epoch: int) -> None:
         """Changes to the model before an epoch; not repeated when the epoch is resumed."""
@@ -68,8 +85,10 @@ class Task:
         raise NotImplementedError
 
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
-        """Rate of step `step` of `steps` in this epoch."""
-        raise NotImplementedError
+        """Rate of step `step` of `steps` in this epoch: a linear warm-up, then a cosine, of which
+        `rates` gives steps of warm-up, peak and end.
+        """
+        return schedules.warmup_cosine(epoch * steps + step, self.epochs * steps, *self.rates)
 
     def weight_decay(self, epoch: int, step: int, steps: int) -> float | None:
         """Decay of the groups that have one; None: as the groups say."""
@@ -93,8 +112,8 @@ class Task:
         return None
 
     def save(self, path: Path, score: float) -> None:
-        """Write the weights of an epoch that is kept."""
-        raise NotImplementedError
+        """Write the weights of an epoch that is kept, those of `model`."""
+        store.save(self.model, path, kind=self.kind, recipe=self.recipe, score=score)
 
 
 def fit(task: Task, preset, folder: Path, device: torch.device, progress) -> pd.DataFrame:
@@ -112,6 +131,20 @@ def fit(task: Task, preset, folder: Path, device: torch.device, progress) -> pd.
     folder.mkdir(parents=True, exist_ok=True)
     with resume.locked(folder) if distributed.alone() else nullcontext():
         return _Training(task, preset, folder, device, progress).run()
+
+
+def fit_to_end(task: Task, folder: Path, name: str, device, progress) -> tuple[pd.DataFrame, Path]:
+    """`fit` for a task that keeps its last epoch: the log, and the file of its weights,
+    `folder`/`name`.
+    """
+    log = fit(task, replace(task.preset, checkpoints=1), folder, device, progress)
+    path = folder / name
+    if distributed.rank() == 0:
+        (last,) = folder.glob("epoch-*.safetensors")
+        path.unlink(missing_ok=True)
+        path.hardlink_to(last)
+    distributed.wait()
+    return log, path
 
 
 class _Training:
@@ -139,13 +172,8 @@ class _Training:
             )  # no other way by accelerate
             self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
 
-        self.epoch, self.step, self.steps, self.best, self.drawn = (
-            0,
-            0,
-            0,
-            {},
-            None,
-        )  # steps: of all epochs
+        self.epoch = self.step = self.steps = 0  # steps: of all epochs
+        self.best, self.drawn = {}, None
         state = resume.load(folder, task.recipe, distributed.processes())
         if state:
             self._take_up(state)
@@ -161,13 +189,11 @@ class _Training:
                 "epoch do not make one step "
                 f"of accumulation={preset.accumulation}"
             )
-        self.lengths, self.bar = (
-            lengths,
-            progress(sum(lengths), task.label) if self.first else _NoBar(),
-        )
-        self.bar.n = self.bar.initial = self.bar.last_print_n = (
-            self.steps
-        )  # so that its rate counts this start's steps
+        self.lengths = lengths
+        shown = progress(sum(lengths), task.label) if self.first else tqdm(disable=True)
+        # so that its rate counts this start's steps
+        shown.n = shown.initial = shown.last_print_n = self.steps
+        self.bar = shown
 
     def run(self) -> pd.DataFrame:
         self.log.open()
@@ -186,7 +212,7 @@ class _Training:
             task.start_epoch(epoch)
         order = task.order(epoch, rng)
         if self.step:
-            resume.restore_numpy(self.drawn, rng)
+            rng.bit_generator.state = json.loads(self.drawn["numpy"])
         self.wrapped.train()
         ready = None
         while self.step < steps:
@@ -297,7 +323,7 @@ class _Training:
     def _save(self, rng) -> None:
         """The state after the last step, by the first process; generators of each process."""
         drawn = resume.generators(self.generator, rng, self.device)
-        every = distributed.gather_objects(drawn)
+        every = gather_object([drawn])
         if self.first:
             scaler = self.accelerator.scaler
             resume.save(
@@ -367,31 +393,3 @@ def accelerator(
     )
     torch.set_num_threads(threads)
     return made
-
-
-class _NoBar:
-    """For the processes that show no progress."""
-
-    def update(self, n=1): ...
-
-    def set_postfix_str(self, told): ...
-
-    def close(self): ...
-
-
-def clip_each(parameters, limit: float) -> None:
-    """Cut the gradient norm of each parameter to `limit` (X-VL's release does so, for the vision
-    encoder alone).
-    """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    scales = [(limit / (n + 1e-6)).clamp(max=1.0) for n in torch._foreach_norm(grads)]
-    torch._foreach_mul_(grads, scales)
-
-
-def without_decay(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay spares a parameter: biases, norms, class token and position
-    embeddings.
-    """
-    return parameter.ndim < 2 or any(
-        part in name for part in ("pos_embed", "cls_token", "position_embeddings")
-    )

@@ -53,7 +53,10 @@ def load(folder: Path, recipe: Recipe, processes: int) -> dict | None:
     state = torch.load(folder / LAST, weights_only=True, map_location="cpu")
     if not all((folder / name).is_file() for name in (*state["best"], LOG)):
         return None
-    told = state.get("recipe") or _recipe_of_kept(folder, state)
+    # States of medxvl 0.1.0 before recipes hold no more than a hash of theirs, so that the best
+    # kept weights have to say it.
+    kept = [folder / name for name in state["best"]]
+    told = state.get("recipe") or (store.about(kept[0]) if kept else {"settings": {}})
     if recipe.differs(told):
         return None
     if recipe.changed_code(told):
@@ -70,13 +73,6 @@ def load(folder: Path, recipe: Recipe, processes: int) -> dict | None:
     return state
 
 
-def _recipe_of_kept(folder: Path, state: dict) -> dict:
-    """What the best kept weights say of themselves: states of medxvl 0.1.0 before recipes hold no
-    more than a hash of theirs."""
-    kept = [folder / name for name in state["best"]]
-    return store.about(kept[0]) if kept else {"settings": {}}
-
-
 def generators(generator: torch.Generator, rng, device: torch.device) -> dict:
     """State of the training's own generators, of torch's and of the device's."""
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0)
@@ -89,15 +85,11 @@ def generators(generator: torch.Generator, rng, device: torch.device) -> dict:
 
 
 def restore_generators(state: dict, generator: torch.Generator, device: torch.device) -> None:
-    """Put back all but NumPy's, which each epoch makes anew (`restore_numpy`)."""
+    """Put back all but NumPy's, which each epoch makes anew."""
     generator.set_state(state["torch"])
     torch.set_rng_state(state["global"])
     if len(state["cuda"]):
         torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def restore_numpy(state: dict, rng) -> None:
-    rng.bit_generator.state = json.loads(state["numpy"])
 
 
 class Log:
@@ -108,7 +100,15 @@ class Log:
         file.
         """
         self.path, self.writes = folder / LOG, writes
-        self.rows = _rows_before(self.path, steps)
+        self.rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines() if steps else ():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if row["step"] >= steps:
+                break
+            self.rows.append(row)
 
     def open(self):
         """Only now is the file changed: other processes may have been reading it."""
@@ -126,16 +126,3 @@ class Log:
     def close(self) -> None:
         if self.writes:
             self.stream.close()
-
-
-def _rows_before(path: Path, steps: int) -> list[dict]:
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if steps else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if row["step"] >= steps:
-            break
-        rows.append(row)
-    return rows

@@ -14,19 +14,13 @@ from medxvl.xvl.model import Batch
 
 
 def vocabulary(dataset, preset, folder: Path):
-    """The tokenizer of the text encoder: that of the released weights it starts from, else one
-    learned from the training reports. Kept in `folder`/tokenizer.json."""
-    if preset.text_weights:
-        released_at = convert.locate(preset.text_weights)
-        tokenizer = text.read_vocabulary(
-            (released_at if released_at.is_dir() else released_at.parent) / "vocab.txt"
-        )
-    else:
-        parts = report_sentences(dataset, share_of(dataset, dataset.rows("train"), preset), preset)
-        tokenizer = text.train_tokenizer([text.join(p) for p in parts if p], preset.vocabulary)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    return tokenizer
+    """The tokenizer of the text encoder, from the training reports unless it starts from released
+    weights; see `text.vocabulary`."""
+    weights, texts = preset.text_weights and convert.locate(preset.text_weights), []
+    if not weights:
+        rows = share_of(dataset, dataset.rows("train"), preset)
+        texts = [text.join(p) for p in report_sentences(dataset, rows, preset) if p]
+    return text.vocabulary(folder, weights, texts, preset.vocabulary)
 
 
 class Corpus:

@@ -13,7 +13,7 @@ from medxvl.layers import vision_transformer
 from medxvl.training import distributed, finetune
 
 # With what else the tasks of this model take from here.
-from medxvl.training.finetune import CHUNK, copied, fit  # noqa: F401
+from medxvl.training.finetune import CHUNK, copied  # noqa: F401
 
 
 class Pictures(finetune.Pictures):
@@ -63,6 +63,7 @@ class FineTuning(finetune.FineTuning):
     """A task's training; the module is a Tuned."""
 
     common, groups = "xvl_tune", ("both", "model", "xvl_tune")
+    pictures_of = Pictures
 
     def encoder(self) -> nn.Module:
         return self.tuned.vision

@@ -4,7 +4,6 @@ and what it is worth.
 Several GPUs: `medxvl.pipeline pretrain` under torchrun, into the folder that the notebook reads.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 from medxvl.config.recipes import Recipe
 from medxvl.data.dataset import Pixels
 from medxvl.evaluation import metrics
+from medxvl.evaluation.rows import class_rows
 from medxvl.layers import vision_transformer
-from medxvl.training import distributed, loop
+from medxvl.training import distributed, loop, optimizer
 from medxvl.weights import store
 from medxvl.xvl import checkpoints, ibot
 
@@ -41,11 +41,13 @@ class SelfDistillation(loop.Task):
     """
 
     label, score_label = "self-distillation", "share of the training"
+    samples = "training images"
 
     def __init__(self, preset, dataset):
         self.preset, self.dataset = preset, dataset
         self.rows = dataset.rows("train")
         self.pixels, self.epochs, self.epoch = Pixels(dataset, self.rows), preset.ibot_epochs, 0
+        self.n, self.batch_size, self.decay = len(self.rows), preset.ibot_batch, preset.ibot_decay
         self.recipe = Recipe.of(preset, ("model", "ibot"), dataset.fingerprint, __name__)
 
     def build(self, device) -> Objective:
@@ -56,21 +58,6 @@ class SelfDistillation(loop.Task):
     def model(self) -> ibot.IBOT:
         return self.objective.model
 
-    @property
-    def size(self) -> int:
-        return self.preset.ibot_batch * distributed.processes()
-
-    def batches(self, epoch: int) -> int:
-        if len(self.rows) < self.size:
-            raise ValueError(
-                f"{self.dataset.label}: expected at least {self.size} training images, found "
-                f"{len(self.rows)}"
-            )
-        return len(self.rows) // self.size
-
-    def order(self, epoch: int, rng) -> np.ndarray:
-        return rng.permutation(len(self.rows))
-
     def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
         self.epoch, picked = epoch, order[k * self.size : (k + 1) * self.size]
         own = distributed.own(len(picked))
@@ -78,14 +65,6 @@ class SelfDistillation(loop.Task):
         studies = self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
         done = (epoch + k / self.batches(epoch)) / self.epochs
         return studies, (views, done, k % self.preset.accumulation == 0)
-
-    def parameter_groups(self, model) -> list[dict]:
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        groups = []
-        for spared, decay in ((False, self.preset.ibot_decay), (True, 0.0)):
-            chosen = [p for n, p in named if loop.without_decay(n, p) is spared]
-            groups.append({"params": chosen, "weight_decay": decay, "scale": 1.0})
-        return groups
 
     def _now(self, epoch: int, step: int, steps: int) -> dict[str, float]:
         return ibot.schedule(self.preset, (epoch + step / steps) / self.epochs)
@@ -107,7 +86,7 @@ class SelfDistillation(loop.Task):
         student = self.model.student
         if self.epoch < self.preset.ibot_frozen:
             student.head.prototypes.grad = None
-        loop.clip_each(student.parameters(), self.preset.ibot_clip)
+        optimizer.clip_each(student.parameters(), self.preset.ibot_clip)
 
     def score(self, epoch: int) -> float:
         return (epoch + 1) / self.epochs
@@ -126,11 +105,7 @@ def fit(preset, dataset, folder: Path, device, progress) -> tuple[pd.DataFrame, 
     takes.
     """
     task = SelfDistillation(preset, dataset)
-    log = loop.fit(task, replace(preset, checkpoints=1), folder, device, progress)
-    (last,) = folder.glob("epoch-*.safetensors")
-    (folder / WEIGHTS).unlink(missing_ok=True)
-    (folder / WEIGHTS).hardlink_to(last)
-    return log, folder / WEIGHTS
+    return loop.fit_to_end(task, folder, WEIGHTS, device, progress)
 
 
 def encoder(preset, path: Path | None, device="cpu") -> nn.Module:
@@ -161,40 +136,18 @@ def evaluate(
     patients,
     findings,
     *,
-    dataset,
-    model,
-    control="",
-    checkpoint="",
     n_resamples=1000,
     seed=0,
-    split="test",
+    **about,
 ):
-    """Rows of one probe: AUROC of each finding and their mean, with 95 % intervals over
-    patients.
+    """Rows of one probe: AUROC of each finding and their mean, with 95 % intervals over patients.
+
+    `about`: see `medxvl.evaluation.rows`.
     """
+    about = {"paper": "xvl", "task": "vision_pretraining"} | about
     value = metrics.auroc(labels, scores)
     drawn = metrics.bootstrap(metrics.auroc, labels, scores, patients, n_resamples, seed)
     groups = [(name, [k]) for k, name in enumerate(findings)] + [
         (f"mean of {len(findings)}", list(range(len(findings))))
     ]
-    rows = []
-    for subset, members in groups:
-        low, high = metrics.interval(drawn[:, members].mean(1))
-        rows.append(
-            {
-                "paper": "xvl",
-                "task": "vision_pretraining",
-                "dataset": dataset,
-                "split": split,
-                "subset": subset,
-                "model": model,
-                "metric": "auroc",
-                "value": float(value[members].mean()),
-                "ci_low": float(low),
-                "ci_high": float(high),
-                "n": len(labels),
-                "control": control,
-                "checkpoint": checkpoint,
-            }
-        )
-    return rows
+    return class_rows(about, "auroc", value, drawn, groups, np.ones_like(labels, dtype=bool))

@@ -14,8 +14,7 @@ from torch import nn
 from medxvl.data import text
 from medxvl.evaluation import metrics
 from medxvl.layers import vision_transformer
-from medxvl.training import distributed, loop, schedules
-from medxvl.weights import store
+from medxvl.training import distributed, loop, optimizer, schedules
 from medxvl.xvl import checkpoints, warmup
 from medxvl.xvl.corpus import Corpus
 from medxvl.xvl.model import XVL
@@ -82,16 +81,11 @@ def parameter_groups(model: XVL, preset) -> list[dict]:
     nor on the temperature, whose rate is `preset.temperature_rate` times the encoders': Adam moves
     it by whole steps, whatever its size. That of ENCODERS is `preset.encoder_rate` times that of
     the rest of the fusion encoder and the heads."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and n != "temperature"]
+    named = [(n, p) for n, p in model.named_parameters() if n != "temperature"]
     groups = []
     for slow, scale in ((False, 1.0), (True, preset.encoder_rate)):
-        for spared, decay in ((False, preset.weight_decay), (True, 0.0)):
-            chosen = [
-                p
-                for n, p in named
-                if n.startswith(ENCODERS) is slow and loop.without_decay(n, p) is spared
-            ]
-            groups.append({"params": chosen, "weight_decay": decay, "scale": scale})
+        part = [(n, p) for n, p in named if n.startswith(ENCODERS) is slow]
+        groups += optimizer.decay_groups(part, preset.weight_decay, scale)
     scale = preset.encoder_rate * preset.temperature_rate
     return [*groups, {"params": [model.temperature], "weight_decay": 0.0, "scale": scale}]
 
@@ -198,7 +192,7 @@ class Pretraining(loop.Task):
         return stage.learning_rate((epoch - stage.first) * steps + step, steps, self.preset)
 
     def clip(self, model) -> None:
-        loop.clip_each(self.model.online.vision.parameters(), self.preset.clip)
+        optimizer.clip_each(self.model.online.vision.parameters(), self.preset.clip)
 
     def values(self) -> dict[str, torch.Tensor]:
         return {"temperature": self.model.temperature}
@@ -206,10 +200,7 @@ class Pretraining(loop.Task):
     def score(self, epoch: int) -> float | None:
         if self.stage(epoch) == "contrast":  # the matching head has seen nothing
             return None
-        return match_auroc(self.model, self.valid, self.device)
-
-    def save(self, path: Path, score: float) -> None:
-        store.save(self.model, path, kind="pre-trained", recipe=self.recipe, score=score)
+        return auroc_of_shifted_reports(self.model, self.valid, self.device)
 
 
 def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFrame:
@@ -223,9 +214,9 @@ def fit(preset, dataset, tokenizer, folder: Path, device, progress) -> pd.DataFr
 
 
 @torch.no_grad()
-def match_auroc(model: XVL, corpus: Corpus, device, offsets=(1, 2, 3, 5)) -> float:
-    """AUROC of the matching head on validation pairs: each image with its own report and with four
-    others'; of the cosine where there is no fusion encoder."""
+def auroc_of_shifted_reports(model: XVL, corpus: Corpus, device, offsets=(1, 2, 3, 5)) -> float:
+    """AUROC of the matching head on validation pairs: each image with its own report and with those
+    of the studies `offsets` places before it; of the cosine where there is no fusion encoder."""
     model.eval()
     n = len(corpus)
     if n < 2:

@@ -146,7 +146,7 @@ def test_settings_of_a_dataset(tmp_path):
     source = roles.sources(DEMO, given)["main"]
     assert source.folder != roles.sources(DEMO, given.replace("my report", "other"))["main"].folder
     source = roles.Source(**vars(source) | {"folder": tmp_path / "out"})
-    index = dataset.open(roles.prepare(source, DEMO, progress=False)).index
+    index = dataset.Dataset(roles.prepare(source, DEMO, progress=False)).index
     assert index["impression"].tolist() == ["No edema.", "Edema."]
     wrong = roles.Source(**vars(source) | {"folder": tmp_path / "other", "settings": {}})
     with pytest.raises(ValueError, match="name them: --set .*here: --data main.NAME=VALUE"):
@@ -187,13 +187,13 @@ def test_a_prepared_folder_is_used_as_it_is(tmp_path):
 )
 def test_images_come_in_the_order_asked_for(tmp_path, rows):
     """Near each other or far apart, in any order, repeated or none."""
-    images = dataset.open(prepared(tmp_path / "x")).images(np.array(rows, dtype=int))
+    images = dataset.Dataset(prepared(tmp_path / "x")).images(np.array(rows, dtype=int))
     assert images.shape == (len(rows), 4, 4) and images.dtype == np.uint8
     assert images[:, 0, 0].tolist() == rows
 
 
 def test_rows_and_labels(tmp_path):
-    found = dataset.open(prepared(tmp_path / "x"))
+    found = dataset.Dataset(prepared(tmp_path / "x"))
     assert found.rows("test").tolist() == [2, 5, 8, 11] and found.rows("none").tolist() == []
     assert (
         found.index["study_id"].iloc[1] == "001" and found.index["patient_id"].iloc[0] == "007"
@@ -208,17 +208,17 @@ def test_rows_and_labels(tmp_path):
 
 def test_the_fingerprint_follows_the_content(tmp_path):
     folder = prepared(tmp_path / "x")
-    first = dataset.open(folder).fingerprint
+    first = dataset.Dataset(folder).fingerprint
     card = json.loads((folder / "card.json").read_text())
     card["fingerprint"]["pixels"] = "c" * 64
     (folder / "card.json").write_text(json.dumps(card))
-    assert dataset.open(folder).fingerprint != first
+    assert dataset.Dataset(folder).fingerprint != first
 
 
 def test_what_is_missing_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a prepared dataset"):
-        dataset.open(tmp_path)
-    labels_only = dataset.open(prepared(tmp_path / "x", images=False))
+        dataset.Dataset(tmp_path)
+    labels_only = dataset.Dataset(prepared(tmp_path / "x", images=False))
     with pytest.raises(FileNotFoundError, match="expected images, found reports or labels only"):
         labels_only.images([0])
 

@@ -14,7 +14,7 @@ def real(shared, tmp_path_factory):
     """The public JSON, prepared; no images."""
     folder = tmp_path_factory.mktemp("vqa") / "prepared"
     preparation.prepare("vqa_rad", shared / "data" / "vqa_rad", folder, size=64, progress=False)
-    return dataset.open(folder)
+    return dataset.Dataset(folder)
 
 
 def test_the_counts_of_the_paper(real):

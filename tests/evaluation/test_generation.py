@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from tolerance import assert_close
 
+from data_prep.reports import labels
 from medxvl.evaluation import generation, metrics
 
 pytestmark = pytest.mark.numeric
@@ -56,7 +57,7 @@ def test_resamples_are_what_scoring_them_again_would_give():
     rows = np.array([[0, 0, 2, 3], [1, 1, 1, 2]])
     weights = metrics.weights_from_indices(rows, 4)
     counts = generation.bleu_counts(texts, references)
-    tables = generation.label_tables(texts, references)
+    tables = [labels.label_reports(list(of)) for of in (texts, references)]
     cells = generation.label_counts(*tables, "positive")
     losses, words = np.array([3.0, 1, 4, 1]), np.array([3.0, 2, 4, 1])
     for k, row in enumerate(rows):
@@ -91,9 +92,8 @@ def test_label_scores_are_the_released_ones(shared):
 
 
 def test_labels_of_reports():
-    found, wanted = generation.label_tables(
-        ["Left pleural effusion.", "No effusion."], ["Pleural effusion.", "Small effusion."]
-    )
+    found = labels.label_reports(["Left pleural effusion.", "No effusion."])
+    wanted = labels.label_reports(["Pleural effusion.", "Small effusion."])
     scores = generation.label_scores(generation.label_counts(found, wanted, "positive"))
     assert (scores["precision"], scores["recall"]) == (0.5, 0.5), (
         "the second text is No Finding, wrongly"

@@ -4,7 +4,6 @@
 
 import json
 import time
-from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from medxvl.config import paths
 from medxvl.evaluation import metrics
 
 PARITY = paths.ROOT / "tests" / "parity"
-OF_SCORES = ["auroc", "f1_max", "youden", "f1_threshold"]
+OF_SCORES = ["auroc", "f1_max", "f1_threshold"]
 OF_DECISIONS = ["f1", "mcc", "sensitivity", "specificity"]
 FOUR_DECIMALS = 0.5e-4 + rounding(1.0)  # half a unit of the last decimal of a rounded recording
 
@@ -57,10 +56,12 @@ def test_parity_values(released):
     n = len(y)
     assert_close(metrics.auroc(y, s), [wanted[f"{k}_auc"] for k in facts["labels"]], terms=n)
     assert_close(metrics.f1_max(y, s), [wanted[f"{k}_f1"] for k in facts["labels"]], terms=n)
-    called = s >= metrics.youden(y, s)
     points = [facts["youden_operating_point"][k] for k in facts["labels"]]
-    assert_close(metrics.sensitivity(y, called), [p["sensitivity"] for p in points], terms=n)
-    assert_close(metrics.specificity(y, called), [p["specificity"] for p in points], terms=n)
+    for k, point in enumerate(points):
+        fpr, tpr, thresholds = metrics.roc(y[:, k], s[:, k])
+        called = s[:, k] >= thresholds[np.argmax(tpr - fpr)]
+        assert_close(metrics.sensitivity(y[:, k], called), point["sensitivity"], terms=n)
+        assert_close(metrics.specificity(y[:, k], called), point["specificity"], terms=n)
 
 
 @pytest.mark.parametrize(("metric", "suffix"), [(metrics.auroc, "auc"), (metrics.f1_max, "f1")])
@@ -104,9 +105,8 @@ def test_hand_worked():
     assert metrics.auroc([1, 0], [0.5, 0.5]) == 0.5
     assert_close(metrics.f1_max(y, s), 0.8)
     assert metrics.f1_threshold(y, s) == 0.4
-    assert_close(metrics.f1_at(y, s, 0.85), 2 / 3)
+    assert_close(metrics.f1(y, [1, 0, 0, 0]), 2 / 3)
     assert metrics.mcc(y, [1, 0, 1, 0]) == 1
-    assert metrics.youden(y, s) == 0.9
     fpr, tpr, thresholds = metrics.roc(y, s)
     assert (
         fpr.tolist() == [0, 0, 0.5, 0.5, 1]
@@ -121,14 +121,14 @@ def test_against_scikit_learn():
     for k in range(y.shape[1]):
         assert_close(metrics.auroc(y, s)[k], reference.roc_auc_score(y[:, k], s[:, k]), terms=n)
         called = s[:, k] >= 0.4
-        assert_close(metrics.f1_at(y, s, 0.4)[k], reference.f1_score(y[:, k], called), terms=n)
+        assert_close(metrics.f1(y, s >= 0.4)[k], reference.f1_score(y[:, k], called), terms=n)
         mcc = reference.matthews_corrcoef(y[:, k], called)
-        assert_close(metrics.mcc_at(y, s, 0.4)[k], mcc, terms=n)
+        assert_close(metrics.mcc(y, s >= 0.4)[k], mcc, terms=n)
         p, r, _ = reference.precision_recall_curve(y[:, k], s[:, k])
         best = np.nanmax(2 * p * r / np.where(p + r > 0, p + r, np.nan))
         assert_close(metrics.f1_max(y, s)[k], best, terms=n)
         threshold = metrics.f1_threshold(y[:, k], s[:, k])
-        assert_close(metrics.f1_at(y[:, k], s[:, k], threshold), best, terms=n)
+        assert_close(metrics.f1(y[:, k], s[:, k] >= threshold), best, terms=n)
         fpr, tpr, _ = metrics.roc(y[:, k], s[:, k])
         wanted = reference.roc_curve(y[:, k], s[:, k], drop_intermediate=False)
         assert_close(fpr, wanted[0], terms=n)
@@ -174,7 +174,7 @@ def test_constant_decisions_have_a_value():
     y = np.array([1, 0, 1, 0])
     assert metrics.mcc(y, np.ones(4)) == 0 and metrics.mcc(y, np.zeros(4)) == 0
     assert metrics.f1(y, np.zeros(4)) == 0 and metrics.auroc(y, np.ones(4)) == 0.5
-    assert metrics.f1_at([1, np.nan, 0], [1, np.nan, 0], 0.5) == 1
+    assert metrics.f1([1, np.nan, 0], [1, np.nan, 0]) == 1
 
 
 def test_unlabelled_samples_count_nowhere():
@@ -184,7 +184,8 @@ def test_unlabelled_samples_count_nowhere():
     scores = np.where(np.isnan(holes), np.nan, s)
     keep = ~np.isnan(holes[:, 1])
     assert metrics.auroc(holes, scores)[1] == metrics.auroc(y[keep, 1], s[keep, 1])
-    assert metrics.f1_at(holes, scores, 0.3)[1] == metrics.f1_at(y[keep, 1], s[keep, 1], 0.3)
+    called = np.where(np.isnan(scores), np.nan, scores >= 0.3)
+    assert metrics.f1(holes, called)[1] == metrics.f1(y[keep, 1], s[keep, 1] >= 0.3)
     assert np.isfinite(metrics.bootstrap(metrics.auroc, holes, scores, n_resamples=20)).all()
 
 
@@ -238,11 +239,9 @@ def test_patients_widen_the_interval():
 def test_blocks_do_not_change_the_draws(monkeypatch):
     y, s = random_case(n=50)
     # Equal bits: the sums are of whole numbers
-    whole = metrics.bootstrap(partial(metrics.f1_at, threshold=0.2), y, s, n_resamples=100)
+    whole = metrics.bootstrap(metrics.f1, y, s >= 0.2, n_resamples=100)
     monkeypatch.setattr(metrics, "BLOCK", 50 * 7)
-    assert np.array_equal(
-        whole, metrics.bootstrap(partial(metrics.f1_at, threshold=0.2), y, s, n_resamples=100)
-    )
+    assert np.array_equal(whole, metrics.bootstrap(metrics.f1, y, s >= 0.2, n_resamples=100))
 
 
 def test_a_thousand_resamples_are_quick():

@@ -113,7 +113,7 @@ def test_columns_go_by_name(small):
     """The perfect reader's columns stand in another order than the truth's; the scores lie outside
     [0, 1].
     """
-    curves = radiologists.model_curves(small).set_index("finding")
+    curves = radiologists.curves(radiologists.model_predictions(small)).set_index("finding")
     assert curves.auroc.to_dict() == {"Atelectasis": 1.0, "Edema": 1.0}
     assert radiologists.model_predictions(small).score.min() < 0
 
@@ -173,7 +173,10 @@ def test_wrong_folder(tmp_path, small):
 def test_no_predictions(small):
     table = pd.read_csv(small / "readers.csv")
     table[table.kind != "model"].to_csv(small / "readers.csv", index=False)
-    assert radiologists.model_predictions(small).empty and radiologists.model_curves(small).empty
+    assert (
+        radiologists.model_predictions(small).empty
+        and radiologists.curves(radiologists.model_predictions(small)).empty
+    )
 
 
 def test_a_class_without_positives_has_no_curve():

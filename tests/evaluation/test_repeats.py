@@ -31,7 +31,7 @@ def table(values: dict, by: str, **more) -> pd.DataFrame:
 
 def test_over_seeds_leaves_out_what_was_run_once():
     rows = pd.concat([table({"a": [0.5, 0.7]}, "seed"), table({"b": [0.9]}, "seed")])
-    (row,) = repeats.over_seeds(rows).to_dict("records")
+    (row,) = repeats.spread(rows, "seed").to_dict("records")
     assert row["model"] == "a" and row["seeds"] == 2
     assert_close(row["mean"], 0.6, terms=2)
     # An SD is as uncertain as the values whose differences it is made of
@@ -39,7 +39,7 @@ def test_over_seeds_leaves_out_what_was_run_once():
 
 
 def test_over_draws():
-    (row,) = repeats.over_draws(table({"a": [0.5, 0.7, np.nan]}, "draw")).to_dict("records")
+    (row,) = repeats.spread(table({"a": [0.5, 0.7, np.nan]}, "draw"), "draw").to_dict("records")
     assert_close(row["mean"], 0.6, terms=2)
     assert row["draws"] == 2
 

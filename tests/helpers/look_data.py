@@ -29,7 +29,7 @@ def table(folder, rows, images=True, out="out", **options):
     made = preparation.prepare(
         "table", folder / "t.csv", folder / out, size=32, settings=options, progress=False
     )
-    return dataset.open(made)
+    return dataset.Dataset(made)
 
 
 def hospital(folder, **options):

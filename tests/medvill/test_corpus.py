@@ -10,6 +10,7 @@ from medvill_tiny import REPORTS, TINY, Fake, draw
 from tolerance import assert_close, rounding
 
 from medxvl.data.dataset import CHEXPERT_14
+from medxvl.evaluation import controls
 from medxvl.medvill import corpus as corpora
 from medxvl.medvill import finetune, image_encoder
 
@@ -32,9 +33,9 @@ def test_reports_lose_the_blanks_of_de_identification(corpus):
 
 def test_label_sets_are_the_positive_findings():
     table = Fake()
-    assert corpora.label_sets(table, np.arange(6)).tolist() == [2, 1, 0, 2, 1, 0]
+    assert controls.label_sets(table, np.arange(6)).tolist() == [2, 1, 0, 2, 1, 0]
     table.index.loc[3, CHEXPERT_14[1]] = 1
-    sets = corpora.label_sets(table, np.arange(6))
+    sets = controls.label_sets(table, np.arange(6))
     assert len(set(sets.tolist())) == 4 and sets[1] == sets[4] and sets[0] != sets[3]
 
 

@@ -279,7 +279,6 @@ LISTS = json.loads((PARITY / "medvill_keys.json").read_text())
 @pytest.mark.parametrize("kind", [kind for kind in LISTS if not kind.startswith("_")])
 def test_every_released_name_is_known(kind):
     keys, aliases = LISTS[kind]["keys"], LISTS[kind]["aliases"]
-    assert release.recognises(keys)
     names = {k: release.rename(k) for k in keys}
     assert None not in names.values()
     for alias in aliases:

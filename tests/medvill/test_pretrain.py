@@ -169,7 +169,7 @@ def test_matching_rows_have_their_controls(pretrained, data, words):
         model, untrained, corpus, CPU, dataset=data.label, checkpoint=told, preset=PRESET
     )
     assert [row.get("control", "") for row in rows] == ["chance", "", "untrained"]
-    y, scores, image = pretrain.match_pairs(model, corpus, CPU)
+    y, scores, image = pretrain.pairs_with_other_findings(model, corpus, CPU)
     assert y.sum() == len(corpus) and len(y) == 5 * len(corpus) and len(image) == len(y)
     assert_close(rows[1]["value"], metrics.auroc(y, scores), terms=len(y))
 

@@ -25,7 +25,7 @@ def test_only_open_data_may_be_shown(tmp_path):
         license=["CC0", "CC BY-NC", "", "Copyright 2020, ask"]
     )
     meta.to_csv(tree / "metadata.csv", index=False)
-    covid = dataset.open(
+    covid = dataset.Dataset(
         preparation.prepare("covid_cxr", tree, tmp_path / "covid out", size=32, progress=False)
     )
     assert (

@@ -51,7 +51,7 @@ def test_rejected_pictures(tmp_path):
     whole = encoded(np.full((64, 64), 200, np.uint8), "JPEG")
     (tree / "images" / "0.png").write_bytes(encoded(picture(9, 64, 64), "JPEG")[: len(whole) + 900])
     options = {"size": 32, "settings": {"max_reject_share": "1"}, "progress": False}
-    made = dataset.open(preparation.prepare("covid_cxr", tree, tmp_path / "out", **options))
+    made = dataset.Dataset(preparation.prepare("covid_cxr", tree, tmp_path / "out", **options))
     found = {record: (image, reason) for image, record, reason in rejected.pictures(made)}
     assert set(found) == {f"images/{k}.png" for k in (0, 1, 6, 7)}, (
         "not those of an unknown licence, nor a stump"

@@ -118,12 +118,11 @@ def units():
     assert torch.equal(distributed.gather_ragged(parts[rank]), whole)
     none = whole.split([0, 6])
     assert torch.equal(distributed.gather_ragged(none[rank]), whole)
-    assert distributed.gather_objects(rank) == [0, 1]
 
     # Own means, weighed, make the mean of all.
     value = parts[rank].mean() * distributed.mean_weight(torch.tensor(len(parts[rank]) * 4), whole)
     limit = rounding(whole, 24)
-    assert (distributed._Sum.apply(value) / 2 - whole.mean()).abs() < limit
+    assert (distributed.all_reduce(value) / 2 - whole.mean()).abs() < limit
 
     # Batch statistics of the whole batch: outputs, gradients, running statistics.
     images = torch.randn(6, 1, 16, 16, dtype=torch.float64)
@@ -145,7 +144,7 @@ def units():
     for x, y in zip(stems[0].parameters(), stems[1].parameters(), strict=True):
         # a shift before batch normalisation has no effect: its gradient is zero but for rounding
         limit = max(rounding(x.grad, 6 * 64), rounding(1.0, 6 * 64, x.dtype))
-        assert (x.grad - distributed._Sum.apply(y.grad) / 2).abs().max() < limit
+        assert (x.grad - distributed.all_reduce(y.grad) / 2).abs().max() < limit
     torch.distributed.destroy_process_group()
 
 
@@ -156,7 +155,7 @@ def test_one_process_is_left_alone():
         and distributed.gather_ragged(x) is x
         and distributed.mean_weight(x, x) == 1.0
     )
-    assert distributed.own(5) == slice(0, 5) and distributed.gather_objects(x)[0] is x
+    assert distributed.own(5) == slice(0, 5)
     distributed.share_batch_statistics(model)
     assert type(model[0]) is nn.BatchNorm2d
 

@@ -166,16 +166,13 @@ class Line(loop.Task):
     settings, epochs = "line", 2
 
     def __init__(self, size, max_norm=0.0):
-        self.size, self.max_norm = size, max_norm
+        self.n, self.batch_size, self.max_norm = 24, size, max_norm
         self.x = torch.randn(24, 3, generator=torch.Generator().manual_seed(2))
 
     def build(self, device):
         self.model = Points(torch.nn.Linear(3, 1, bias=False).to(device))
         torch.nn.init.ones_(self.model.linear.weight)
         return self.model
-
-    def batches(self, epoch):
-        return 24 // self.size
 
     def batch(self, epoch, k, order, rng, generator):
         part = slice(k * self.size, (k + 1) * self.size)

@@ -6,16 +6,14 @@ that are given only one of the two are trained beside it, and every score has it
 studies' images.
 """
 
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medxvl.data.dataset import CHEXPERT_14
 from medxvl.evaluation import controls, metrics
+from medxvl.evaluation.rows import CHANCE, result_row
 from medxvl.medvill import corpus, finetune, heads
 from medxvl.medvill.finetune import CHUNK, FineTuning, Pictures, Tuned
 
@@ -60,24 +58,16 @@ class Classifier(Tuned):
 class Classification(FineTuning):
     """Fine-tuning on the split `train`; the epoch with the best macro AUROC on `valid` is kept."""
 
+    name = "classify"
     score_label = "validation macro AUROC"
 
-    def __init__(self, preset, dataset, start, tokenizer, device, inputs: str):
+    def __init__(self, preset, dataset, start, tokenizer, device, inputs: str = INPUTS[0]):
         if inputs not in INPUTS:
             raise ValueError(f"inputs={inputs!r}: expected one of {', '.join(INPUTS)}")
         rows = dataset.rows("train")
-        self.dataset, self.tokenizer, self.given, self.rows = dataset, tokenizer, inputs, rows
+        self.tokenizer, self.given = tokenizer, inputs
         self.y, self.texts = targets(dataset, rows), corpus.report_texts(dataset, rows)
-        pictures = Pictures(dataset, rows, preset, device)
-        super().__init__(
-            "classify",
-            preset,
-            start,
-            pictures,
-            len(rows),
-            f"{dataset.fingerprint} {inputs}",
-            device,
-        )
+        super().__init__(preset, start, dataset, rows, device, about=inputs)
 
     def module(self) -> Classifier:
         """A class without a positive in training has the weight 1: nothing is learned of it but its
@@ -88,18 +78,11 @@ class Classification(FineTuning):
         weight[positives > 0] = heads.positive_weights(positives[positives > 0], self.n)
         return Classifier(finetune.copied(self.start), weight)
 
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
-
-    def order(self, epoch: int, rng) -> np.ndarray:
-        return finetune.by_length(self.texts, self.size, rng)
-
     def inputs(self, picked, rng, generator) -> tuple:
         images = None if self.given == "report only" else self.images(picked, generator)
         own = picked[finetune.distributed.own(len(picked))]
-        images, joint = assemble(
-            self.tuned, self.tokenizer, images, [self.texts[k] for k in own], self.given
-        )
+        texts = [self.texts[k] if self.given != "image only" else "" for k in own]
+        images, joint = self.tuned.assemble(self.tokenizer, images, texts, "classification")
         return images, joint, torch.from_numpy(self.y[own]).float()
 
     def score(self, epoch: int) -> float:
@@ -107,20 +90,6 @@ class Classification(FineTuning):
         self.tuned.eval()
         given = predict(self.tuned, self.tokenizer, self.dataset, rows, self.given, self.device)
         return float(np.nanmean(metrics.auroc(targets(self.dataset, rows), given)))
-
-
-def assemble(tuned: Tuned, tokenizer, images: Tensor | None, texts: list[str], given: str) -> tuple:
-    """(image views or tokens, joint sequences): without image tokens for "report only", with an
-    empty text for "image only".
-    """
-    preset, n = tuned.preset, len(texts)
-    if images is None:
-        images = torch.zeros(n, 0, tuned.model.trunk.features)
-    places = tuned.model.trunk.grid**2 if images.ndim == 4 else images.shape[1]
-    ids, real = corpus.encode(
-        tokenizer, [""] * n if given == "image only" else texts, preset.medvill_text
-    )
-    return images, finetune.joint(tokenizer, preset, ids, real, places, task="classification")
 
 
 @torch.no_grad()
@@ -131,25 +100,17 @@ def predict(
     the own (a control).
     """
     tuned.eval()
-    texts = corpus.report_texts(dataset, rows)
+    texts = corpus.report_texts(dataset, rows) if given != "image only" else [""] * len(rows)
     pictures = Pictures(dataset, rows if images_of is None else images_of, tuned.preset, device)
     scores = []
     for part in np.split(np.arange(len(texts)), range(CHUNK, len(texts), CHUNK)):
         images = None if given == "report only" else pictures.tokens(tuned.model.trunk, part)
-        images, joint = assemble(tuned, tokenizer, images, [texts[k] for k in part], given)
+        part_texts = [texts[k] for k in part]
+        images, joint = tuned.assemble(tokenizer, images, part_texts, "classification")
         scores.append(
             torch.sigmoid(tuned.logits(images.to(device), joint.to(device))).float().cpu()
         )
     return torch.cat(scores).numpy()
-
-
-def fit(
-    preset, dataset, start, tokenizer, folder: Path, device, progress, inputs: str = INPUTS[0]
-) -> tuple[Classifier, str]:
-    """Fine-tune `start` (pre-trained, or from random weights as a control) with one of INPUTS; the
-    classifier, and what identifies it."""
-    task = Classification(preset, dataset, start, tokenizer, device, inputs)
-    return finetune.fit(task, preset, folder, device, progress)
 
 
 def evaluate(
@@ -157,46 +118,31 @@ def evaluate(
     scores,
     patients,
     *,
-    dataset,
-    model,
-    control="",
-    checkpoint="",
     n_resamples=1000,
     seed=0,
-    split="test",
+    **about,
 ) -> list[dict]:
     """Rows of one model: AUROC of each class, micro and macro AUROC and F1 (threshold 0.5), with 95
     % intervals over patients.
 
     y, scores (n, 15). A class without a positive or a negative has no AUROC: `auroc_macro`, as
     published, then has none either, and `auroc_macro_defined` is the mean over the classes that
-    have one.
+    have one. `about`: see `medxvl.evaluation.rows`.
     """
     decided = (scores >= THRESHOLD).astype(float)
-    common = {
-        "paper": "medvill",
-        "task": "classification",
-        "dataset": dataset,
-        "split": split,
-        "model": model,
-        "control": control,
-        "checkpoint": checkpoint,
-        "n": len(y),
-    }
-    value, samples = (
-        metrics.auroc(y, scores),
-        metrics.bootstrap(metrics.auroc, y, scores, patients, n_resamples, seed),
-    )
-    f1, f1_samples = (
-        metrics.f1(y, decided),
-        metrics.bootstrap(metrics.f1, y, decided, patients, n_resamples, seed),
-    )
-    found = [
-        ("auroc_macro", "", value.mean(), samples.mean(1)),
-        ("auroc_macro_defined", "", *_defined(value, samples)),
-        ("f1_macro", "", f1.mean(), f1_samples.mean(1)),
-        ("f1_macro_defined", "", *_defined(f1, f1_samples)),
-    ]
+    about = {"paper": "medvill", "task": "classification"} | about
+    found = []
+    for name, metric, given in (("auroc", metrics.auroc, scores), ("f1", metrics.f1, decided)):
+        value = metric(y, given)
+        samples = metrics.bootstrap(metric, y, given, patients, n_resamples, seed)
+        there = ~np.isnan(value)
+        defined = value[there].mean() if there.any() else np.nan
+        found += [
+            (f"{name}_macro", "", value.mean(), samples.mean(1)),
+            (f"{name}_macro_defined", "", defined, samples[:, there].mean(1)),
+        ]
+        if name == "auroc":
+            classes = [("auroc", c, value[k], samples[:, k]) for k, c in enumerate(CLASSES)]
     for name, metric, given in (
         ("auroc_micro", metrics.auroc, scores),
         ("f1_micro", metrics.f1, decided),
@@ -205,44 +151,17 @@ def evaluate(
         found.append(
             (name, "", metric(*flat), metrics.bootstrap(metric, *flat, group, n_resamples, seed))
         )
-    found += [("auroc", name, value[k], samples[:, k]) for k, name in enumerate(CLASSES)]
-    rows = []
-    for metric, subset, point, drawn in found:
-        low, high = metrics.interval(drawn)
-        rows.append(
-            common
-            | {
-                "subset": subset,
-                "metric": metric,
-                "value": float(point),
-                "ci_low": float(low),
-                "ci_high": float(high),
-                "draws": drawn,
-            }
-        )
-    return rows
-
-
-def _defined(value: np.ndarray, samples: np.ndarray) -> tuple:
-    """Means over the classes that have a value on the whole test set, of value (C,) and of samples
-    (r, C).
-    """
-    there = ~np.isnan(value)
-    return value[there].mean() if there.any() else np.nan, samples[:, there].mean(1)
+    return [
+        result_row(about, metric, point, drawn, subset=subset, n=len(y), keep_draws=True)
+        for metric, subset, point, drawn in found + classes
+    ]
 
 
 def chance(y, *, dataset, split="test") -> list[dict]:
     """The AUROC of guessing."""
-    common = {
-        "paper": "medvill",
-        "task": "classification",
-        "dataset": dataset,
-        "split": split,
-        "subset": "",
-    }
-    common |= {"model": "chance", "control": "chance", "value": 0.5, "n": len(y)}
+    about = {"paper": "medvill", "task": "classification", "dataset": dataset, "split": split}
     return [
-        common | {"metric": metric}
+        result_row(CHANCE | about, metric, 0.5, n=len(y))
         for metric in ("auroc_micro", "auroc_macro", "auroc_macro_defined")
     ]
 
@@ -282,12 +201,3 @@ def transfer(
                                                                         "own training split",
                           control="words of the report", **common)  # fmt: skip
     return found
-
-
-def predictions(dataset, rows, y, scores, model: str) -> pd.DataFrame:
-    """Long table: study_id, patient_id, split, finding, label, score, model."""
-    about = dataset.index.iloc[rows][["study_id", "patient_id", "split"]]
-    long = about.loc[about.index.repeat(len(CLASSES))].reset_index(drop=True)
-    return long.assign(
-        finding=np.tile(CLASSES, len(rows)), label=y.ravel(), score=scores.ravel(), model=model
-    )

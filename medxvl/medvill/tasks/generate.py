@@ -5,8 +5,6 @@ The release's greedy decoding is fed the true report ("teacher-forced"), so its 
 conditioned on the answer: they stand beside those of free-running decoding, never in place of them.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -42,32 +40,18 @@ class Writing(FineTuning):
     kept.
     """
 
+    name = "generate"
     score_label = "validation log-likelihood a word"
 
     def __init__(self, preset, dataset, start, tokenizer, device):
         self.corpus, self.valid = (
             corpus.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
-        self.tokenizer, self.dataset = tokenizer, dataset
-        pictures = Pictures(dataset, self.corpus.rows, preset, device)
-        super().__init__(
-            "generate",
-            preset,
-            start,
-            pictures,
-            len(self.corpus),
-            dataset.fingerprint,
-            device,
-        )
-
-    def order(self, epoch: int, rng) -> np.ndarray:
-        return finetune.by_length(self.corpus.texts, self.size, rng)
+        self.tokenizer, self.texts = tokenizer, self.corpus.texts
+        super().__init__(preset, start, dataset, self.corpus.rows, device)
 
     def module(self) -> Writer:
         return Writer(finetune.copied(self.start))
-
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
 
     def inputs(self, picked, rng, generator) -> tuple:
         own, images, tokenizer = (
@@ -76,7 +60,7 @@ class Writing(FineTuning):
             self.tokenizer,
         )
         ids, real = corpus.encode(
-            tokenizer, [self.corpus.texts[k] for k in picked], self.preset.medvill_text
+            tokenizer, [self.texts[k] for k in picked], self.preset.medvill_text
         )
         places, special = (
             self.tuned.model.trunk.grid**2,
@@ -93,30 +77,17 @@ class Writing(FineTuning):
         joint = finetune.joint(
             tokenizer, self.preset, masked[own], real[own], places, "seq2seq", task="generation"
         )
-        hidden, at = hidden_places(labels[own])
-        return images, joint, places + 2 + at, hidden
+        labels = labels[own]
+        # the words to be predicted first in each row, filled up with -100
+        most = int((labels != -100).sum(dim=1).max())
+        at = (labels == -100).int().argsort(dim=1, stable=True)[:, :most]
+        return images, joint, places + 2 + at, labels.gather(1, at)
 
     def score(self, epoch: int) -> float:
         losses, words = likelihood(
             self.tuned, self.tokenizer, self.dataset, self.valid.rows, self.device
         )
         return -float(losses.sum() / words.sum())
-
-
-def hidden_places(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The labels (N, T) that are not -100, and their places, first in each row: (N, K) both, filled
-    up with -100.
-    """
-    most = int((labels != -100).sum(dim=1).max())
-    at = (labels == -100).int().argsort(dim=1, stable=True)[:, :most]
-    return labels.gather(1, at), at
-
-
-def fit(preset, dataset, start, tokenizer, folder: Path, device, progress) -> tuple[Writer, str]:
-    """Fine-tune `start`; the writer and what identifies it."""
-    return finetune.fit(
-        Writing(preset, dataset, start, tokenizer, device), preset, folder, device, progress
-    )
 
 
 @torch.no_grad()
@@ -247,7 +218,7 @@ def transfer(
         known, wanted = [everything[k] for k in train], [everything[k] for k in test]
         given = {
             "most common report": [
-                generation.most_common_report(known, corpus.label_sets(dataset, train))
+                generation.most_common_report(known, controls.label_sets(dataset, train))
             ]
             * len(test)
         }
@@ -260,31 +231,3 @@ def transfer(
                 texts, wanted, patients[test], model=name, control=name, **about
             )
     return found
-
-
-def examples(
-    dataset, rows, references, texts, nearest, shown, seed: int, most: int = 4
-) -> list[dict]:
-    """Original, generated and nearest report of a few studies that may be shown, for
-    plots_medvill.examples.
-    """
-    allowed = np.flatnonzero(np.asarray(shown)[rows])
-    picked, items = np.random.default_rng([seed, 23]).permutation(allowed)[:most], []
-    for k in picked:
-        tables = generation.label_tables([references[k], texts[k], nearest[k]], [references[k]])[0]
-        said = [
-            ", ".join(tables.columns[(row == 1).to_numpy()]) or "none"
-            for _, row in tables.iterrows()
-        ]
-        lines = [["original", "soft"], [references[k], ""], [f"findings: {said[0]}", "soft"]]
-        for name, text, labels in (
-            ("generated", texts[k], said[1]),
-            ("nearest report", nearest[k], said[2]),
-        ):
-            lines += [
-                [name, "soft"],
-                [text, ""],
-                [f"findings: {labels}", "good" if labels == said[0] else "bad"],
-            ]
-        items.append({"image": dataset.images(rows[[k]])[0], "lines": lines})
-    return items

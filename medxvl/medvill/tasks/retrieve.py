@@ -6,14 +6,13 @@ ranks the whole pool; a co-author says 100 candidates: both are given. Beside th
 question whether the query's very own partner is found.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medxvl.evaluation import controls, retrieval
+from medxvl.evaluation.rows import CHANCE
 from medxvl.medvill import corpus, finetune
 from medxvl.medvill.finetune import CHUNK, FineTuning, Pictures, Tuned
 from medxvl.training import distributed
@@ -46,29 +45,18 @@ class Matching(FineTuning):
     MRR on `valid`.
     """
 
+    name = "retrieve"
     score_label = "validation MRR"
 
     def __init__(self, preset, dataset, start, tokenizer, device):
         self.corpus, self.valid = (
             corpus.Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
-        self.tokenizer, self.dataset = tokenizer, dataset
-        pictures = Pictures(dataset, self.corpus.rows, preset, device)
-        super().__init__(
-            "retrieve",
-            preset,
-            start,
-            pictures,
-            len(self.corpus),
-            dataset.fingerprint,
-            device,
-        )
+        self.tokenizer = tokenizer
+        super().__init__(preset, start, dataset, self.corpus.rows, device)
 
     def module(self) -> Matcher:
         return Matcher(finetune.copied(self.start))
-
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
 
     def inputs(self, picked, rng, generator) -> tuple:
         whose, matched = self.corpus.pairs(picked, rng)
@@ -86,7 +74,7 @@ class Matching(FineTuning):
     def score(self, epoch: int) -> float:
         rows = self.valid.rows[:60]
         scores = score(self.tuned, self.tokenizer, self.dataset, rows, self.device)
-        values = retrieval.per_query(scores, relevance(self.dataset, rows))
+        values = retrieval.per_query(scores, retrieval.relevance(self.dataset, rows))
         return float(np.nanmean(values["mrr"]))
 
 
@@ -97,12 +85,6 @@ def pool(dataset, split: str, preset) -> np.ndarray:
     rows = dataset.rows(split)
     rows = rows[[bool(text) for text in corpus.report_texts(dataset, rows)]]
     return retrieval.sample(rows, preset.retrieve_pool, preset.seed)
-
-
-def relevance(dataset, rows) -> np.ndarray:
-    """(n, n) bool: studies with the same positive findings."""
-    labels = corpus.label_sets(dataset, rows)
-    return labels[:, None] == labels[None]
 
 
 @torch.no_grad()
@@ -140,22 +122,13 @@ def score(tuned: Matcher, tokenizer, dataset, rows, device, progress=None) -> np
     return scores.numpy()
 
 
-def fit(preset, dataset, start, tokenizer, folder: Path, device, progress) -> tuple[Matcher, str]:
-    """Fine-tune `start`; the matcher and what identifies it."""
-    return finetune.fit(
-        Matching(preset, dataset, start, tokenizer, device), preset, folder, device, progress
-    )
-
-
-def evaluate(
-    scores, relevant, patients, *, dataset, model, preset, control="", checkpoint="", split="test"
-) -> list[dict]:
+def evaluate(scores, relevant, patients, *, preset, **about) -> list[dict]:
     """Rows of one model, both directions: every metric of `retrieval.NAMES` over the whole pool and
     in trials of 100 candidates.
 
     scores (n, n), row: image, column: report; relevant (n, n) symmetric. Subsets name direction and
     pool; "own report" (or image) counts the query's own partner alone. 95 % intervals resample the
-    queries' patients.
+    queries' patients. `about`: see `medxvl.evaluation.rows`.
     """
     values, own = {}, np.arange(len(scores))
     for direction, turned in DIRECTIONS.items():
@@ -167,15 +140,7 @@ def evaluate(
         values[direction + retrieval.OWN] = retrieval.single(
             retrieval.per_query(given, np.eye(len(scores), dtype=bool))
         )
-    about = {
-        "paper": "medvill",
-        "task": "retrieval",
-        "dataset": dataset,
-        "split": split,
-        "model": model,
-        "control": control,
-        "checkpoint": checkpoint,
-    }
+    about = {"paper": "medvill", "task": "retrieval"} | about
     return retrieval.rows(values, patients, about, preset.bootstrap, preset.seed)
 
 
@@ -194,15 +159,8 @@ def chance(relevant, *, dataset, split="test") -> list[dict]:
     values = {
         f"{direction}{suffix}": given for direction in DIRECTIONS for suffix, given in pools.items()
     }
-    about = {
-        "paper": "medvill",
-        "task": "retrieval",
-        "dataset": dataset,
-        "split": split,
-        "model": "chance",
-        "control": "chance",
-        "n": n,
-    }
+    about = CHANCE | {"paper": "medvill", "task": "retrieval", "dataset": dataset, "split": split}
+    about["n"] = n
     return retrieval.rows(values, None, about)
 
 
@@ -240,7 +198,10 @@ def transfer(
         ]
     )
     rows = retrieval.sample(rows, preset.retrieve_pool, preset.seed)
-    relevant, patients = relevance(dataset, rows), dataset.index["patient_id"].iloc[rows].to_numpy()
+    relevant, patients = (
+        retrieval.relevance(dataset, rows),
+        dataset.index["patient_id"].iloc[rows].to_numpy(),
+    )
     scores = score(tuned, tokenizer, dataset, rows, device)
     about = {"dataset": dataset.label, "preset": preset, "split": "all"}
     given = {
@@ -256,36 +217,3 @@ def transfer(
             values, relevant, patients, model=name, control=control, checkpoint=told, **about
         )
     return found
-
-
-def examples(
-    scores,
-    relevant,
-    texts: list[str],
-    dataset,
-    rows,
-    shown,
-    seed: int,
-    queries: int = 3,
-    first: int = 3,
-) -> list[dict]:
-    """Queries with their first reports, `texts` (n,), for plots_medvill.examples; drawn at random
-    among studies that may be shown.
-    """
-    allowed = np.flatnonzero(np.asarray(shown)[rows])
-    picked = np.random.default_rng([seed, 19]).permutation(allowed)[:queries]
-    items = []
-    for q in picked:
-        lines = [[f"own report: {texts[q]}", "soft"]]
-        for place, k in enumerate(
-            [c for c in np.argsort(-scores[q], kind="stable") if c in set(allowed)][:first]
-        ):
-            same = bool(relevant[q, k])
-            lines.append(
-                [
-                    f"{place + 1}. [{'same findings' if same else 'other findings'}] {texts[k]}",
-                    "good" if same else "bad",
-                ]
-            )
-        items.append({"image": dataset.images(rows[[q]])[0], "lines": lines})
-    return items

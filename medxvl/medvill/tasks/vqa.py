@@ -5,18 +5,15 @@ The pair's vector is the product of `[CLS]` and of the image part's `[SEP]`, und
 mask; two layers lead to the answers, the loss is binary cross entropy.
 """
 
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medxvl.data import questions
-from medxvl.medvill import corpus, finetune, heads
+from medxvl.medvill import finetune, heads
 from medxvl.medvill.finetune import CHUNK, FineTuning, Pictures, Tuned
 from medxvl.training import distributed
+from medxvl.training.finetune import OnQuestions
 
 
 class Answerer(Tuned):
@@ -40,78 +37,6 @@ class Answerer(Tuned):
         }  # per question, as the release scales it
 
 
-class Answering(FineTuning):
-    """Fine-tuning on the training questions of `table`; the epoch that answers best on held-out
-    training images is kept.
-    """
-
-    score_label = "accuracy on held-out training images"
-
-    def __init__(
-        self, preset, dataset, table: pd.DataFrame, start, tokenizer, device, sees: bool = True
-    ):
-        train = table[table["split"] == "train"]
-        self.answers, self.tokenizer, self.dataset, self.sees = (
-            questions.vocabulary(train),
-            tokenizer,
-            dataset,
-            sees,
-        )
-        self.train, self.valid = questions.hold_out(train, preset.seed)
-        pictures = Pictures(dataset, self.train["row"].to_numpy(), preset, device) if sees else None
-        data = f"{dataset.fingerprint} {len(table)} {sees}"
-        super().__init__(
-            "vqa",
-            preset,
-            start,
-            pictures,
-            len(self.train),
-            data,
-            device,
-        )
-
-    def module(self) -> Answerer:
-        return Answerer(finetune.copied(self.start), len(self.answers))
-
-    def ids(self, picked) -> list[str]:
-        return self.train["qid"].iloc[picked].tolist()
-
-    def inputs(self, picked, rng, generator) -> tuple:
-        own, images = picked[distributed.own(len(picked))], None
-        if self.sees:
-            images = self.images(picked, generator)
-        images, joint = assemble(
-            self.tuned, self.tokenizer, images, self.train["question"].iloc[own].tolist()
-        )
-        place = {answer: k for k, answer in enumerate(self.answers)}
-        return images, joint, torch.tensor([place[a] for a in self.train["answer"].iloc[own]])
-
-    def score(self, epoch: int) -> float:
-        if self.valid.empty:
-            return 0.0
-        given = predict(
-            self.tuned,
-            self.tokenizer,
-            self.dataset,
-            self.valid,
-            self.answers,
-            self.device,
-            self.sees,
-        )
-        return float((given == self.valid["answer"].to_numpy()).mean())
-
-
-def assemble(tuned: Tuned, tokenizer, images: Tensor | None, asked: list[str]) -> tuple:
-    """(image views or tokens, joint sequences) for questions; without image tokens where `images`
-    is None.
-    """
-    if images is None:
-        images = torch.zeros(len(asked), 0, tuned.model.trunk.features)
-    places = tuned.model.trunk.grid**2 if images.ndim == 4 else images.shape[1]
-    ids, real = corpus.encode(tokenizer, asked, tuned.preset.medvill_text)
-    return images, finetune.joint(tokenizer, tuned.preset, ids, real, places, task="generation")
-
-
 @torch.no_grad()
 def predict(
     tuned: Answerer,
@@ -133,17 +58,26 @@ def predict(
     asked, best = table["question"].tolist(), []
     for part in torch.arange(len(asked)).split(2 * CHUNK):
         images = pictures.tokens(tuned.model.trunk, part) if sees else None
-        images, joint = assemble(tuned, tokenizer, images, [asked[k] for k in part])
+        images, joint = tuned.assemble(tokenizer, images, [asked[k] for k in part], "generation")
         best.append(tuned.logits(images.to(device), joint.to(device)).argmax(dim=1).cpu())
     return np.array(answers, dtype=object)[torch.cat(best).numpy()]
 
 
-def fit(
-    preset, dataset, table, start, tokenizer, folder: Path, device, progress, sees: bool = True
-) -> tuple[Answerer, list[str], str]:
-    """Fine-tune `start` (`sees` False: without images, a control); the module, its candidate
-    answers, and what identifies it.
+class Answering(OnQuestions, FineTuning):
+    """Fine-tuning on the training questions of a table; the epoch that answers best on held-out
+    training images is kept.
     """
-    task = Answering(preset, dataset, table, start, tokenizer, device, sees)
-    tuned, told = finetune.fit(task, preset, folder, device, progress)
-    return tuned, task.answers, told
+
+    name, predict = "vqa", staticmethod(predict)
+
+    def module(self) -> Answerer:
+        return Answerer(finetune.copied(self.start), len(self.answers))
+
+    def inputs(self, picked, rng, generator) -> tuple:
+        own, images = picked[distributed.own(len(picked))], None
+        if self.sees:
+            images = self.images(picked, generator)
+        asked = self.train["question"].iloc[own].tolist()
+        images, joint = self.tuned.assemble(self.tokenizer, images, asked, "generation")
+        place = {answer: k for k, answer in enumerate(self.answers)}
+        return images, joint, torch.tensor([place[a] for a in self.train["answer"].iloc[own]])

@@ -6,6 +6,7 @@ import pandas as pd
 
 from medxvl.config import paths, presets, sweeps
 from medxvl.evaluation import repeats, results
+from medxvl.evaluation.rows import result_row
 
 READ = "22_xvl_zero_shot"  # the notebook whose rows are compared
 HEADS = ("ITM", "ITA")
@@ -89,19 +90,13 @@ def result_rows(table: pd.DataFrame) -> list[dict]:
     for row in summary(table).itertuples():
         part = table[(table[_SUMMARY[:4]] == list(row[1:5])).all(axis=1)]
         subset = row.label if row.share == 1 else f"{100 * row.share:g} % of the data"
-        found.append(
-            {
-                "paper": "xvl",
-                "task": "ablation",
-                "dataset": part.dataset.iloc[0],
-                "split": "test",
-                "subset": subset,
-                "model": f"X-VL ({row.head})",
-                "metric": "auroc",
-                "value": row.mean,
-                "n": int(part.n.iloc[0]),
-                "control": row.control,
-                "checkpoint": f"mean over {row.seeds} seeds",
-            }
-        )
+        about = {
+            "paper": "xvl",
+            "task": "ablation",
+            "dataset": part.dataset.iloc[0],
+            "model": f"X-VL ({row.head})",
+            "control": row.control,
+            "checkpoint": f"mean over {row.seeds} seeds",
+        }
+        found.append(result_row(about, "auroc", row.mean, subset=subset, n=part.n.iloc[0]))
     return found

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data_prep.reports import prompts
 from medxvl.evaluation import controls, metrics
+from medxvl.evaluation.rows import result_row
 from medxvl.xvl import word_maps as explanation
 from medxvl.xvl.tasks import boxes
 
@@ -301,20 +302,17 @@ def evaluate(
     of,
     guess,
     *,
-    dataset,
-    model,
-    control="",
-    checkpoint="",
     n_resamples=1000,
     seed=0,
-    split="test",
+    **about,
 ) -> list[dict]:
     """Rows of one kind of map: each measure per finding and as their mean, with 95 % intervals over
     patients.
 
     scores: of `score`; of: the table of `items`; guess: of `chance`, by which pointing_lift divides
-    the pointing game.
+    the pointing game; about: see `medxvl.evaluation.rows`.
     """
+    about = {"paper": "xvl", "task": "explanation"} | about
     findings, column = np.unique(of["finding"].to_numpy(str), return_inverse=True)
     own, patients, rows, drawn = np.eye(len(findings))[column], of["patient_id"].to_numpy(), [], {}
     for name, value in (*scores.items(), ("chance", guess["pointing"])):
@@ -339,22 +337,5 @@ def evaluate(
             *columns,
             (f"mean of {len(findings)}", *overall, counted.sum()),
         ):
-            low, high = metrics.interval(many)
-            rows.append(
-                {
-                    "paper": "xvl",
-                    "task": "explanation",
-                    "dataset": dataset,
-                    "split": split,
-                    "subset": subset,
-                    "model": model,
-                    "metric": name,
-                    "value": float(one),
-                    "ci_low": float(low),
-                    "ci_high": float(high),
-                    "n": int(n),
-                    "control": control,
-                    "checkpoint": checkpoint,
-                }
-            )
+            rows.append(result_row(about, name, one, many, subset=subset, n=n))
     return rows

@@ -6,18 +6,17 @@ the decoder writes the report anew, by beam search. What comes out right by leav
 is, or without the image, says how much is owed to the picture.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from data_prep.reports import labels
 from medxvl.data import text
 from medxvl.evaluation import generation
 from medxvl.training import distributed
 from medxvl.xvl import corpus as corpora
-from medxvl.xvl import finetune, report_errors, writer, writing
-from medxvl.xvl.finetune import FineTuning, Pictures
+from medxvl.xvl import report_errors, writer, writing
+from medxvl.xvl.finetune import FineTuning
 
 
 class Corpus:
@@ -90,6 +89,7 @@ class Correcting(FineTuning):
     corrections on `valid` is kept.
     """
 
+    name = "correct"
     score_label = "validation log-likelihood a word"
     groups = (*FineTuning.groups, "writer")
 
@@ -97,21 +97,15 @@ class Correcting(FineTuning):
         self.corpus, self.valid = (
             Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
-        self.tokenizer, self.dataset = tokenizer, dataset
-        pictures = Pictures(dataset, self.corpus.rows, preset, device)
+        self.tokenizer = tokenizer
         drawn = self.valid.mixed(
             preset.correct_share, np.random.default_rng([preset.seed, 41]), self.corpus.known
         )
         self.asked = given(self.valid.texts, drawn)
-        super().__init__(
-            "correct", preset, start, pictures, len(self.corpus), dataset.fingerprint, device
-        )
+        super().__init__(preset, start, dataset, self.corpus.rows, device)
 
     def module(self) -> writer.Writer:
         return writer.start_from(self.start, reads=True)
-
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.corpus.rows[picked]].tolist()
 
     def order(self, epoch: int, rng) -> np.ndarray:
         drawn = self.corpus.mixed(
@@ -154,16 +148,6 @@ def encoded(tokenizer, preset, wanted: list[str], asked: list[str], picked) -> t
         for texts in (wanted, asked)
         for t in text.encode(tokenizer, [texts[k] for k in picked], preset.max_tokens)
     )
-
-
-def fit(
-    preset, dataset, start, tokenizer, folder: Path, device, progress
-) -> tuple[writer.Writer, str]:
-    """Fine-tune a writer that starts from the pre-trained `start`; the writer and what identifies
-    it.
-    """
-    task = Correcting(preset, dataset, start, tokenizer, device)
-    return finetune.fit(task, preset, folder, device, progress)
 
 
 def correct(tuned, tokenizer, dataset, rows, asked: list[str], device, **seen) -> list[str]:
@@ -268,27 +252,26 @@ def evaluate(
     table: pd.DataFrame,
     patients,
     *,
-    dataset,
-    model,
-    control="",
-    checkpoint="",
     n_resamples=1000,
     seed=0,
+    **about,
 ) -> list[dict]:
     """Rows of one way to correct the reports of `to_correct`; patients (n,) of its rows.
 
     On the mixed set BLEU to CIDEr and label scores (generate.evaluate) and exact_match. Of
     erroneous reports (subset "errors", and each type on its own set): repaired, written exactly as
     it was; repaired_findings, with the same positive findings; unchanged. Of the others (subset
-    "clean"): untouched. Texts are compared word by word.
+    "clean"): untouched. Texts are compared word by word. `about`: see
+    `medxvl.evaluation.rows`.
     """
-    common = {"dataset": dataset, "model": model, "control": control, "checkpoint": checkpoint}
+    about = {"paper": "xvl", "task": "error_correction"} | about
     given_, wanted, written = (
         [generation.plain(t) for t in texts] for texts in (table["asked"], table["wanted"], found)
     )
     right, same = np.array(written) == np.array(wanted), np.array(written) == np.array(given_)
     ours, theirs = (
-        (t == 1).to_numpy() for t in generation.label_tables(found, list(table["wanted"]))
+        (t == 1).to_numpy()
+        for t in (labels.label_reports(list(of)) for of in (found, table["wanted"]))
     )
     agree, mixed, wrong = (
         (ours == theirs).all(axis=1),
@@ -296,15 +279,7 @@ def evaluate(
         (table["kind"] != "").to_numpy(),
     )
     texts = [np.array(t, dtype=object)[mixed].tolist() for t in (found, table["wanted"])]
-    rows = generation.evaluate(
-        *texts,
-        patients[mixed],
-        n_resamples=n_resamples,
-        seed=seed,
-        paper="xvl",
-        task="error_correction",
-        **common,
-    )
+    rows = generation.evaluate(*texts, patients[mixed], n_resamples=n_resamples, seed=seed, **about)
     shares = [("", mixed, {"exact_match": right}), ("clean", mixed & ~wrong, {"untouched": same})]
     of_errors = {"repaired": right, "repaired_findings": agree, "unchanged": same}
     shares += [("errors", mixed & wrong, of_errors)]
@@ -314,17 +289,12 @@ def evaluate(
         if kind != MIXED
     ]
     for subset, chosen, values in shares:
-        about = common | {
-            "paper": "xvl",
-            "task": "error_correction",
-            "split": "test",
-            "n": int(chosen.sum()),
-        }
+        counted = about | {"n": int(chosen.sum())}
         values = {name: value[chosen].astype(float) for name, value in values.items()}
         functions = {
             name: (subset, lambda w, v=v: generation.mean(v, w)) for name, v in values.items()
         }
-        rows += generation.estimates(functions, about, patients[chosen], n_resamples, seed)
+        rows += generation.estimates(functions, counted, patients[chosen], n_resamples, seed)
     return rows
 
 

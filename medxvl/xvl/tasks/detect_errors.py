@@ -16,6 +16,7 @@ import torch
 from medxvl.data import text
 from medxvl.data.dataset import CHEXPERT_14
 from medxvl.evaluation import controls, metrics, tables
+from medxvl.evaluation.rows import CHANCE, result_row
 from medxvl.xvl import report_errors, scoring
 from medxvl.xvl.report_errors import Error, Reports
 
@@ -221,49 +222,31 @@ def evaluate(
     scores: dict,
     patients,
     *,
-    dataset,
-    model,
-    control="",
-    checkpoint="",
     n_resamples=1000,
     seed=0,
-    split="test",
+    **about,
 ) -> list[dict]:
     """Rows of one way to detect: AUROC of each test with a 95 % interval, of the 5 % runs also with
     99 % as released.
 
     Subsets are "balanced, TYPE" and "5 %, TYPE"; "balanced" and "5 %" alone are the five types
-    together. Patients are resampled.
+    together. Patients are resampled. `about`: see `medxvl.evaluation.rows`.
     """
-    rows = []
+    about, rows = {"paper": "xvl", "task": "error_detection"} | about, []
     for (run, kind), pairs in tests.items():
         if (run, kind) not in scores:
             continue
         wrong, given = pairs["wrong"].to_numpy(float), scores[run, kind]
-        value = float(metrics.auroc(wrong, given))
+        value = metrics.auroc(wrong, given)
         drawn = metrics.bootstrap(
             metrics.auroc, wrong, given, np.asarray(patients)[pairs["image"]], n_resamples, seed
         )
-        about = {
-            "paper": "xvl",
-            "task": "error_detection",
-            "dataset": dataset,
-            "split": split,
-            "subset": subset(run, kind),
-            "model": model,
-            "n": len(pairs),
-            "control": control,
-            "checkpoint": checkpoint,
-        }
+        of = {"subset": subset(run, kind), "n": len(pairs)}
         levels = {"auroc": 0.95} | ({"auroc (99 % CI)": LEVEL} if run == "5 %" else {})
         for name, level in levels.items():
-            low, high = metrics.interval(drawn, level)
-            rows.append(
-                about
-                | {"metric": name, "value": value, "ci_low": float(low), "ci_high": float(high)}
-            )
-        if not control:
-            rows.append(about | {"metric": "errors", "value": float(wrong.sum())})
+            rows.append(result_row(about, name, value, drawn, level=level, **of))
+        if not about.get("control"):
+            rows.append(result_row(about, "errors", wrong.sum(), **of))
     return rows
 
 
@@ -273,19 +256,9 @@ def subset(run: str, kind: str) -> str:
 
 def chance(tests: dict, *, dataset, split="test") -> list[dict]:
     """The AUROC of guessing, as rows beside the others."""
+    about = CHANCE | {"paper": "xvl", "task": "error_detection", "dataset": dataset, "split": split}
     return [
-        {
-            "paper": "xvl",
-            "task": "error_detection",
-            "dataset": dataset,
-            "split": split,
-            "subset": subset(*key),
-            "model": "chance",
-            "metric": "auroc",
-            "value": 0.5,
-            "n": len(pairs),
-            "control": "chance",
-        }
+        result_row(about, "auroc", 0.5, subset=subset(*key), n=len(pairs))
         for key, pairs in tests.items()
     ]
 

@@ -3,10 +3,6 @@
 Ours, not in the paper, whose detection is zero-shot.
 """
 
-import json
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,8 +10,7 @@ from torch import Tensor
 
 from medxvl.data import text
 from medxvl.evaluation import metrics
-from medxvl.training import distributed, loop
-from medxvl.weights import store
+from medxvl.training import distributed
 from medxvl.xvl import finetune, report_errors, scoring
 from medxvl.xvl.model import XVL
 from medxvl.xvl.tasks import detect_errors
@@ -60,10 +55,11 @@ class Detecting(finetune.FineTuning):
     epoch draws anew. The epoch with the highest mean AUROC over the five types on `valid` is
     kept."""
 
+    name = "errors"
     score_label = "validation error AUROC"
 
     def __init__(self, preset, dataset, start: XVL, tokenizer, device):
-        self.dataset, self.tokenizer = dataset, tokenizer
+        self.tokenizer = tokenizer
         self.studies, self.valid = (
             detect_errors.studies(dataset, "train", every_section=True),
             detect_errors.studies(dataset, "valid"),
@@ -71,19 +67,15 @@ class Detecting(finetune.FineTuning):
         self.tests = detect_errors.tests(
             self.valid.reports, preset.seed + 1, 0, report_errors.PUBLISHED, ("balanced",)
         )
-        pictures = finetune.Pictures(dataset, self.studies.rows, preset, device)
-        super().__init__(
-            "errors",
-            preset,
-            start,
-            pictures,
-            len(pictures),
-            dataset.fingerprint,
-            device,
-        )
+        super().__init__(preset, start, dataset, self.studies.rows, device)
 
     def module(self) -> Detector:
         return Detector(finetune.copied(self.start))
+
+    def build(self, device) -> Detector:
+        super().build(device)
+        self.model = self.tuned.model  # what is kept: the model without the training's frame
+        return self.tuned
 
     def order(self, epoch: int, rng) -> np.ndarray:
         """The reports, shuffled; draws their errors, and what each counts: all types the same, and
@@ -117,9 +109,6 @@ class Detecting(finetune.FineTuning):
         self.weight = torch.from_numpy(np.append(share, 0)[kind].astype(np.float32))
         return rng.permutation(self.n)
 
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.studies.rows[picked]].tolist()
-
     def inputs(self, picked, rng, generator) -> tuple:
         own = picked[distributed.own(len(picked))]
         ids, mask = text.encode(
@@ -139,22 +128,3 @@ class Detecting(finetune.FineTuning):
             if key[1] != detect_errors.ALL
         ]
         return float(np.nanmean(values)) if values else float("nan")
-
-    def save(self, path: Path, score: float) -> None:
-        store.save(self.tuned.model, path, kind="fine-tuned", recipe=self.recipe, score=score)
-
-
-def fit(preset, dataset, start: XVL, tokenizer, folder: Path, device, progress) -> tuple[XVL, str]:
-    """Fine-tune a copy of `start` into `folder`; the model of its best validation epoch, and a
-    short text that identifies it.
-    """
-    loop.fit(
-        Detecting(preset, dataset, start, tokenizer, device),
-        replace(preset, checkpoints=1),
-        folder,
-        device,
-        progress,
-    )
-    best = folder / next(iter(json.loads((folder / "best.json").read_text(encoding="utf-8"))))
-    model = store.load_model(preset, len(tokenizer), best, XVL, device)
-    return model, f"fine-tuned {store.fingerprint(best)}"

@@ -4,14 +4,12 @@ writes the findings section.
 Baselines and scores are those of medxvl.medvill.tasks.generate.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from medxvl.data import text
 from medxvl.training import distributed
-from medxvl.xvl import finetune, writer, writing
+from medxvl.xvl import writer, writing
 from medxvl.xvl.finetune import CHUNK, FineTuning, Pictures
 
 
@@ -38,29 +36,17 @@ class Writing(FineTuning):
     kept.
     """
 
+    name = "xvl_generate"
     score_label = "validation log-likelihood a word"
     groups = (*FineTuning.groups, "writer")
 
     def __init__(self, preset, dataset, start, tokenizer, device):
-        self.rows, self.texts = with_report(dataset, "train", preset)
-        self.valid = with_report(dataset, "valid", preset)[0]
-        self.dataset, self.tokenizer = dataset, tokenizer
-        pictures = Pictures(dataset, self.rows, preset, device)
-        super().__init__(
-            "xvl_generate",
-            preset,
-            start,
-            pictures,
-            len(self.rows),
-            dataset.fingerprint,
-            device,
-        )
+        rows, self.texts = with_report(dataset, "train", preset)
+        self.valid, self.tokenizer = with_report(dataset, "valid", preset)[0], tokenizer
+        super().__init__(preset, start, dataset, rows, device)
 
     def module(self) -> writer.Writer:
         return writer.start_from(self.start, reads=False)
-
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
 
     def inputs(self, picked, rng, generator) -> tuple:
         own = picked[distributed.own(len(picked))]
@@ -73,17 +59,6 @@ class Writing(FineTuning):
             self.tuned, self.tokenizer, self.dataset, self.valid, self.device
         )
         return -float(losses.sum() / words.sum())
-
-
-def fit(
-    preset, dataset, start, tokenizer, folder: Path, device, progress
-) -> tuple[writer.Writer, str]:
-    """Fine-tune a decoder that starts from the pre-trained `start`; the writer and what identifies
-    it.
-    """
-    return finetune.fit(
-        Writing(preset, dataset, start, tokenizer, device), preset, folder, device, progress
-    )
 
 
 def likelihood(

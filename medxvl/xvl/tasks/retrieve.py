@@ -11,6 +11,7 @@ import torch
 
 from medxvl.data import text
 from medxvl.evaluation import controls, metrics, retrieval
+from medxvl.evaluation.rows import result_row
 from medxvl.xvl import corpus, scoring
 
 DIRECTIONS = ("image to report", "report to image")
@@ -235,17 +236,9 @@ def evaluate_queries(
             [retrieval.precision(table, relevant, k, weights) for weights in blocks]
         )
         for subset, samples in _by_finding(drawn, relevant, finding).items():
-            low, high = metrics.interval(samples)
+            value = values[subset][0]
             rows.append(
-                about
-                | {
-                    "subset": subset,
-                    "metric": f"precision@{k}",
-                    "value": float(values[subset][0]),
-                    "ci_low": float(low),
-                    "ci_high": float(high),
-                    "draws": samples,
-                }
+                result_row(about, f"precision@{k}", value, samples, subset=subset, keep_draws=True)
             )
     return rows
 

@@ -54,6 +54,7 @@ class Diagnosis(finetune.Tuned):
 class Diagnosing(FineTuning):
     """Fine-tuning on the split `train`; the epoch with the best mean AUROC on `valid` is kept."""
 
+    name = "supervised"
     score_label = "validation mean AUROC"
     groups = (
         *FineTuning.groups,
@@ -61,29 +62,17 @@ class Diagnosing(FineTuning):
     )  # its augmentation, of which a random start says nothing
 
     def __init__(self, preset, dataset, start: nn.Module, findings, device):
-        self.dataset, self.findings, self.rows = dataset, tuple(findings), dataset.rows("train")
-        self.y = torch.from_numpy(controls.labels_of(dataset, self.rows, findings)).float()
-        self.valid = dataset.rows("valid")
-        pictures, data = (
-            Pictures(dataset, self.rows, preset, device),
-            f"{dataset.fingerprint} {self.findings}",
+        rows, self.valid, self.findings = (
+            dataset.rows("train"),
+            dataset.rows("valid"),
+            tuple(findings),
         )
-        super().__init__(
-            "supervised",
-            preset,
-            start,
-            pictures,
-            len(self.rows),
-            data,
-            device,
-        )
+        self.y = torch.from_numpy(controls.labels_of(dataset, rows, findings)).float()
+        super().__init__(preset, start, dataset, rows, device, about=self.findings)
 
     def module(self) -> Diagnosis:
         torch.manual_seed(self.preset.seed)
         return Diagnosis(self.preset, finetune.copied(self.start), len(self.findings))
-
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
 
     def inputs(self, picked, rng, generator) -> tuple:
         return self.images(picked, generator), self.y[picked[distributed.own(len(picked))]]
@@ -112,17 +101,6 @@ def named(preset) -> str:
     """What rows call the model."""
     return NAMES.get(
         preset.supervised_start, f"{Path(preset.supervised_start).name} fine-tuned on labels"
-    )
-
-
-def fit(
-    preset, dataset, start: nn.Module, findings, folder: Path, device, progress
-) -> tuple[Diagnosis, str]:
-    """Fine-tune the encoder `start` on the labels of `findings`; the module, and what identifies
-    it.
-    """
-    return finetune.fit(
-        Diagnosing(preset, dataset, start, findings, device), preset, folder, device, progress
     )
 
 

@@ -9,80 +9,16 @@ given. The release's own driver raises; where it says nothing, the paper's proto
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from medxvl.data import questions, text
+from medxvl.data import text
 from medxvl.training import distributed
-from medxvl.xvl import finetune, writer
+from medxvl.training.finetune import OnQuestions
+from medxvl.xvl import writer
 from medxvl.xvl.finetune import CHUNK, FineTuning, Pictures
-
-
-class Answering(FineTuning):
-    """Fine-tuning on the training questions of `table`; the epoch that answers best on held-out
-    training images is kept.
-    """
-
-    score_label = "accuracy on held-out training images"
-    groups = (*FineTuning.groups, "writer")
-
-    def __init__(
-        self, preset, dataset, table: pd.DataFrame, start, tokenizer, device, sees: bool = True
-    ):
-        train = table[table["split"] == "train"]
-        self.answers, self.tokenizer, self.dataset, self.sees = (
-            questions.vocabulary(train),
-            tokenizer,
-            dataset,
-            sees,
-        )
-        self.train, self.valid = questions.hold_out(train, preset.seed)
-        pictures = Pictures(dataset, self.train["row"].to_numpy(), preset, device) if sees else None
-        data = f"{dataset.fingerprint} {len(table)} {sees}"
-        super().__init__(
-            "xvl_vqa",
-            preset,
-            start,
-            pictures,
-            len(self.train),
-            data,
-            device,
-        )
-
-    def module(self) -> writer.Writer:
-        start = copy.copy(self.start)
-        start.preset = replace(
-            self.preset, writer_copies=0
-        )  # an answer does not repeat the question
-        return writer.start_from(start, reads=True)
-
-    def ids(self, picked) -> list[str]:
-        return self.train["qid"].iloc[picked].tolist()
-
-    def inputs(self, picked, rng, generator) -> tuple:
-        own, most = distributed.own(len(picked)), self.preset.max_tokens
-        chosen = self.train.iloc[picked[own]]
-        images = self.images(picked, generator) if self.sees else blank(self.tuned, len(chosen))
-        answer = text.encode(self.tokenizer, chosen["answer"].tolist(), most)
-        return images, *answer, *text.encode(self.tokenizer, chosen["question"].tolist(), most)
-
-    def score(self, epoch: int) -> float:
-        if self.valid.empty:
-            return 0.0
-        given = predict(
-            self.tuned,
-            self.tokenizer,
-            self.dataset,
-            self.valid,
-            self.answers,
-            self.device,
-            self.sees,
-        )
-        return float((given == self.valid["answer"].to_numpy()).mean())
 
 
 def blank(tuned: writer.Writer, n: int) -> Tensor:
@@ -148,11 +84,24 @@ def predict(
     return np.array(answers, dtype=object)[order[:, 0]]
 
 
-def fit(
-    preset, dataset, table, start, tokenizer, folder: Path, device, progress, sees: bool = True
-) -> tuple[writer.Writer, list[str], str]:
-    """Fine-tune `start`, a pre-trained X-VL (`sees` False: without images, a control); the module,
-    its candidate answers, and what identifies it."""
-    task = Answering(preset, dataset, table, start, tokenizer, device, sees)
-    tuned, told = finetune.fit(task, preset, folder, device, progress)
-    return tuned, task.answers, told
+class Answering(OnQuestions, FineTuning):
+    """Fine-tuning on the training questions of a table; the epoch that answers best on held-out
+    training images is kept.
+    """
+
+    groups = (*FineTuning.groups, "writer")
+    name, predict = "xvl_vqa", staticmethod(predict)
+
+    def module(self) -> writer.Writer:
+        start = copy.copy(self.start)
+        start.preset = replace(
+            self.preset, writer_copies=0
+        )  # an answer does not repeat the question
+        return writer.start_from(start, reads=True)
+
+    def inputs(self, picked, rng, generator) -> tuple:
+        own, most = distributed.own(len(picked)), self.preset.max_tokens
+        chosen = self.train.iloc[picked[own]]
+        images = self.images(picked, generator) if self.sees else blank(self.tuned, len(chosen))
+        answer = text.encode(self.tokenizer, chosen["answer"].tolist(), most)
+        return images, *answer, *text.encode(self.tokenizer, chosen["question"].tolist(), most)

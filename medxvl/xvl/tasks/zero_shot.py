@@ -7,12 +7,12 @@ the pairs go through it in large batches.
 """
 
 import numpy as np
-import pandas as pd
 import torch
 
 from data_prep.reports import prompts
 from medxvl.config import presets
 from medxvl.evaluation import metrics
+from medxvl.evaluation.rows import CHANCE, class_rows, result_row
 from medxvl.layers import vision_transformer
 from medxvl.xvl import text_features
 
@@ -89,43 +89,25 @@ def ensemble(
     return {head: np.mean([s[head] for s in scores], axis=0) for head in scores[0]}
 
 
-def predictions(dataset, rows, findings, labels, scores, model: str) -> pd.DataFrame:
-    """Long table: study_id, patient_id, split, finding, label, score, model; one row a study and
-    finding.
-    """
-    about = dataset.index.iloc[rows][["study_id", "patient_id", "split"]]
-    long = about.loc[about.index.repeat(len(findings))].reset_index(drop=True)
-    return long.assign(
-        finding=np.tile(list(findings), len(rows)),
-        label=labels.ravel(),
-        score=scores.ravel(),
-        model=model,
-    )
-
-
 def evaluate(
     labels,
     scores,
     patients,
     findings,
     *,
-    task,
-    dataset,
-    model,
-    control="",
-    checkpoint="",
     valid=None,
     means=(),
     n_resamples=1000,
     seed=0,
-    split="test",
+    **about,
 ) -> list[dict]:
     """Result rows of one model: AUROC, maximum F1, and F1 and MCC at the validation threshold, with
     95 % intervals.
 
     labels, scores (n, F); `valid` (labels, scores) of the validation split gives the threshold;
     without it those two metrics are left out. `means` [(name, findings)] adds their means.
-    Intervals resample patients, the same draws for every model.
+    Intervals resample patients, the same draws for every model. `about`: task, dataset, model and
+    what else `medxvl.evaluation.rows` names.
     """
     wanted = {"auroc": metrics.auroc, "f1_max": metrics.f1_max}
     if valid is not None:
@@ -137,35 +119,14 @@ def evaluate(
             np.where(np.isnan(threshold), np.nan, labels),
         )
         wanted |= {"f1_valid": metrics.f1, "mcc": metrics.mcc}
-    rows = []
+    groups = [(f, [k]) for k, f in enumerate(findings)]
+    groups += [(m, [findings.index(f) for f in members]) for m, members in means]
+    about, rows = {"paper": "xvl"} | about, []
     for name, metric in wanted.items():
         truth, given = (judged, decided) if name in ("f1_valid", "mcc") else (labels, scores)
-        value, samples = (
-            metric(truth, given),
-            metrics.bootstrap(metric, truth, given, patients, n_resamples, seed),
-        )
-        groups = [(f, [k]) for k, f in enumerate(findings)] + [
-            (m, [findings.index(f) for f in members]) for m, members in means
-        ]
-        for subset, members in groups:
-            low, high = metrics.interval(samples[:, members].mean(1))
-            rows.append(
-                {
-                    "paper": "xvl",
-                    "task": task,
-                    "dataset": dataset,
-                    "split": split,
-                    "subset": subset,
-                    "model": model,
-                    "metric": name,
-                    "value": float(value[members].mean()),
-                    "ci_low": float(low),
-                    "ci_high": float(high),
-                    "n": int((~np.isnan(truth[:, members])).any(1).sum()),
-                    "control": control,
-                    "checkpoint": checkpoint,
-                }
-            )
+        value = metric(truth, given)
+        samples = metrics.bootstrap(metric, truth, given, patients, n_resamples, seed)
+        rows += class_rows(about, name, value, samples, groups, ~np.isnan(truth))
     return rows
 
 
@@ -176,19 +137,9 @@ def chance(
     labels, findings, *, task, dataset, means=(), split="test", wanted=("auroc",)
 ) -> list[dict]:
     """What guessing gives, as rows beside the others."""
+    about = CHANCE | {"paper": "xvl", "task": task, "dataset": dataset, "split": split}
     return [
-        {
-            "paper": "xvl",
-            "task": task,
-            "dataset": dataset,
-            "split": split,
-            "subset": subset,
-            "model": "chance",
-            "metric": metric,
-            "value": GUESSED[metric],
-            "n": len(labels),
-            "control": "chance",
-        }
+        result_row(about, metric, GUESSED[metric], subset=subset, n=len(labels))
         for subset in (*findings, *(name for name, _ in means))
         for metric in wanted
     ]

@@ -58,7 +58,7 @@ def test_usable_as_it_is(tmp_path):
     )
     assert index["study_id"][0] == "50000012" and not index["study_id"].is_monotonic_increasing
     assert index["Edema"].tolist() == ["0"] * 12 and index["impression"][2] == "No edema 2."
-    opened = dataset.open(tmp_path / "out")
+    opened = dataset.Dataset(tmp_path / "out")
     assert np.array_equal(opened.images([7, 3]), pixels[[7, 3]])
     assert hashlib.sha256((raw / "cxr.h5").read_bytes()).hexdigest() == before
     (raw / "cxr.h5").unlink()

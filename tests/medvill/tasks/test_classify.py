@@ -38,7 +38,9 @@ def test_targets(data):
 
 def test_classification_from_the_image_alone(pretrained, data, words, tmp_path):
     model = pretrained[0]
-    tuned, told = classify.fit(PRESET, data, model, words, tmp_path, CPU, Bar(), "image only")
+    tuned, told = classify.Classification(PRESET, data, model, words, CPU, "image only").fit(
+        tmp_path, Bar()
+    )
     rows = data.rows("test")
     y, patients = classify.targets(data, rows), data.index.patient_id.iloc[rows].to_numpy()
     other = rows[controls.shuffled(len(rows), 0)]
@@ -63,7 +65,9 @@ def test_classification_from_the_image_alone(pretrained, data, words, tmp_path):
         <= found["own"]["auroc_micro"]["value"]
         <= found["own"]["auroc_micro"]["ci_high"]
     )
-    again, same = classify.fit(PRESET, data, model, words, tmp_path, CPU, Bar(), "image only")
+    again, same = classify.Classification(PRESET, data, model, words, CPU, "image only").fit(
+        tmp_path, Bar()
+    )
     assert same == told, "a finished training is read back"
     assert next(model.parameters()).grad is None and model.training is False, (
         "the start is left alone"
@@ -71,14 +75,16 @@ def test_classification_from_the_image_alone(pretrained, data, words, tmp_path):
 
 
 def test_the_report_alone_is_read_without_image_tokens(pretrained, data, words, tmp_path):
-    tuned, _ = classify.fit(PRESET, data, pretrained[0], words, tmp_path, CPU, Bar(), "report only")
+    tuned, _ = classify.Classification(PRESET, data, pretrained[0], words, CPU, "report only").fit(
+        tmp_path, Bar()
+    )
     rows = data.rows("test")
     scores = classify.predict(tuned, words, data, rows, "report only", CPU)
     blank = Fake()
     blank.pixels[:] = 0
     assert np.array_equal(scores, classify.predict(tuned, words, blank, rows, "report only", CPU))
     with pytest.raises(ValueError, match="expected one of image and report"):
-        classify.fit(PRESET, data, pretrained[0], words, tmp_path, CPU, Bar(), "image")
+        classify.Classification(PRESET, data, pretrained[0], words, CPU, "image")
 
 
 def test_macro_and_micro_by_hand():
@@ -106,9 +112,9 @@ def test_the_words_give_the_labels_away(data):
 
 def test_data_of_another_place(pretrained, data, words, tmp_path):
     tuned = {
-        "report only": classify.fit(
-            PRESET, data, pretrained[0], words, tmp_path, CPU, Bar(), "report only"
-        )
+        "report only": classify.Classification(
+            PRESET, data, pretrained[0], words, CPU, "report only"
+        ).fit(tmp_path, Bar())
     }
     bare = Fake(60)
     bare.has_images = False

@@ -30,7 +30,7 @@ def test_reports_say_what_the_image_shows(objective, pretrained, data, words, tm
     preset = replace(
         PRESET, generate_objective=objective, mask_share=0.5 if objective == "masked" else 0.15
     )
-    tuned, told = generate.fit(preset, data, pretrained[0], words, tmp_path, CPU, Bar())
+    tuned, told = generate.Writing(preset, data, pretrained[0], words, CPU).fit(tmp_path, Bar())
     rows = data.rows("test")
     wanted = corpus.report_texts(data, rows)
     other = rows[controls.shuffled(len(rows), 0)]

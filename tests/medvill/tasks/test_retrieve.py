@@ -25,10 +25,13 @@ def words():
 
 
 def test_retrieval(pretrained, data, words, tmp_path):
-    tuned, told = retrieve.fit(PRESET, data, pretrained[0], words, tmp_path, CPU, Bar())
+    tuned, told = retrieve.Matching(PRESET, data, pretrained[0], words, CPU).fit(tmp_path, Bar())
     rows = retrieve.pool(data, "test", PRESET)
     assert len(rows) == 20 and (np.diff(rows) > 0).all()
-    scores, relevant = retrieve.score(tuned, words, data, rows, CPU), retrieve.relevance(data, rows)
+    scores, relevant = (
+        retrieve.score(tuned, words, data, rows, CPU),
+        retrieval.relevance(data, rows),
+    )
     # each pair scored alone says the same
     tokens = finetune.Pictures(data, rows, PRESET, CPU).tokens(tuned.model.trunk, np.arange(20))
     ids, real = corpus.encode(words, corpus.report_texts(data, rows), PRESET.medvill_text)
@@ -68,11 +71,11 @@ def test_mean_tokens_and_examples(pretrained, data, words):
     rows = retrieve.pool(data, "test", PRESET)
     means = retrieve.mean_token_scores(pretrained[0], words, data, rows, CPU)
     assert means.shape == (20, 20) and (np.abs(means) <= 1 + rounding(1.0, 24, torch.float32)).all()
-    relevant, shown = retrieve.relevance(data, rows), np.ones(len(data.index), bool)
+    relevant, shown = retrieval.relevance(data, rows), np.ones(len(data.index), bool)
     texts = corpus.report_texts(data, rows)
-    items = retrieve.examples(means, relevant, texts, data, rows, shown, 0)
+    items = retrieval.examples(means, relevant, texts, data, rows, shown, 0)
     assert len(items) == 3 and all(len(item["lines"]) == 4 for item in items)
-    assert retrieve.examples(means, relevant, texts, data, rows, ~shown, 0) == [], (
+    assert retrieval.examples(means, relevant, texts, data, rows, ~shown, 0) == [], (
         "nothing that may not be shown"
     )
 
@@ -82,27 +85,33 @@ def test_another_place_has_its_shuffled_images(pretrained, data, words, tmp_path
     elsewhere, (model, about) = Fake(60, seed=5), (pretrained[0], {"model": "m", "n_resamples": 20})
     given = classify.INPUTS[1]
     tuned = {
-        given: classify.fit(PRESET, data, model, words, tmp_path / "classify", CPU, Bar(), given)
+        given: classify.Classification(PRESET, data, model, words, CPU, given).fit(
+            tmp_path / "classify", Bar()
+        )
     }
     rows = classify.transfer(tuned, words, elsewhere, CPU, **about)
     right, other = (
         value_of(rows, f"{given}{suffix}", "auroc_macro_defined") for suffix in ("", ", shuffled")
     )
     assert right > 0.9 > 0.75 > other
-    matcher, told = retrieve.fit(PRESET, data, model, words, tmp_path / "retrieve", CPU, Bar())
+    matcher, told = retrieve.Matching(PRESET, data, model, words, CPU).fit(
+        tmp_path / "retrieve", Bar()
+    )
     rows = retrieve.transfer(
         matcher, (model, "start"), words, elsewhere, CPU, model="m", preset=PRESET, checkpoint=told
     )
-    assert {(r["control"], r.get("checkpoint")) for r in rows} == {
+    assert {(r["control"], r["checkpoint"]) for r in rows} == {
         ("", told),
         ("shuffled images", told),
         ("mean tokens", "start"),
-        ("chance", None),
+        ("chance", ""),
     }
     assert value_of(rows, "", "mrr", subset="image to report") > value_of(
         rows, "shuffled images", "mrr", subset="image to report"
     )
-    writer, told = generate.fit(PRESET, data, model, words, tmp_path / "generate", CPU, Bar())
+    writer, told = generate.Writing(PRESET, data, model, words, CPU).fit(
+        tmp_path / "generate", Bar()
+    )
     rows = generate.transfer(writer, words, elsewhere, CPU, checkpoint=told, **about)
     assert (
         value_of(rows, "", "label_f1") > 0.9 > 0.75 > value_of(rows, "shuffled images", "label_f1")

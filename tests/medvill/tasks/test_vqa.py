@@ -22,19 +22,17 @@ def words():
 
 def test_answers_need_the_picture(pretrained, data, words, tmp_path):
     table = questions(data)
-    tuned, answers, _ = vqa.fit(
-        PRESET, data, table, pretrained[0], words, tmp_path / "a", CPU, Bar()
-    )
-    blind, same, _ = vqa.fit(
-        PRESET, data, table, pretrained[0], words, tmp_path / "b", CPU, Bar(), sees=False
-    )
+    about = PRESET, data, table, pretrained[0], words, CPU
+    tuned, _ = vqa.Answering(*about).fit(tmp_path / "a", Bar())
+    blind, _ = vqa.Answering(*about, sees=False).fit(tmp_path / "b", Bar())
+    answers = asked.vocabulary(table[table.split == "train"])
     test = table[table.split == "test"].reset_index(drop=True)
     right = {
         "own": vqa.predict(tuned, words, data, test, answers, CPU),
         "other": vqa.predict(
             tuned, words, data, test, answers, CPU, images_of=asked.swapped(test, 0)
         ),
-        "blind": vqa.predict(blind, words, data, test, same, CPU, sees=False),
+        "blind": vqa.predict(blind, words, data, test, answers, CPU, sees=False),
         "majority": asked.majority(table[table.split == "train"], test),
     }
     right = {name: (given == test.answer.to_numpy()).mean() for name, given in right.items()}

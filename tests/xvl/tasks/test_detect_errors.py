@@ -258,7 +258,7 @@ def test_fine_tuning_finds_swapped_sides(data, tokenizer, drawn, tmp_path):
     torch.manual_seed(0)
     start = checkpoints.untrained(PRESET, tokenizer)
     before = {k: v.clone() for k, v in start.state_dict().items()}
-    tuned, told = error_detector.fit(PRESET, data, start, tokenizer, tmp_path, CPU, Bar())
+    tuned, told = error_detector.Detecting(PRESET, data, start, tokenizer, CPU).fit(tmp_path, Bar())
     assert all(torch.equal(v, before[k]) for k, v in start.state_dict().items()), (
         "the start stays as it was"
     )

@@ -37,9 +37,8 @@ def model():
 def test_it_learns_by_the_picture(model, tmp_path):
     data, before = Fake(), {k: v.clone() for k, v in model.state_dict().items()}
     data.index.loc[:9, "Edema"] = -1.0  # uncertain: no label
-    tuned, told = supervised.fit(
-        PRESET, data, supervised.start(PRESET, model), FINDINGS, tmp_path, CPU, Bar()
-    )
+    start = supervised.start(PRESET, model)
+    tuned, told = supervised.Diagnosing(PRESET, data, start, FINDINGS, CPU).fit(tmp_path, Bar())
     assert told.startswith("fine-tuned ") and all(
         torch.equal(v, before[k]) for k, v in model.state_dict().items()
     )

@@ -71,9 +71,8 @@ def start():
 @pytest.fixture(scope="module")
 def corrector(start, tmp_path_factory):
     data, tokenizer, model = start
-    return correct_errors.fit(
-        PRESET, data, model, tokenizer, tmp_path_factory.mktemp("correct"), CPU, no_bar
-    )[0]
+    task = correct_errors.Correcting(PRESET, data, model, tokenizer, CPU)
+    return task.fit(tmp_path_factory.mktemp("correct"), no_bar)[0]
 
 
 def cases(start, split="test"):
@@ -253,7 +252,7 @@ def test_copying_is_where_small_presets_start(start):
 
 def test_it_learns_to_write_what_the_picture_shows(start, tmp_path):
     data, tokenizer, model = start
-    writer, told = generate.fit(PRESET, data, model, tokenizer, tmp_path, CPU, no_bar)
+    writer, told = generate.Writing(PRESET, data, model, tokenizer, CPU).fit(tmp_path, no_bar)
     rows, texts = generate.with_report(data, "test", PRESET)
     own = generate.write(writer, tokenizer, data, rows, CPU, beams=2)
     other = generate.write(writer, tokenizer, data, rows, CPU, beams=2, images_of=np.roll(rows, 1))
