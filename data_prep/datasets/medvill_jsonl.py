@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_prep import fault
-from data_prep.reading.raw import CHEXPERT_14, Table, one_line, short_hash, split_by_hash
+from data_prep.reading.raw import CHEXPERT_14, Table, one_line, sha256, split_by_hash
 from data_prep.reports.sections import clean
 
 NEEDS = (
@@ -51,13 +51,9 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
             "check the path",
         )
     rows = pd.DataFrame([r | {"_record": name} for name, r in records], dtype=object)
-    version = ", ".join(f"{p.name} {short_hash(p)}" for p in paths)
+    version = ", ".join(f"{p.name} {sha256(p)[:12]}" for p in paths)
     table = Table(rows, raw_version=version, rejects=rejects)
-    table.faults = [reason for _, reason in rejects]
-    table.attrition = [
-        {"step": "lines", "rows": len(records) + len(rejects), "dropped": 0, "why": ""},
-        {"step": "line is a record", "rows": len(rows), "dropped": len(rejects), "why": ""},
-    ]
+    table.start("lines", "line is a record")
     table.root = raw.parent if raw.is_file() else raw
     table.drop((rows["study_id"] == "").to_numpy(), "record has an id", "no id")
     has_images = settings["images"] and (table.rows["_image"] != "").any()
@@ -158,13 +154,6 @@ def parse_label(text: str) -> list[str]:
     return [NAMES[name.lower()] for name in names]
 
 
-def write_label(positive: list[str]) -> str:
-    """["Edema", "Pneumonia"] -> "'Edema', 'Pneumonia'"; "'Others'" for none. Source: MedViLL
-    release.
-    """
-    return ", ".join(f"'{name}'" for name in positive) or "'Others'"
-
-
 def _add_labels(table: Table) -> None:
     lists, reasons = [], []
     for text in table.rows["_label"]:
@@ -230,7 +219,8 @@ def _export(prepared: Path, out: Path) -> None:
         for record in part.to_dict("records"):
             positive = [name for name in CHEXPERT_14 if record[name] in ("1", "1.0")]
             text = clean(f"{record['findings']} {record['impression']}")
-            line = {"id": record["study_id"], "label": write_label(positive), "text": text}
+            label = ", ".join(f"'{name}'" for name in positive) or "'Others'"  # as the release
+            line = {"id": record["study_id"], "label": label, "text": text}
             if has_images:
                 line["img"] = f"images/{row:07d}.png"
                 ok, data = cv2.imencode(".png", pixels[row])

@@ -1,6 +1,5 @@
 """card.json: what a prepared dataset is, where it came from, what became of the raw records."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pandas as pd
 
 from data_prep import datasets
 from data_prep.prepared.overlap import SPLITS, in_two_splits, near_identical
-from data_prep.reading.raw import PHANTOM_MARK, Table, short_list
+from data_prep.reading.raw import PHANTOM_MARK, Table, sha256, short_list
 from medxvl import __version__
 
 MOST_EXAMPLES = 20
@@ -65,11 +64,6 @@ def describe(
             for name, t in table.extra.items()
         },
     }
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _counts(index: pd.DataFrame) -> dict:

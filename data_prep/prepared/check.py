@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from data_prep import fault
-from data_prep.prepared.card import sha256
 from data_prep.prepared.overlap import SPLITS, in_two_splits
 from data_prep.prepared.writing import FIRST_COLUMNS
-from data_prep.reading.raw import CHEXPERT_14, progress_bar, short_list
+from data_prep.reading.raw import CHEXPERT_14, progress_bar, sha256, short_list
 
 CARD_KEYS = (
     "name",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def decoded(
     )  # starting a process costs as much as decoding some dozens of images
     read = partial(load, raw, size=size, **how)
     if workers == 1 and all(images[row].lower().endswith(PLAIN) for row in rows):
-        for task in tasks:
-            yield from _load_all(read, task)
+        for row, image in chain.from_iterable(tasks):
+            yield row, *read(image)
         return
     left = iter(tasks)
     while lost := (yield from _in_pool(read, left, workers)):
@@ -63,7 +64,10 @@ def _in_pool(read, tasks: Iterator[list], workers: int, ahead: int = 3) -> Itera
     pending, lost = {}, []
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
-        _check_start(pool)
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool:  # processes cannot start at all: no file is to blame for that
+            raise fault("worker processes that start", "one that ended at once", GUARD) from None
         for task in tasks:
             try:
                 pending[pool.submit(_load_timed, read, task)] = task
@@ -79,14 +83,6 @@ def _in_pool(read, tasks: Iterator[list], workers: int, ahead: int = 3) -> Itera
     return lost
 
 
-def _check_start(pool: ProcessPoolExecutor) -> None:
-    """Raise DataError when processes cannot start at all: no file is to blame for that."""
-    try:
-        pool.submit(os.getpid).result()
-    except BrokenProcessPool:
-        raise fault("worker processes that start", "one that ended at once", GUARD) from None
-
-
 def _results(pending: dict, finished, lost: list) -> Iterator:
     for future in finished:
         task = pending.pop(future)
@@ -98,18 +94,14 @@ def _results(pending: dict, finished, lost: list) -> Iterator:
             yield from result
 
 
-def _load_all(read, task: list[tuple[int, str]]) -> list[tuple]:
-    return [(row, *read(image)) for row, image in task]
-
-
 def _load_timed(read, task: list[tuple[int, str]]) -> list[tuple]:
     """In a worker, whose main thread this is: an alarm that nobody handles ends the process, even
     in a decoder's loop.
     """
     results = []
-    for one in task:
+    for row, image in task:
         signal.alarm(SECONDS)
-        results += _load_all(read, [one])
+        results.append((row, *read(image)))
     signal.alarm(0)
     return results
 

@@ -120,7 +120,11 @@ def label_reports(texts: Iterable) -> pd.DataFrame:
     spoken = np.zeros(len(texts), bool)
     known: dict[str, list] = {}  # reports repeat their sentences
     for row, text in enumerate(texts):
-        spoken[row] = isinstance(text, str) and has_words(text)
+        if not isinstance(text, str):
+            continue
+        # Beside digits, signs and the blanks of de-identification.
+        letter = re.search(r"[a-z]", re.sub(label_rules.BLANK, "", text.lower()))
+        spoken[row] = letter is not None
         if not spoken[row]:
             continue
         text = _lower(text)
@@ -158,11 +162,6 @@ def mentions(text: str) -> list[tuple[int, int, str, int]]:
     )
 
 
-def has_words(text: str) -> bool:
-    """Whether anything is left beside digits, signs and the blanks of de-identification."""
-    return re.search(r"[a-z]", re.sub(label_rules.BLANK, "", text.lower())) is not None
-
-
 def _lower(text: str) -> str:
     """Lower case at the same places: the few letters that would grow stay as they are. Typographic
     ' and - are plain.
@@ -178,17 +177,14 @@ def _sentences(text: str) -> Iterator[tuple[int, int]]:
     linear in the text.
     """
     start = 0
-    for match in _SENTENCE_END.finditer(text):
-        yield from _pieces(
-            start, match.end() if match[0][0] == "?" else match.start()
-        )  # a question is a doubt
-        start = match.end()
-    yield from _pieces(start, len(text))
-
-
-def _pieces(start: int, end: int) -> Iterator[tuple[int, int]]:
-    for first in range(start, end, LONGEST):
-        yield first, min(first + LONGEST, end)
+    for match in [*_SENTENCE_END.finditer(text), None]:
+        if match is None:
+            end = len(text)
+        else:
+            end = match.end() if match[0][0] == "?" else match.start()  # a question is a doubt
+        for first in range(start, end, LONGEST):
+            yield first, min(first + LONGEST, end)
+        start = match.end() if match else end
 
 
 def _statements(sentence: str) -> list[tuple[int, int, str, int]]:

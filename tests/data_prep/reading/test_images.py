@@ -174,7 +174,7 @@ def test_reduction_never_goes_below_the_target():
 def test_truncated_jpegs_are_found_in_reduced_decoding():
     for progressive in (False, True):
         data = encoded(radiograph(2000, 1600), "JPEG", progressive=progressive)
-        assert images.decode_reduced(data, 224)[0].shape == (500, 400)
+        assert images.reduction(1600, 2000, 224) == 4
         for cut in (1, 2, 100, len(data) // 2, len(data) - 400):
             with pytest.raises(ValueError, match="truncated|cannot be decoded"):
                 images.to_square(data[:-cut], 224)
