@@ -93,7 +93,11 @@ def draw_openi(report: dict, raw: Path, seed: int) -> dict:
             (raw / "openi_csv" / "images" / f"{name}.dcm.png").write_bytes(data)
         images.append({"uid": n, "filename": f"{name}.dcm.png", "projection": view})
     parts, _ = write_parts(findings, rng)
-    parts = {name: _blank(text, rng) for name, text in parts.items()}
+    for part, text in parts.items():
+        text = text.replace("___", "XXXX")  # what the collection's de-identification took out
+        if rng.random() < 0.5:  # and a word that it took out by mistake
+            text = re.sub(rf"\b{pick(rng, BLANKED)}\b", "XXXX", text, count=1)
+        parts[part] = text
     if rng.random() < 0.15:  # a report often has only an impression
         parts["findings"] = ""
     mesh = "normal"
@@ -102,17 +106,7 @@ def draw_openi(report: dict, raw: Path, seed: int) -> dict:
     return {"n": n, "parts": parts, "mesh": mesh, "images": images, "truth": truth}
 
 
-def _blank(text: str, rng: np.random.Generator) -> str:
-    """The collection's blanks: XXXX for what was taken out, and for some words that were taken out
-    by mistake.
-    """
-    text = text.replace("___", "XXXX")
-    if rng.random() < 0.5:
-        text = re.sub(rf"\b{pick(rng, BLANKED)}\b", "XXXX", text, count=1)
-    return text
-
-
-def finish_openi(raw: Path, plan: list[dict], done: list[dict], seed: int) -> None:
+def finish_openi(raw: Path, plan: list[dict], done: list[dict]) -> None:
     """The archive of reports; the two tables with the same content."""
     import pandas as pd
 
