@@ -121,7 +121,9 @@ def _rows(
     open_as = gzip.open if path.name.lower().endswith(".gz") else open
     with open_as(path, "rt", encoding=encoding, newline="") as file:
         first = file.readline(MAX_CELL)
-        separator = max(",\t;|", key=lambda mark: _fits(first, mark))
+        names = {mark: next(csv.reader([first], delimiter=mark), []) for mark in ",\t;|"}
+        # The one by which no quotation mark is left in the names, and then by which most are seen.
+        separator = max(names, key=lambda mark: ('"' not in "".join(names[mark]), len(names[mark])))
         rows = csv.reader(chain([first], file), delimiter=separator, strict=True)
         kept, numbers, rejects, number, began = [], [], [], 0, 1
         try:
@@ -146,12 +148,6 @@ def _rows(
             where = f"line {began}" + f" to {rows.line_num}" * (rows.line_num > began)
             raise csv.Error(f"{problem} in {where} (a stray quotation mark?)") from None
     return pd.DataFrame(kept, columns=header, index=numbers, dtype=object), rejects
-
-
-def _fits(header: str, separator: str) -> tuple[bool, int]:
-    """How well the header falls into names: no quotation mark left in them, and many of them."""
-    names = next(csv.reader([header], delimiter=separator), [])
-    return '"' not in "".join(names), len(names)
 
 
 def _parquet(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:

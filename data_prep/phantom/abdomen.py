@@ -96,16 +96,6 @@ class Abdomen:
         padded = np.pad(path, ((5, 5), (0, 0)), "edge")
         return np.column_stack([np.convolve(padded[:, k], kernel, "valid") for k in (0, 1)])
 
-    def kidneys(self) -> np.ndarray:
-        a, out = self.anatomy, 0
-        for s in (-1, 1):
-            x, y = self.kidney[s]
-            out = out + self.canvas.blob(x, y, 0.115, a["kidney"], -0.22 * s, power=8)
-            out = out - 0.55 * self.canvas.blob(
-                x, y, 0.15, a["kidney"] + 0.035, -0.22 * s, power=9
-            )  # fat around it
-        return out
-
     def psoas(self) -> np.ndarray:
         """Two muscles from the lumbar spine outward and down, with a dark stripe of fat beside
         them.
@@ -252,7 +242,12 @@ class Abdomen:
         spleen = c.blob(a["centre"] + 0.62, a["dome"] + 0.30, 0.15, a["spleen"] + 0.06, -0.35, 6)
         out += 0.08 * spleen
         clear = 0.25 if "Ascites" in self.by_name else 1.0  # fluid hides the fat planes
-        out += 0.11 * clear * self.kidneys() * self.body
+        kidneys = 0
+        for s, (x, y) in self.kidney.items():
+            fat = c.blob(x, y, 0.15, a["kidney"] + 0.035, -0.22 * s, power=9)
+            kidneys = kidneys + c.blob(x, y, 0.115, a["kidney"], -0.22 * s, power=8)
+            kidneys = kidneys - 0.55 * fat
+        out += 0.11 * clear * kidneys * self.body
         out += a["psoas"] * clear * self.psoas() * self.body
         out += a["bone"] * 1.7 * self.skeleton() * self.body
         self.gas = np.minimum(self.bowel(), 1.2)

@@ -179,7 +179,13 @@ class Chest:
         for s in (-1, 1):
             away = (s * self.off - 0.46 * a["chest"]) / 1.15
             self.diaphragm[s] = self.dome[s] + np.float32(0.9) * away**2 / a["chest"]
-        self.heart_image = self.heart()
+        big = self.by_name.get("Cardiomegaly")
+        width = (a["ctr"] + (0.13 + 0.05 * big.extent if big else 0.0)) * a["chest"] * 2
+        x = self.centre + width * (a["heart_share"] - 0.5)
+        y = 0.5 * (self.dome[-1] + self.dome[1]) - 0.24 * width
+        self.heart_box = (x, y, 0.52 * width, 0.44 * width)
+        tilt = a["heart_tilt"]
+        self.heart_image = canvas.blob(x, y, 0.56 * width, 0.42 * width, tilt, power=7)
         free = 1 - 0.85 * self.heart_image
         self.lung = {s: self._lung(s) * free for s in (-1, 1)}
         self.lungs = self.lung[-1] + self.lung[1]
@@ -204,15 +210,6 @@ class Chest:
         lung *= step(inside)
         lung *= step(self.diaphragm[side] - c.y)
         return lung
-
-    def heart(self) -> np.ndarray:
-        a, big = self.anatomy, self.by_name.get("Cardiomegaly")
-        ctr = a["ctr"] + (0.13 + 0.05 * big.extent if big else 0.0)
-        width = ctr * a["chest"] * 2
-        x = self.centre + width * (a["heart_share"] - 0.5)
-        y = 0.5 * (self.dome[-1] + self.dome[1]) - 0.24 * width
-        self.heart_box = (x, y, 0.52 * width, 0.44 * width)
-        return self.canvas.blob(x, y, 0.56 * width, 0.42 * width, a["heart_tilt"], power=7)
 
     def ribs(self) -> np.ndarray:
         """Posterior ribs as curves from the spine outward."""

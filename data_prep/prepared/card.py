@@ -35,6 +35,22 @@ def describe(
             table.notes.append(
                 f"{number:,} {what.replace('_', ' ')} in more than one split: {some}"
             )
+    parts = {split: index[index["split"] == split] for split in SPLITS}
+    counts = {
+        split: {
+            "rows": len(part),
+            "studies": part["study_id"].nunique(),
+            "patients": part["patient_id"].nunique(),
+        }
+        for split, part in parts.items()
+        if len(part)
+    }
+    names = {1: "positive", 0: "negative", -1: "uncertain"}
+    prevalence = {}
+    for column in table.labels:
+        labels = index[column]
+        prevalence[column] = {name: int((labels == value).sum()) for value, name in names.items()}
+        prevalence[column]["empty"] = int(labels.isna().sum())
     return wanted | {
         "label": f"phantom:{wanted['name']}" if phantom else wanted["name"],
         "synthetic": phantom is not None,
@@ -44,12 +60,12 @@ def describe(
         "images": len(index) if pixels else 0,
         "rows": len(index),
         "columns": list(index.columns),
-        "counts": _counts(index),
+        "counts": counts,
         "expected": _expected(table, index, wanted),
         "attrition": table.attrition,
         "rejects": len(table.rejects),
         "labels": table.labels,
-        "prevalence": _prevalence(table, index),
+        "prevalence": prevalence,
         "overlap": overlap,
         "overlap_examples": {
             what: [str(x) for x in found[:MOST_EXAMPLES]] for what, found in examples.items()
@@ -63,18 +79,6 @@ def describe(
             name: {"rows": len(t), "sha256": sha256(folder / name)}
             for name, t in table.extra.items()
         },
-    }
-
-
-def _counts(index: pd.DataFrame) -> dict:
-    return {
-        split: {
-            "rows": len(part),
-            "studies": part["study_id"].nunique(),
-            "patients": part["patient_id"].nunique(),
-        }
-        for split in SPLITS
-        if len(part := index[index["split"] == split])
     }
 
 
@@ -93,15 +97,6 @@ def _expected(table: Table, index: pd.DataFrame, wanted: dict) -> list[dict]:
         {"what": what, "expected": number, "found": found.get(what), "source": published["source"]}
         for what, number in published["counts"].items()
     ]
-
-
-def _prevalence(table: Table, index: pd.DataFrame) -> dict:
-    names = {1: "positive", 0: "negative", -1: "uncertain"}
-    return {
-        c: {name: int((index[c] == value).sum()) for value, name in names.items()}
-        | {"empty": int(index[c].isna().sum())}
-        for c in table.labels
-    }
 
 
 def _overlap(

@@ -68,30 +68,25 @@ def _in_pool(read, tasks: Iterator[list], workers: int, ahead: int = 3) -> Itera
             pool.submit(os.getpid).result()
         except BrokenProcessPool:  # processes cannot start at all: no file is to blame for that
             raise fault("worker processes that start", "one that ended at once", GUARD) from None
-        for task in tasks:
-            try:
-                pending[pool.submit(_load_timed, read, task)] = task
-            except BrokenProcessPool:
-                lost.append(task)
-            if lost or len(pending) >= ahead * workers:
-                yield from _results(pending, wait(pending, return_when=FIRST_COMPLETED).done, lost)
-            if lost:
+        while True:
+            while not lost and len(pending) < ahead * workers and (task := next(tasks, None)):
+                try:
+                    pending[pool.submit(_load_timed, read, task)] = task
+                except BrokenProcessPool:
+                    lost.append(task)
+            if not pending:
                 break
-        yield from _results(pending, list(pending), lost)
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                task = pending.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    lost.append(task)
+                else:
+                    yield from result
     finally:
         pool.shutdown(cancel_futures=True)
     return lost
-
-
-def _results(pending: dict, finished, lost: list) -> Iterator:
-    for future in finished:
-        task = pending.pop(future)
-        try:
-            result = future.result()
-        except BrokenProcessPool:
-            lost.append(task)
-        else:
-            yield from result
 
 
 def _load_timed(read, task: list[tuple[int, str]]) -> list[tuple]:

@@ -196,27 +196,17 @@ def _statements(sentence: str) -> list[tuple[int, int, str, int]]:
         return []
     cues = [(m.start(), m.end(), _CUE_OF[m.lastgroup]) for m in _CUE.finditer(sentence)]
     found = [(start, end, name, _value(sentence, start, end, cues)) for start, end, name in nouns]
-    found = [
-        *_alternatives(sentence, _without_headings(sentence, found)),
-        *_others(sentence, nouns, cues),
-    ]
+    kept = []
+    for i, statement in enumerate(found):
+        # Not "Effusion:" where the same finding follows: "Effusion: No pleural effusion".
+        again = any(statement[2] == later[2] for later in found[i + 1 :])
+        if not (again and _HEADING.match(sentence, statement[1])):
+            kept.append(statement)
+    found = [*_alternatives(sentence, kept), *_others(sentence, nouns, cues)]
     for start, end, name, state in organs:
         value = NEGATIVE if state is None else _value(sentence, state, end, cues)
         found.append((start, end, name, value))
     return [statement for statement in found if statement[3] is not None]
-
-
-def _without_headings(sentence: str, found: list[tuple]) -> list[tuple]:
-    """Without "Effusion:" where the same finding follows: "Effusion: No pleural effusion"."""
-    if ":" not in sentence:
-        return found
-    return [
-        f
-        for i, f in enumerate(found)
-        if not (
-            _HEADING.match(sentence, f[1]) and any(f[2] == later[2] for later in found[i + 1 :])
-        )
-    ]
 
 
 def _others(

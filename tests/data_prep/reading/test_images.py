@@ -208,7 +208,7 @@ def test_the_setting_decode(tmp_path):
         assert card["settings"]["decode"] == value
     assert contents(tmp_path / "reduced")["images.h5"] != contents(tmp_path / "full")["images.h5"]
     assert prepare("covid_cxr", raw, tmp_path / "usual")[1]["settings"]["decode"] == "reduced"
-    with pytest.raises(DataError, match="decode as reduced or full; found 'fast'"):
+    with pytest.raises(DataError, match="decode to be reduced or full; found 'fast'"):
         prepare("covid_cxr", raw, tmp_path / "fast", settings={"decode": "fast"})
 
 
