@@ -225,7 +225,17 @@ def _show(folder: Path) -> None:
     for split, counts in card["counts"].items():
         print(f"  {split}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
     if card.get("expected"):
-        print(f"  published ({card['expected'][0]['source']})" + _aside(card))
+        # Why these data need not have the published counts.
+        why = ["synthetic phantom"] * card["synthetic"]
+        if card["limit"] is not None:
+            why.append(f"limited to {card['limit']}")
+        own = datasets.load(card["name"]).SETTINGS
+        given = {key: value for key, value in card["settings"].items() if key in own}
+        changed = [f"{key}={value}" for key, value in given.items() if value != own[key]]
+        if changed:
+            why.append(f"settings {' '.join(changed)}")
+        here = f"; here: {', '.join(why)}" if why else ""
+        print(f"  published ({card['expected'][0]['source']}){here}")
         for row in card["expected"]:
             found = "not counted" if row["found"] is None else f"{row['found']:,}"
             print(f"    {row['what']:10}  published {row['expected']:>9,}  found {found:>9}")
@@ -241,21 +251,6 @@ def _show(folder: Path) -> None:
                 f"  {folder / name}"
                 + f" ({card['rejects']:,} records not used)" * (name == "rejects.csv")
             )
-
-
-def _aside(card: dict) -> str:
-    """Why these data need not have the published counts."""
-    why = ["synthetic phantom"] * card["synthetic"] + [f"limited to {card['limit']}"] * (
-        card["limit"] is not None
-    )
-    own = datasets.load(card["name"]).SETTINGS
-    changed = [
-        f"{key}={value}"
-        for key, value in card["settings"].items()
-        if key in own and value != own[key]
-    ]
-    why += ["settings " + " ".join(changed)] if changed else []
-    return f"; here: {', '.join(why)}" if why else ""
 
 
 if __name__ == "__main__":

@@ -87,21 +87,21 @@ def _homes(raw: Path, where: str) -> list[Path | zipfile.Path]:
             found = f"nothing at {given}"
             raise fault("the folder or zip of the reports", found, "correct --set reports=PATH")
         homes, archives = [given, given.parent], [given]
-    return homes + [_opened(path) for path in archives if path.is_file()]
-
-
-def _opened(path: Path) -> zipfile.Path:
-    """The folder of an archive that holds the folder `files`."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as problem:
-        raise fault(f"a zip archive at {path}", f"{problem}", "download it again") from None
-    for name in archive.namelist():
-        parts = PurePosixPath(name).parts
-        if "files" in parts[:-1] and parts[0] != "/" and ".." not in parts:
-            above = parts[: parts.index("files")]
-            return zipfile.Path(archive, "".join(f"{part}/" for part in above))
-    return zipfile.Path(archive)
+    for path in archives:
+        if not path.is_file():
+            continue
+        try:
+            archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as problem:
+            raise fault(f"a zip archive at {path}", f"{problem}", "download it again") from None
+        above = ""  # the folder of the archive that holds the folder `files`
+        for name in archive.namelist():
+            parts = PurePosixPath(name).parts
+            if "files" in parts[:-1] and parts[0] != "/" and ".." not in parts:
+                above = "".join(f"{part}/" for part in parts[: parts.index("files")])
+                break
+        homes.append(zipfile.Path(archive, above))
+    return homes
 
 
 def _read(places: list[tuple[Path | zipfile.Path, int]], names: tuple[str, ...]) -> bytes:

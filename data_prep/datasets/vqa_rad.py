@@ -82,7 +82,14 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
         False,
     )
     questions = table.rows.assign(split=table.rows["phrase_type"].map(TYPES))
-    _count(table, questions)
+    # The published counts: questions of each split, closed and open ones of the test set, those on
+    # chest images.
+    test = questions[questions["split"] == "test"]
+    for split in ("train", "test"):
+        table.found[f"{split} questions"] = int((questions["split"] == split).sum())
+    for prefix, part in (("test", test), ("chest test", test[test["organ"] == "CHEST"])):
+        for kind in ("CLOSED", "OPEN"):
+            table.found[f"{prefix} {kind.lower()}"] = int((part["answer_type"] == kind).sum())
 
     why = f"one row an image, of {len(questions):,} questions"
     table.expand(_images(questions), "images of these questions", why)
@@ -163,23 +170,6 @@ def _check_questions(table: Table) -> None:
     answer = answer[table.rows.index]
     reason = "answer_type is '" + answer + "', expected CLOSED or OPEN"
     table.drop(~answer.isin(["CLOSED", "OPEN"]), "answer_type is known", reason)
-
-
-def _count(table: Table, questions: pd.DataFrame) -> None:
-    """The published counts: questions of each split, closed and open ones of the test set, those on
-    chest images.
-    """
-    test = questions[questions["split"] == "test"]
-    found = {
-        f"{split} questions": int((questions["split"] == split).sum())
-        for split in ("train", "test")
-    }
-    for prefix, part in (("test", test), ("chest test", test[test["organ"] == "CHEST"])):
-        found |= {
-            f"{prefix} {kind.lower()}": int((part["answer_type"] == kind).sum())
-            for kind in ("CLOSED", "OPEN")
-        }
-    table.found = found
 
 
 def _images(questions: pd.DataFrame) -> pd.DataFrame:

@@ -274,31 +274,26 @@ DRAW = {
 }
 
 
-def region(chest: Chest, f: Finding, change: np.ndarray) -> np.ndarray:
-    """Where a finding shows, as a boolean mask of the image."""
-    c = chest.canvas
-    if f.name == "Cardiomegaly":
-        x, y, rx, ry = chest.heart_box
-        return c.blob(x, y, rx, ry, power=8) > 0.5
-    if f.name == "Enlarged Cardiomediastinum":
-        return (np.abs(c.x - chest.centre) < chest.anatomy["mediastinum"] + 0.08) & (
-            np.abs(c.y + 0.35) < 0.28
-        )
-    return smooth(np.abs(change), 1.0) > 0.08
-
-
 def draw_frontal(
     findings, rng: np.random.Generator, view: str, height: int, width: int, top: int = 255
 ):
     """Draw a frontal radiograph. Returns the image (height, width), grey levels up to `top`, and
     {finding name: mask}.
     """
-    chest = Chest(Canvas(height, width, rng), view, findings, rng)
+    c = Canvas(height, width, rng)
+    chest = Chest(c, view, findings, rng)
     attenuation = chest.attenuation()
     masks = {}
     for f in findings:
         draw = DRAW[f.name]
-        change = draw(chest, f) if draw else np.zeros(chest.canvas.shape, np.float32)
+        change = draw(chest, f) if draw else np.zeros(c.shape, np.float32)
         attenuation = attenuation + change
-        masks[f.name] = region(chest, f, change)
+        if f.name == "Cardiomegaly":
+            x, y, rx, ry = chest.heart_box
+            masks[f.name] = c.blob(x, y, rx, ry, power=8) > 0.5
+        elif f.name == "Enlarged Cardiomediastinum":
+            wide = np.abs(c.x - chest.centre) < chest.anatomy["mediastinum"] + 0.08
+            masks[f.name] = wide & (np.abs(c.y + 0.35) < 0.28)
+        else:
+            masks[f.name] = smooth(np.abs(change), 1.0) > 0.08
     return expose(attenuation, rng, top), masks

@@ -116,7 +116,16 @@ def finish_openi(raw: Path, plan: list[dict], done: list[dict]) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for d in done:
-            text = write_xml(d).encode()
+            parts = [  # those without text are there, empty
+                PART.format(part.upper(), escape(d["parts"][part]))
+                for part in ("comparison", "indication", "findings", "impression")
+            ]
+            names = [f"CXR{i['filename'].removesuffix('.dcm.png')}" for i in d["images"]]
+            images = [IMAGE.format(image=name, number=k) for k, name in enumerate(names, 1)]
+            terms = [f"      <major>{escape(term)}</major>\n" for term in d["mesh"].split(";")]
+            text = REPORT.format(
+                n=d["n"], parts="".join(parts), mesh="".join(terms), images="".join(images)
+            ).encode()
             member = tarfile.TarInfo(f"ecgen-radiology/{d['n']}.xml")
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))
@@ -137,20 +146,3 @@ def finish_openi(raw: Path, plan: list[dict], done: list[dict]) -> None:
     write_table(raw / "openi_csv" / "indiana_reports.csv", pd.DataFrame(rows))
     images = pd.DataFrame([image for d in done for image in d["images"]])
     write_table(raw / "openi_csv" / "indiana_projections.csv", images)
-
-
-def write_xml(report: dict) -> str:
-    """One report as Open-I's XML: sections without text are there, empty."""
-    parts = [
-        (part.upper(), escape(report["parts"][part]))
-        for part in ("comparison", "indication", "findings", "impression")
-    ]
-    images = [f"CXR{image['filename'].removesuffix('.dcm.png')}" for image in report["images"]]
-    return REPORT.format(
-        n=report["n"],
-        parts="".join(PART.format(*part) for part in parts),
-        mesh="".join(
-            f"      <major>{escape(term)}</major>\n" for term in report["mesh"].split(";")
-        ),
-        images="".join(IMAGE.format(image=image, number=k + 1) for k, image in enumerate(images)),
-    )

@@ -45,6 +45,13 @@ def describe(
         for split, part in parts.items()
         if len(part)
     }
+    published = getattr(datasets.load(wanted["name"]), "EXPECTED", {"source": "", "counts": {}})
+    there = {split: part["study_id"].nunique() for split, part in parts.items()}
+    there |= {"studies": index["study_id"].nunique(), "images": len(index)} | table.found
+    expected = [
+        {"what": what, "expected": number, "found": there.get(what), "source": published["source"]}
+        for what, number in published["counts"].items()
+    ]
     names = {1: "positive", 0: "negative", -1: "uncertain"}
     prevalence = {}
     for column in table.labels:
@@ -61,7 +68,7 @@ def describe(
         "rows": len(index),
         "columns": list(index.columns),
         "counts": counts,
-        "expected": _expected(table, index, wanted),
+        "expected": expected,
         "attrition": table.attrition,
         "rejects": len(table.rejects),
         "labels": table.labels,
@@ -80,23 +87,6 @@ def describe(
             for name, t in table.extra.items()
         },
     }
-
-
-def _expected(table: Table, index: pd.DataFrame, wanted: dict) -> list[dict]:
-    """Published counts (EXPECTED of the dataset's module: source, counts) beside those found
-    here.
-    """
-    published = getattr(datasets.load(wanted["name"]), "EXPECTED", None)
-    if not published:
-        return []
-    found = {"studies": index["study_id"].nunique(), "images": len(index)}
-    found |= {
-        split: index["study_id"][index["split"] == split].nunique() for split in SPLITS
-    } | table.found
-    return [
-        {"what": what, "expected": number, "found": found.get(what), "source": published["source"]}
-        for what, number in published["counts"].items()
-    ]
 
 
 def _overlap(

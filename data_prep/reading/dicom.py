@@ -176,7 +176,12 @@ def coded_size(frame: bytes) -> tuple[int, int]:
 
 
 def _grey(pixels: np.ndarray, dataset: pydicom.Dataset, equalise: bool) -> np.ndarray:
-    outside = _padding(pixels, dataset)
+    outside = None  # where a pixel is only padding
+    low = dataset.get("PixelPaddingValue")
+    high = dataset.get("PixelPaddingRangeLimit", low)
+    if isinstance(low, int) and isinstance(high, int) and pixels.dtype.kind in "iu":
+        outside = (pixels >= min(low, high)) & (pixels <= max(low, high))
+        outside = outside if outside.any() else None
     values = _rescale(_stored_bits(pixels, dataset), dataset)
     outside = ~np.isfinite(values) if outside is None and not np.isfinite(values).all() else outside
     if outside is not None and outside.all():
@@ -192,18 +197,6 @@ def _grey(pixels: np.ndarray, dataset: pydicom.Dataset, equalise: bool) -> np.nd
         shown[outside] = 0
     grey = _to_uint8(shown)
     return cv2.equalizeHist(grey) if equalise else grey
-
-
-def _padding(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
-    """True where a pixel is only padding (PixelPaddingValue, to PixelPaddingRangeLimit); None when
-    nothing is.
-    """
-    low = dataset.get("PixelPaddingValue")
-    high = dataset.get("PixelPaddingRangeLimit", low)
-    if not isinstance(low, int) or not isinstance(high, int) or pixels.dtype.kind not in "iu":
-        return None
-    outside = (pixels >= min(low, high)) & (pixels <= max(low, high))
-    return outside if outside.any() else None
 
 
 def _stored_bits(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
