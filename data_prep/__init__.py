@@ -10,6 +10,7 @@ Kept light on purpose: worker processes import this package anew.
 #   TABLES    patterns of files to watch for changes, besides the tables in the raw folder itself
 #   read(raw, settings, limit) -> raw.Table
 # and, where it applies,
+#   CHOICES   setting -> the values it may have
 #   HELP      setting -> what it does, one line
 #   PATHS     settings that are paths of files or folders to watch too (default: reports)
 #   EXPECTED  {"source": ..., "counts": {what: number}}: published counts, shown with those found;

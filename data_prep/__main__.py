@@ -28,7 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
         elif args.name == "check":
             return _check(args.folder)
         elif args.name == "export_jsonl":
-            _export(args.folder, args.out)
+            from data_prep.datasets.medvill_jsonl import export
+
+            if not args.folder or not args.out:
+                do = "python -m data_prep export_jsonl DIR --out FOLDER"
+                raise fault("a prepared folder and --out", "not both", do)
+            print(f"written: {export(args.folder, args.out)}")
         elif args.name == "phantom":
             _phantom(args)
         else:
@@ -48,7 +53,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    lines = [f"  {name:14} {needs}" for name, needs in _needs().items()]
+    needs = {name: datasets.load(name).NEEDS for name in DATASETS} | {"phantom": PHANTOM}
+    lines = [f"  {name:14} {told}" for name, told in needs.items()]
     parser = _Parser(
         prog="python -m data_prep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -125,34 +131,23 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _needs() -> dict[str, str]:
-    return {name: datasets.load(name).NEEDS for name in DATASETS} | {"phantom": PHANTOM}
-
-
 def _list() -> None:
     """Each dataset: what --raw points to, and its settings with their defaults."""
     from data_prep.phantom.write import LAYOUTS
     from data_prep.prepared.preparation import HELP, SETTINGS
 
-    for name, needs in _needs().items():
-        print(f"{name}\n  raw: {needs}")
-        if name == "phantom":
-            print(
-                "  --layout L, the raw tree to prepare, with the settings of the dataset beside it:"
-            )
-            for layout, (reader, _, _) in LAYOUTS.items():
-                print(f"    {layout:14} {reader}" + " (the default)" * (layout == "mimic_cxr"))
-            continue
+    for name in DATASETS:
         module = datasets.load(name)
+        print(f"{name}\n  raw: {module.NEEDS}\n  settings, as --set NAME=VALUE:")
         told = getattr(module, "HELP", {}) | HELP
-        print("  settings, as --set NAME=VALUE:")
         for setting, default in (module.SETTINGS | SETTINGS).items():
-            shown = (
-                {True: "yes", False: "no"}.get(default, default)
-                if isinstance(default, bool)
-                else default
-            )
-            print(f"    {setting}={shown}".ljust(30) + f" {told.get(setting, '')}".rstrip())
+            if isinstance(default, bool):
+                default = "yes" if default else "no"
+            print(f"    {setting}={default}".ljust(30) + f" {told.get(setting, '')}".rstrip())
+    print(f"phantom\n  raw: {PHANTOM}")
+    print("  --layout L, the raw tree to prepare, with the settings of the dataset beside it:")
+    for layout, (reader, _, _) in LAYOUTS.items():
+        print(f"    {layout:14} {reader}" + " (the default)" * (layout == "mimic_cxr"))
 
 
 def _check(folder: str | None) -> int:
@@ -175,19 +170,6 @@ def _check(folder: str | None) -> int:
         )
     )
     return 2 if wrong else 0
-
-
-def _export(folder: str | None, out: str | None) -> None:
-    """Write a prepared folder as the MedViLL release's records."""
-    from data_prep.datasets.medvill_jsonl import export
-
-    if not folder or not out:
-        raise fault(
-            "a prepared folder and --out",
-            "not both",
-            "python -m data_prep export_jsonl DIR --out FOLDER",
-        )
-    print(f"written: {export(folder, out)}")
 
 
 def _phantom(args: argparse.Namespace) -> None:
@@ -243,7 +225,17 @@ def _show(folder: Path) -> None:
     for split, counts in card["counts"].items():
         print(f"  {split}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
     if card.get("expected"):
-        print(f"  published ({card['expected'][0]['source']})" + _aside(card))
+        # Why these data need not have the published counts.
+        why = ["synthetic phantom"] * card["synthetic"]
+        if card["limit"] is not None:
+            why.append(f"limited to {card['limit']}")
+        own = datasets.load(card["name"]).SETTINGS
+        given = {key: value for key, value in card["settings"].items() if key in own}
+        changed = [f"{key}={value}" for key, value in given.items() if value != own[key]]
+        if changed:
+            why.append(f"settings {' '.join(changed)}")
+        here = f"; here: {', '.join(why)}" if why else ""
+        print(f"  published ({card['expected'][0]['source']}){here}")
         for row in card["expected"]:
             found = "not counted" if row["found"] is None else f"{row['found']:,}"
             print(f"    {row['what']:10}  published {row['expected']:>9,}  found {found:>9}")
@@ -259,21 +251,6 @@ def _show(folder: Path) -> None:
                 f"  {folder / name}"
                 + f" ({card['rejects']:,} records not used)" * (name == "rejects.csv")
             )
-
-
-def _aside(card: dict) -> str:
-    """Why these data need not have the published counts."""
-    why = ["synthetic phantom"] * card["synthetic"] + [f"limited to {card['limit']}"] * (
-        card["limit"] is not None
-    )
-    own = datasets.load(card["name"]).SETTINGS
-    changed = [
-        f"{key}={value}"
-        for key, value in card["settings"].items()
-        if key in own and value != own[key]
-    ]
-    why += ["settings " + " ".join(changed)] if changed else []
-    return f"; here: {', '.join(why)}" if why else ""
 
 
 if __name__ == "__main__":

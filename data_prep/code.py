@@ -12,7 +12,6 @@ import gc
 import hashlib
 import re
 from collections.abc import Iterable
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -47,7 +46,7 @@ class Tree:
         `only` is the name that takes the place of the variable in imports by name; without it all
         modules of such a package count. Files in `without` are not followed.
         """
-        todo = {file for module in modules for file in self._of_module(module)}
+        todo = {file for module in modules for file in _files_of(self.root, module)}
         if source:
             imports, named = self._imports(ast.parse(source), "")
             todo |= imports | named
@@ -64,18 +63,23 @@ class Tree:
         """Fingerprint, files imported, and files of packages that are imported by name."""
         if file not in self._files:
             if file.endswith(".py"):
-                with _few_collections():
-                    tree = ast.parse(self._text(file))
+                source = self.changed.get(file)
+                if source is None:
+                    source = (self.root / file).read_text(encoding="utf-8")
+                # The garbage collector walks a growing syntax tree again and again for nothing:
+                # without it parsing takes half the time.
+                collects = gc.isenabled()
+                gc.disable()
+                try:
+                    tree = ast.parse(source)
                     self._files[file] = fingerprint(tree), *self._imports(tree, file)
+                finally:
+                    if collects:
+                        gc.enable()
             else:
                 digest = hashlib.sha256((self.root / file).read_bytes()).hexdigest()
                 self._files[file] = digest[:12], set(), set()
         return self._files[file]
-
-    def _text(self, file: str) -> str:
-        if file in self.changed:
-            return self.changed[file]
-        return (self.root / file).read_text(encoding="utf-8")
 
     def _imports(self, tree: ast.AST, file: str) -> tuple[set[str], set[str]]:
         """Files that a syntax tree, that of `file`, imports or names, and those of packages from
@@ -86,12 +90,14 @@ class Tree:
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    files |= self._of_module(alias.name)
+                    files |= _files_of(self.root, alias.name)
             elif isinstance(node, ast.ImportFrom):
                 above = package[: len(package) + 1 - node.level] if node.level else ()
                 base = ".".join([*above, *([node.module] if node.module else [])])
                 for alias in node.names:
-                    files |= self._of_module(f"{base}.{alias.name}") or self._of_module(base)
+                    files |= _files_of(self.root, f"{base}.{alias.name}") or _files_of(
+                        self.root, base
+                    )
             elif isinstance(node, ast.JoinedStr):
                 named |= self._of_package(node)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -99,10 +105,6 @@ class Tree:
                     beside = Path(file).parent / node.value
                     files |= {beside.as_posix()} if (self.root / beside).is_file() else set()
         return files, named
-
-    def _of_module(self, module: str) -> set[str]:
-        """Files that importing a module runs: its own and those of the packages around it."""
-        return set(_files_of(self.root, module)) if module.startswith(PACKAGES) else set()
 
     def _of_package(self, text: ast.JoinedStr) -> set[str]:
         """All modules of the package that an f-string such as ``f"data_prep.datasets.{name}"``
@@ -117,16 +119,17 @@ class Tree:
 
 
 @cache
-def _files_of(root: Path, module: str) -> tuple[str, ...]:
+def _files_of(root: Path, module: str) -> frozenset[str]:
+    """Files that importing a module runs: its own and those of the packages around it."""
     parts = module.split(".")
     if parts[0] not in PACKAGES:
-        return ()
+        return frozenset()
     base = root.joinpath(*parts)
     own = [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
     if not own:
-        return ()
+        return frozenset()
     around = [root.joinpath(*parts[:k], "__init__.py") for k in range(1, len(parts))]
-    return tuple(p.relative_to(root).as_posix() for p in [*own, *around] if p.is_file())
+    return frozenset(p.relative_to(root).as_posix() for p in [*own, *around] if p.is_file())
 
 
 def fingerprint(tree: ast.AST) -> str:
@@ -146,31 +149,14 @@ def _tell(node: ast.AST, told: list[str]) -> None:
             continue
         told.append(name)
         for part in value if isinstance(value, list) else [value]:
-            if not isinstance(part, ast.AST):
-                told.append(repr(part))
-            elif not _is_text_alone(part):
-                _tell(part, told)
+            match part:
+                case ast.Expr(value=ast.Constant(value=str())):
+                    pass  # nothing but a string: a docstring, wherever it stands
+                case ast.AST():
+                    _tell(part, told)
+                case _:
+                    told.append(repr(part))
     told.append(".")
-
-
-def _is_text_alone(node: ast.AST) -> bool:
-    """A statement that is nothing but a string: a docstring, wherever it stands."""
-    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-        return False
-    return isinstance(node.value.value, str)
-
-
-@contextmanager
-def _few_collections():
-    """Python's garbage collector walks a growing syntax tree again and again for nothing: without
-    it parsing takes half the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @cache

@@ -4,9 +4,8 @@ refused with advice.
 
 import csv
 import gzip
-import io
 import zlib
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -101,7 +100,8 @@ def load(path: Path, keep_empty: bool = False) -> tuple[pd.DataFrame, list[tuple
 
 
 def _text(path: Path, keep_empty: bool) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    with _open(path) as file:
+    open_as = gzip.open if path.name.lower().endswith(".gz") else open
+    with open_as(path, "rb") as file:
         marked = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
     if marked:
         return _rows(path, "utf-16", keep_empty)
@@ -114,57 +114,40 @@ def _text(path: Path, keep_empty: bool) -> tuple[pd.DataFrame, list[tuple[str, s
         return cells, rejects
 
 
-def _open(path: Path) -> io.BufferedIOBase:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
-
-
 def _rows(
     path: Path, encoding: str, keep_empty: bool
 ) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     csv.field_size_limit(MAX_CELL)
-    with _open(path) as packed, io.TextIOWrapper(packed, encoding, newline="") as file:
+    open_as = gzip.open if path.name.lower().endswith(".gz") else open
+    with open_as(path, "rt", encoding=encoding, newline="") as file:
         first = file.readline(MAX_CELL)
-        separator = max(",\t;|", key=lambda mark: _fits(first, mark))
-        lines = _named(csv.reader(_again(first, file), delimiter=separator, strict=True))
-        header = [name.strip() for name in next(lines, [])]
-        while header and not header[-1]:  # Excel leaves empty columns at the end
-            header.pop()
-        if not header:
-            raise ValueError("no header line (an empty file?)")
-        kept, numbers, rejects = [], [], []
-        filled = (row for row in lines if any(cell.strip() for cell in row) or (keep_empty and row))
-        for number, row in enumerate(filled, 1):
-            if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
-                rejects.append((f"row {number}", f"{len(row)} cells, the header has {len(header)}"))
-            else:
-                kept.append([cell.strip() for cell in row[: len(header)]])
-                numbers.append(number)
-    return pd.DataFrame(kept, columns=header, index=numbers, dtype=object), rejects
-
-
-def _fits(header: str, separator: str) -> tuple[bool, int]:
-    """How well the header falls into names: no quotation mark left in them, and many of them."""
-    names = next(csv.reader([header], delimiter=separator), [])
-    return '"' not in "".join(names), len(names)
-
-
-def _named(lines) -> Iterator[list[str]]:
-    """The rows of a csv.reader; its errors name the lines of the file."""
-    while True:
-        began = lines.line_num + 1
+        names = {mark: next(csv.reader([first], delimiter=mark), []) for mark in ",\t;|"}
+        # The one by which no quotation mark is left in the names, and then by which most are seen.
+        separator = max(names, key=lambda mark: ('"' not in "".join(names[mark]), len(names[mark])))
+        rows = csv.reader(chain([first], file), delimiter=separator, strict=True)
+        kept, numbers, rejects, number, began = [], [], [], 0, 1
         try:
-            row = next(lines, None)
+            header = [name.strip() for name in next(rows, [])]
+            while header and not header[-1]:  # Excel leaves empty columns at the end
+                header.pop()
+            if not header:
+                raise ValueError("no header line (an empty file?)")
+            began = rows.line_num + 1
+            for row in rows:
+                began = rows.line_num + 1
+                if not row or not (keep_empty or any(cell.strip() for cell in row)):
+                    continue
+                number += 1
+                if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
+                    told = f"{len(row)} cells, the header has {len(header)}"
+                    rejects.append((f"row {number}", told))
+                else:
+                    kept.append([cell.strip() for cell in row[: len(header)]])
+                    numbers.append(number)
         except csv.Error as problem:
-            where = f"line {began}" + f" to {lines.line_num}" * (lines.line_num > began)
+            where = f"line {began}" + f" to {rows.line_num}" * (rows.line_num > began)
             raise csv.Error(f"{problem} in {where} (a stray quotation mark?)") from None
-        if row is None:
-            return
-        yield row
-
-
-def _again(first: str, file) -> Iterator[str]:
-    yield first
-    yield from file
+    return pd.DataFrame(kept, columns=header, index=numbers, dtype=object), rejects
 
 
 def _parquet(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_prep import fault
-from data_prep.reading.raw import CHEXPERT_14, Table, parse_labels, read_csv, short_hash, short_list
+from data_prep.reading.raw import CHEXPERT_14, Table, parse_labels, read_csv, sha256, short_list
 
 NEEDS = (
     "CheXpert test labels: groundtruth.csv; CheXpert/test/ (images), radiologists/, "
@@ -24,6 +24,7 @@ READERS = {
     "model": ("example_models/predictions/*/*.csv", "_predictions", None),
 }
 HOMES = ("CheXpert/test", "CheXpert-v1.0/test", "CheXpert-v1.0-small/test", "test", ".")
+STUDY = r"(patient\d+/study\d+)/?$"  # its id, at the end of a path
 TABLES = tuple(pattern for pattern, _, _ in READERS.values())
 
 
@@ -40,9 +41,9 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     rows = read_csv(raw / "groundtruth.csv", ["Study", *CHEXPERT_14]).rename(
         columns={"Study": "_record"}
     )
-    table = Table(rows, raw_version=f"groundtruth.csv {short_hash(raw / 'groundtruth.csv')}")
+    table = Table(rows, raw_version=f"groundtruth.csv {sha256(raw / 'groundtruth.csv')[:12]}")
     table.start("studies in groundtruth.csv")
-    table.rows = rows.assign(study_id=_study_id(rows["_record"]))
+    table.rows = rows.assign(study_id=rows["_record"].str.extract(STUDY)[0])
     table.drop(
         table.rows["study_id"].isna(),
         "study is named",
@@ -64,10 +65,6 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     table.keep_first(limit)
     table.extra["readers.csv"] = _readers(table, raw)
     return table
-
-
-def _study_id(names: pd.Series) -> pd.Series:
-    return names.str.extract(r"(patient\d+/study\d+)/?$")[0]
 
 
 def _add_images(table: Table, raw: Path) -> None:
@@ -119,7 +116,7 @@ def _readers(table: Table, raw: Path) -> pd.DataFrame:
                     "check this file, or move it away",
                 )
             where = path.relative_to(raw).as_posix()
-            wide.insert(0, "study_id", _study_id(wide["Study"]))
+            wide.insert(0, "study_id", wide["Study"].str.extract(STUDY)[0])
             strange = ~wide["study_id"].isin(known) & ~wide["Study"].isin(unused)
             table.rejects += [
                 (f"{where} {s}", "study not in groundtruth.csv") for s in wide["Study"][strange]

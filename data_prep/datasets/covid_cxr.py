@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_prep import fault
-from data_prep.reading.raw import CHEXPERT_14, Table, read_csv, short_hash, split_list
+from data_prep.reading.raw import CHEXPERT_14, Table, read_csv, sha256
 
 NEEDS = (
     "COVID-19 image collection: metadata.csv and images/; brixia_public-annotations.csv "
@@ -46,7 +46,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     rows["_record"] = rows["_image"]
     table = Table(
         rows,
-        raw_version=f"metadata.csv {short_hash(raw / 'metadata.csv')}",
+        raw_version=f"metadata.csv {sha256(raw / 'metadata.csv')[:12]}",
         labels=["covid"],
         absent_is_fault=False,
     )
@@ -65,14 +65,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
         "not selected: modality " + table.rows["modality"],
         False,
     )
-    seen = table.rows["view"].where(table.rows["view"] != "", "not given")
-    wanted = split_list(settings["views"])
-    table.drop(
-        ~table.rows["view"].isin(wanted),
-        f"view is {', '.join(wanted)}",
-        "not selected: view " + seen,
-        is_fault=False,
-    )
+    table.keep_views(settings["views"])
 
     rows = table.rows
     has_disease = rows["finding"].str.contains("COVID-19", regex=False).astype("Int64")

@@ -12,7 +12,7 @@ from data_prep.reading.raw import (
     find_files,
     one_line,
     read_csv,
-    short_hash,
+    sha256,
     short_list,
 )
 
@@ -61,10 +61,9 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
             "none",
             "put the collection together as its makers describe",
         )
-    records, rejects, lines = [], [], 0
+    records, rejects = [], []
     for path, split in lists:
         for name, record in _parsed(path, split):
-            lines += 1
             (rejects if isinstance(record, str) else records).append((name, record))
     if not records:
         found = rejects[0][1] if rejects else "empty lists"
@@ -74,19 +73,17 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
             f"check {short_list(p.name for p, _ in lists)}",
         )
     rows = pd.DataFrame([r | {"_record": name} for name, r in records], dtype=object)
-    rows["_image"] = [
-        _choose(files, name, split)
-        for name, split in zip(rows["_file"], rows["split"], strict=True)
-    ]
-    version = ", ".join(f"{path.name} {short_hash(path)}" for path, _ in lists)
+    images = []
+    for name, split in zip(rows["_file"], rows["split"], strict=True):
+        paths = files.get(name, [name])
+        own = [path for path in paths if SPLITS.get(path.split("/")[0].lower()) == split]
+        images.append((own or paths)[0])  # several of that name: the one in the split's folder
+    rows["_image"] = images
+    version = ", ".join(f"{path.name} {sha256(path)[:12]}" for path, _ in lists)
     table = Table(
         rows, raw_version=version, labels=["covid"], absent_is_fault=False, rejects=rejects
     )
-    table.faults = [reason for _, reason in rejects]
-    table.attrition = [
-        {"step": "lines in the lists", "rows": lines, "dropped": 0, "why": ""},
-        {"step": "line has its fields", "rows": len(rows), "dropped": len(rejects), "why": ""},
-    ]
+    table.start("lines in the lists", "line has its fields")
     listed = set(rows["_image"])
     unlisted = sorted(path for paths in files.values() for path in paths if path not in listed)
     table.rejects += [(path, "file not in the lists") for path in unlisted]
@@ -167,13 +164,6 @@ def parse_line(line: str) -> tuple[str, str, str, str] | None:
     if short and short[3].lower() in CLASSES and not (long and long[3].lower() in CLASSES):
         return (*short.groups(), "")
     return long.groups() if long else None
-
-
-def _choose(files: dict[str, list[str]], name: str, split: str) -> str:
-    """Path of the image, in the folder of its split when there are several of that name."""
-    paths = files.get(name, [])
-    own = [path for path in paths if SPLITS.get(path.split("/")[0].lower()) == split]
-    return (own or paths or [name])[0]
 
 
 def _add_severity(table: Table, raw: Path) -> None:

@@ -14,9 +14,9 @@ import pandas as pd
 
 from data_prep import DataError, fault
 from data_prep.datasets.anytable import load
-from data_prep.datasets.table import add_split, add_texts, label_texts, read_labels
+from data_prep.datasets.table import add_labels, add_split, add_texts
 from data_prep.reading.images import shrink_and_pad
-from data_prep.reading.raw import CHEXPERT_14, Table, plain, short_hash, short_list
+from data_prep.reading.raw import Table, plain, sha256, short_list
 
 NEEDS = (
     "a folder with one *.h5 (dataset cxr, N x S x S) and a CSV of N rows in the same "
@@ -24,6 +24,7 @@ NEEDS = (
 )
 MARKS = (("*.h5",), ("*.hdf5",))
 SETTINGS = {"csv": "", "dataset": "cxr", "labels": "auto", "copy": False}
+CHOICES = {"labels": ("auto", "text", "none")}
 HELP = {
     "csv": "name of the CSV in that folder, when there are several",
     "dataset": "name of the pixels in the HDF5 file",
@@ -48,6 +49,12 @@ PATHS_WITH_IDS = (
     # CheXpert
     r"(?P<study>(?P<patient>patient\d+)/study\d+)(?P<image>(?:/[^/]+?)?)(?:\.\w{3,4})?$",
 )
+# Factor to grey levels, 0 for minimum to maximum -> how the card says it.
+SCALES = {
+    0.0: "scaled from minimum to maximum, image by image",
+    1.0: "grey levels 0..255",
+    255.0: "values 0..1 x 255",
+}
 DAMAGE = (OSError, KeyError, RuntimeError, ValueError)  # what h5py raises for a damaged file
 SAMPLE = 64  # images looked at to tell the range of values
 
@@ -84,20 +91,17 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
             found,
             "give the CSV that was written with this file: --set csv=NAME",
         )
-    columns = _columns(cells)
+    small = {name.lower(): name for name in reversed(cells.columns)}
+    columns = {}  # our name -> column of the table
+    for role, names in NAMES.items():
+        same = [small[name] for name in names if name in small]
+        columns |= {role: same[0]} if same else {}
+    if "findings" in columns or "impression" in columns:
+        columns.pop("text", None)  # the sections themselves are there
     table = Table(
-        _ids(cells, columns), raw_version=f"{path.name} {short_hash(path)}", rejects=rejects
+        _ids(cells, columns), raw_version=f"{path.name} {sha256(path)[:12]}", rejects=rejects
     )
-    table.faults = [reason for _, reason in rejects]
-    table.attrition = [
-        {"step": f"images in {pixels.name}", "rows": shape[0], "dropped": 0, "why": ""},
-        {
-            "step": f"row of {path.name} fits its header",
-            "rows": len(cells),
-            "dropped": len(rejects),
-            "why": "",
-        },
-    ]
+    table.start(f"images in {pixels.name}", f"row of {path.name} fits its header")
     table.notes.append(
         f"columns used: {', '.join(f'{name} ({role})' for role, name in columns.items()) or 'none'}"
     )
@@ -111,7 +115,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
             if role in columns
         },
     )
-    _add_labels(table, cells, settings["labels"])
+    add_labels(table, cells, settings["labels"], [])
     add_split(table, cells, columns.get("split"))
     table.root = pixels
     table.decode = partial(_decoded, name=settings["dataset"], scale=scale)
@@ -119,7 +123,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
         table.linked = (pixels, settings["dataset"])
     else:
         table.keep_first(limit)
-    table.notes.append(f"pixels: {shape[0]:,} x {shape[1]} x {shape[2]}, {_in_words(scale)}")
+    table.notes.append(f"pixels: {shape[0]:,} x {shape[1]} x {shape[2]}, {SCALES[scale]}")
     return table
 
 
@@ -186,26 +190,6 @@ def _look(path: Path, name: str) -> tuple[float, tuple, bool]:
         raise fault(f"an HDF5 file at {path}", f"{problem}", "copy or download it again") from None
 
 
-def _in_words(scale: float) -> str:
-    known = {
-        0.0: "scaled from minimum to maximum, image by image",
-        1.0: "grey levels 0..255",
-        255.0: "values 0..1 x 255",
-    }
-    return known[scale]
-
-
-def _columns(cells: pd.DataFrame) -> dict[str, str]:
-    """Our name -> column of the table."""
-    small = {name.lower(): name for name in reversed(cells.columns)}
-    found = {
-        role: next((small[n] for n in names if n in small), None) for role, names in NAMES.items()
-    }
-    if found["findings"] or found["impression"]:
-        found["text"] = None  # the sections themselves are there
-    return {role: name for role, name in found.items() if name}
-
-
 def _ids(cells: pd.DataFrame, columns: dict) -> pd.DataFrame:
     width = len(str(len(cells)))
     number = pd.Series([f"row {k:0{width}d}" for k in cells.index], index=cells.index, dtype=object)
@@ -235,23 +219,6 @@ def _ids(cells: pd.DataFrame, columns: dict) -> pd.DataFrame:
     return rows.assign(
         h5_row=[k - 1 for k in cells.index], _image=[str(k - 1) for k in cells.index]
     )
-
-
-def _add_labels(table: Table, cells: pd.DataFrame, how: str) -> None:
-    standard = {name.lower(): name for name in CHEXPERT_14}
-    alike = {
-        name: standard[key] for name in cells if (key := name.replace("_", " ").lower()) in standard
-    }
-    has_text = bool((table.rows["findings"] + table.rows["impression"] != "").any())
-    if how not in ("auto", "text", "none"):
-        raise fault("labels of auto, text or none", repr(how), "correct --set labels=VALUE")
-    table.rows = table.rows.assign(**dict.fromkeys(CHEXPERT_14, pd.NA))
-    if alike and how == "auto":
-        read_labels(table, cells.loc[table.rows.index, list(alike)].rename(columns=alike))
-    elif has_text and how != "none":
-        label_texts(table)
-    else:
-        table.notes.append("labels: none")
 
 
 def _decoded(

@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
 
 from data_prep import fault
-from data_prep.reading.raw import CHEXPERT_14, Table, one_line, short_hash, split_by_hash
+from data_prep.reading.raw import CHEXPERT_14, Table, one_line, sha256, split_by_hash
 from data_prep.reports.sections import clean
 
 NEEDS = (
@@ -51,13 +52,9 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
             "check the path",
         )
     rows = pd.DataFrame([r | {"_record": name} for name, r in records], dtype=object)
-    version = ", ".join(f"{p.name} {short_hash(p)}" for p in paths)
+    version = ", ".join(f"{p.name} {sha256(p)[:12]}" for p in paths)
     table = Table(rows, raw_version=version, rejects=rejects)
-    table.faults = [reason for _, reason in rejects]
-    table.attrition = [
-        {"step": "lines", "rows": len(records) + len(rejects), "dropped": 0, "why": ""},
-        {"step": "line is a record", "rows": len(rows), "dropped": len(rejects), "why": ""},
-    ]
+    table.start("lines", "line is a record")
     table.root = raw.parent if raw.is_file() else raw
     table.drop((rows["study_id"] == "").to_numpy(), "record has an id", "no id")
     has_images = settings["images"] and (table.rows["_image"] != "").any()
@@ -158,13 +155,6 @@ def parse_label(text: str) -> list[str]:
     return [NAMES[name.lower()] for name in names]
 
 
-def write_label(positive: list[str]) -> str:
-    """["Edema", "Pneumonia"] -> "'Edema', 'Pneumonia'"; "'Others'" for none. Source: MedViLL
-    release.
-    """
-    return ", ".join(f"'{name}'" for name in positive) or "'Others'"
-
-
 def _add_labels(table: Table) -> None:
     lists, reasons = [], []
     for text in table.rows["_label"]:
@@ -191,6 +181,9 @@ def export(prepared, out) -> Path:
     gives the same texts and positive findings; negatives, uncertain ones and other columns have no
     place in this form. Raises DataError when `prepared` is none or `out` is there.
     """
+    import cv2
+    import h5py
+
     prepared, out = Path(prepared).expanduser(), Path(out).expanduser()
     if not (prepared / "card.json").is_file() or not (prepared / "index.csv").is_file():
         raise fault(
@@ -203,41 +196,29 @@ def export(prepared, out) -> Path:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    try:
-        _export(prepared, partial)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, partial, ignore_errors=True)
+        has_images = (prepared / "images.h5").is_file()
+        if has_images:
+            (partial / "images").mkdir()
+            pixels = stack.enter_context(h5py.File(prepared / "images.h5"))["cxr"]
+        files = {}
+        for split in ("train", "valid", "test"):
+            path = partial / f"{split.title()}.jsonl"
+            files[split] = stack.enter_context(open(path, "w", encoding="utf-8", newline="\n"))
+        table = prepared / "index.csv"
+        for part in pd.read_csv(table, dtype=str, keep_default_na=False, chunksize=2000):
+            for row, record in zip(part.index, part.to_dict("records"), strict=True):
+                positive = [name for name in CHEXPERT_14 if record[name] in ("1", "1.0")]
+                text = clean(f"{record['findings']} {record['impression']}")
+                label = ", ".join(f"'{name}'" for name in positive) or "'Others'"  # as the release
+                line = {"id": record["study_id"], "label": label, "text": text}
+                if has_images:
+                    line["img"] = f"images/{row:07d}.png"
+                    ok, data = cv2.imencode(".png", pixels[row])
+                    (partial / line["img"]).write_bytes(data.tobytes())
+                files[record["split"]].write(json.dumps(line, ensure_ascii=False) + "\n")
+        for file in files.values():
+            file.close()
         os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
-
-
-def _export(prepared: Path, out: Path) -> None:
-    import cv2
-    import h5py
-
-    has_images = (prepared / "images.h5").is_file()
-    pixels = h5py.File(prepared / "images.h5", "r")["cxr"] if has_images else None
-    if has_images:
-        (out / "images").mkdir()
-    files = {
-        s: open(out / f"{s.title()}.jsonl", "w", encoding="utf-8", newline="\n")
-        for s in ("train", "valid", "test")
-    }
-    row = 0
-    for part in pd.read_csv(
-        prepared / "index.csv", dtype=str, keep_default_na=False, chunksize=2000
-    ):
-        for record in part.to_dict("records"):
-            positive = [name for name in CHEXPERT_14 if record[name] in ("1", "1.0")]
-            text = clean(f"{record['findings']} {record['impression']}")
-            line = {"id": record["study_id"], "label": write_label(positive), "text": text}
-            if has_images:
-                line["img"] = f"images/{row:07d}.png"
-                ok, data = cv2.imencode(".png", pixels[row])
-                (out / line["img"]).write_bytes(data.tobytes())
-            files[record["split"]].write(json.dumps(line, ensure_ascii=False) + "\n")
-            row += 1
-    for file in files.values():
-        file.close()
-    if has_images:
-        pixels.file.close()

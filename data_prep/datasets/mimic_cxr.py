@@ -2,6 +2,8 @@
 archive.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,10 @@ import pandas as pd
 
 from data_prep.datasets.mimic_boxes import PATTERN, add_boxes
 from data_prep.datasets.mimic_labels import add_labels, note_repeats
-from data_prep.datasets.mimic_layout import Layout, find_layout, find_table, header_views
+from data_prep.datasets.mimic_layout import Layout, find_layout, find_table, header_view
 from data_prep.datasets.mimic_reports import ARCHIVE, add_reports
 from data_prep.reading.images import ABSENT
-from data_prep.reading.raw import Table, choice, read_csv, split_by_hash, wanted_views
+from data_prep.reading.raw import Table, progress_bar, read_csv, split_by_hash
 
 NEEDS = (
     "MIMIC-CXR 2.0.0 or 2.1.0: files/ or Dataset/ with .jpg or .dcm; "
@@ -32,6 +34,11 @@ SETTINGS = {
     "labels": "table",
     "test_labels": "columns",
 }
+CHOICES = {
+    "split": ("official", "patient"),
+    "labels": ("table", "chexpert", "negbio", "reports"),
+    "test_labels": ("columns", "replace", "ignore"),
+}
 HELP = {
     "views": "wanted values of ViewPosition, best first, comma-separated",
     "reports": "folder or zip of the reports, when they lie elsewhere",
@@ -46,6 +53,7 @@ EXPECTED = {
     "source": "MedViLL, section 4.1 and release: AP view, one image a study, official split",
     "counts": {"studies": 91_685, "train": 89_395, "valid": 759, "test": 1_531},
 }
+READERS = 8  # threads: reading a header mostly waits for the disk
 SPLITS = {"train": "train", "validate": "valid", "test": "test"}
 
 
@@ -58,13 +66,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     is there, go to boxes.csv. Raises DataError for missing tables, columns or reports. Source:
     MedViLL, data preparation (AP only, one image a study), which X-VL follows.
     """
-    for name, options in (
-        ("split", ("official", "patient")),
-        ("labels", ("table", "chexpert", "negbio", "reports")),
-        ("test_labels", ("columns", "replace", "ignore")),
-    ):
-        choice(settings, name, options)
-    views, layout = wanted_views(settings), find_layout(raw)
+    layout = find_layout(raw)
     table, source = _start(raw, layout)
     if limit is None:
         table.list_unlisted(raw, layout.top, (layout.suffix,), source)
@@ -80,24 +82,9 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     table.rows = table.rows.astype({"patient_id": "int64", "study_id": "int64"})
     if "view" not in table.rows:
         _read_views(table, raw, limit)
-    seen = table.rows["view"].where(table.rows["view"] != "", "not given")
-    table.drop(
-        ~table.rows["view"].isin(views),
-        f"view is {', '.join(views)}",
-        "not selected: view " + seen,
-        is_fault=False,
-    )
+    views = table.keep_views(settings["views"])
     _add_split(table, raw, settings["split"])
-    order = table.rows.assign(_view=table.rows["view"].map(views.index)).sort_values(
-        ["study_id", "_view", "image_id"]
-    )
-    first = order.drop_duplicates("study_id").index
-    table.drop(
-        ~table.rows.index.isin(first),
-        "one image a study",
-        "not selected: another image of this study is used",
-        False,
-    )
+    table.keep_one_image(views, "study")
     table.keep_first(limit)
     add_reports(table, raw, settings["reports"], layout)
     add_labels(table, raw, settings["labels"], settings["test_labels"])
@@ -154,7 +141,12 @@ def _read_views(table: Table, raw: Path, limit: int | None) -> None:
         table.drop(
             ~table.rows["study_id"].isin(studies), f"first {3 * limit} studies", why, is_fault=False
         )
-    found = header_views(raw, list(table.rows["_image"]))
+    images = table.rows["_image"]
+    with ThreadPoolExecutor(READERS) as pool:
+        read_one = partial(header_view, raw)
+        found = pool.map(read_one, images, chunksize=64)
+        bar = {"desc": "views", "unit": "header", "leave": False, "disable": None}
+        found = list(progress_bar(found, total=len(images), **bar))
     table.rows = table.rows.assign(view=[view for view, _ in found])
     table.notes.append("views are those of the DICOM headers: there is no metadata table")
     reason = pd.Series([reason for _, reason in found], index=table.rows.index, dtype=object)

@@ -6,6 +6,7 @@ import pandas as pd
 
 from data_prep.datasets.mimic_layout import find_table
 from data_prep.reading.raw import (
+    BY_RULES,
     CHEXPERT_14,
     Table,
     label_from_text,
@@ -25,29 +26,27 @@ def add_labels(table: Table, raw: Path, which: str, of_test: str) -> None:
     kinds = {"table": ("chexpert", "negbio"), "reports": ()}.get(which, (which,))
     path = find_table(raw, *kinds, needed=which in ("chexpert", "negbio")) if kinds else None
     if path is None:
-        label_from_text(table, "there is no table of labels" if kinds else "as asked for")
+        why = "there is no table of labels" if kinds else "as asked for"
+        label_from_text(table, f"{BY_RULES}: {why}")
     else:
         if "negbio" in path.name:
             table.notes.append(
                 f"labels are NegBio's ({path.name})"
                 + ": there is no table of CheXpert labels" * (which == "table")
             )
-        _from_table(table, path)
+        read = read_csv(path, ["study_id", *CHEXPERT_14])
+        labels = note_repeats(table, read, "study_id", path.name)
+        labels = labels.reindex(table.rows["study_id"].astype(str))
+        without = labels[CHEXPERT_14[0]].isna()
+        if without.any():
+            table.notes.append(
+                f"{without.sum()} studies are not in {path.name}: their labels stay empty"
+            )
+        values, wrong = parse_labels(labels.fillna("").reset_index(drop=True))
+        table.rows = pd.concat([table.rows, values.set_axis(table.rows.index)], axis=1)
+        wrong = wrong.set_axis(table.rows.index)
+        table.drop(wrong != "", "labels are valid", wrong)
     _add_radiologist(table, raw, of_test)
-
-
-def _from_table(table: Table, path: Path) -> None:
-    labels = note_repeats(table, read_csv(path, ["study_id", *CHEXPERT_14]), "study_id", path.name)
-    labels = labels.reindex(table.rows["study_id"].astype(str))
-    without = labels[CHEXPERT_14[0]].isna()
-    if without.any():
-        table.notes.append(
-            f"{without.sum()} studies are not in {path.name}: their labels stay empty"
-        )
-    values, wrong = parse_labels(labels.fillna("").reset_index(drop=True))
-    table.rows = pd.concat([table.rows, values.set_axis(table.rows.index)], axis=1)
-    wrong = wrong.set_axis(table.rows.index)
-    table.drop(wrong != "", "labels are valid", wrong)
 
 
 def note_repeats(table: Table, other: pd.DataFrame, key: str, name: str) -> pd.DataFrame:

@@ -4,7 +4,6 @@ draws.
 
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import pandas as pd
 
 from data_prep import fault
 from data_prep.reading.images import ABSENT, path_inside
-from data_prep.reading.raw import progress_bar, short_list
+from data_prep.reading.raw import short_list
 
 TOPS = ("files", "Dataset", "dataset", "")  # folders with the images, "" = the raw folder itself
 MOST_FOLDERS = 20_000  # looked into for the first image
-READERS = 8  # threads: reading a header mostly waits for the disk
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,6 @@ class Layout:
         start = f"{self.top}/" if self.top else ""
         group = "p" + subject.str[:2] + "/" if self.grouped else ""
         return start + group + self.subject + subject + "/" + self.study + study
-
-
-def official(subject: pd.Series, study: pd.Series) -> pd.Series:
-    """files/p10/p10000032/s50414267"""
-    return Layout().folder(subject, study)
 
 
 def find_layout(raw: Path) -> Layout:
@@ -90,20 +83,10 @@ def find_table(raw: Path, *kinds: str, needed: bool = True) -> Path | None:
     raise fault(f"{names} in {raw}", f"only {here}", do)
 
 
-def header_views(raw: Path, images: list[str]) -> list[tuple[str, str]]:
-    """(ViewPosition, "") of the header of each DICOM file, or ("", why it cannot be read); pixels
-    are not touched.
+def header_view(raw: Path, image: str) -> tuple[str, str]:
+    """(ViewPosition, "") of the header of a DICOM file, or ("", why it cannot be read); pixels are
+    not touched.
     """
-    with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda image: _header_view(raw, image), images, chunksize=64)
-        return list(
-            progress_bar(
-                found, total=len(images), desc="views", unit="header", leave=False, disable=None
-            )
-        )
-
-
-def _header_view(raw: Path, image: str) -> tuple[str, str]:
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 

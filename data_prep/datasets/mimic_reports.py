@@ -3,13 +3,12 @@
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from data_prep import fault
-from data_prep.datasets.mimic_layout import Layout, official
+from data_prep.datasets.mimic_layout import Layout
 from data_prep.reading.raw import Table, progress_bar, short_list
 from data_prep.reports.sections import decode, sections
 
@@ -22,7 +21,7 @@ DAMAGE = (
     EOFError,
     lzma.LZMAError,
 )  # what reading a damaged member may raise
-PLACES = 4  # names that one report may have
+NAMES = 4  # that one report may have
 
 
 def add_reports(table: Table, raw: Path, where: str, layout: Layout) -> None:
@@ -30,20 +29,19 @@ def add_reports(table: Table, raw: Path, where: str, layout: Layout) -> None:
 
     `where`: the setting `reports`. Raises DataError when not one report is found.
     """
-    read_report = reader(raw, where)
+    places = [(home, kind) for home in _homes(raw, where) for kind in range(NAMES)]
     patient, study = table.rows["patient_id"].astype(str), table.rows["study_id"].astype(str)
-    places = [
-        official(patient, study) + ".txt"
-    ]  # the release's own names, then those beside the images
+    # The release's own name, then those beside the images.
+    names = [Layout().folder(patient, study) + ".txt"]
     folder = layout.folder(patient, study)
-    places += [folder + ".txt", folder + "/s" + study + ".txt", folder + "/" + study + ".txt"]
+    names += [folder + ".txt", folder + "/s" + study + ".txt", folder + "/" + study + ".txt"]
     found, reasons, foreign = [], [], []
     for paths in progress_bar(
-        list(zip(*places, strict=True)), desc="reports", unit="report", leave=False, disable=None
+        list(zip(*names, strict=True)), desc="reports", unit="report", leave=False, disable=None
     ):
         parts, reason = {"findings": "", "impression": ""}, ""
         try:
-            data = read_report(paths)
+            data = _read(places, paths)
             if len(data) > MAX_REPORT_BYTES:
                 raise ValueError(f"more than {MAX_REPORT_BYTES:,} bytes")
             text, is_utf8 = decode(data)
@@ -78,73 +76,47 @@ def add_reports(table: Table, raw: Path, where: str, layout: Layout) -> None:
     table.drop(reason != "", "report has findings or impression", reason)
 
 
-def reader(raw: Path, where: str) -> Callable[[tuple[str, ...]], bytes]:
-    """A function from possible names, best first, to bytes, that looks through every place where
-    reports usually lie.
+def _homes(raw: Path, where: str) -> list[Path | zipfile.Path]:
+    """The folders and opened archives where reports usually lie; `where`: as in add_reports."""
+    if not where:
+        homes = [raw, raw / "mimic-cxr-reports", raw.parent / "mimic-cxr-reports"]
+        archives = [raw / ARCHIVE, raw.parent / ARCHIVE]
+    else:
+        given = Path(where).expanduser()
+        if not given.exists():
+            found = f"nothing at {given}"
+            raise fault("the folder or zip of the reports", found, "correct --set reports=PATH")
+        homes, archives = [given, given.parent], [given]
+    for path in archives:
+        if not path.is_file():
+            continue
+        try:
+            archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as problem:
+            raise fault(f"a zip archive at {path}", f"{problem}", "download it again") from None
+        above = ""  # the folder of the archive that holds the folder `files`
+        for name in archive.namelist():
+            parts = PurePosixPath(name).parts
+            if "files" in parts[:-1] and parts[0] != "/" and ".." not in parts:
+                above = "".join(f"{part}/" for part in parts[: parts.index("files")])
+                break
+        homes.append(zipfile.Path(archive, above))
+    return homes
+
+
+def _read(places: list[tuple[Path | zipfile.Path, int]], names: tuple[str, ...]) -> bytes:
+    """The report that is called names[kind] in a home, for the first of `places` (home, kind) that
+    has one; this place comes first from then on.
 
     Raises FileNotFoundError when there is none. Names come from ids that are numbers, so none can
     climb out; members of the archive are looked up by these names and never unpacked.
     """
-    given = Path(where).expanduser()
-    if where and not given.exists():
-        raise fault(
-            "the folder or zip of the reports", f"nothing at {given}", "correct --set reports=PATH"
-        )
-    homes = (
-        [given, given.parent]
-        if where
-        else [raw, raw / "mimic-cxr-reports", raw.parent / "mimic-cxr-reports"]
-    )
-    archives = (
-        [given]
-        if where and given.is_file()
-        else [p / ARCHIVE for p in (raw, raw.parent) if not where]
-    )
-    opened = [_open(path) for path in archives if path.is_file()]
-
-    # Where the last one was, the next one is most often: on a network disk every look at another
-    # place costs time.
-    places = [(home, kind) for home in [*homes, *opened] for kind in range(PLACES)]
-
-    def read_report(names: tuple[str, ...]) -> bytes:
-        for home, kind in places:
-            data = (
-                _from_zip(*home, names[kind])
-                if isinstance(home, tuple)
-                else _from_folder(home, names[kind])
-            )
-            if data is not None:
-                places.remove((home, kind))
-                places.insert(0, (home, kind))
-                return data
-        raise FileNotFoundError(names[0])
-
-    return read_report
-
-
-def _from_folder(home: Path, name: str) -> bytes | None:
-    try:
-        with open(home / name, "rb") as file:
-            return file.read(MAX_REPORT_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _from_zip(archive: zipfile.ZipFile, prefix: str, name: str) -> bytes | None:
-    if prefix + name not in archive.NameToInfo:
-        return None
-    with archive.open(prefix + name) as file:
-        return file.read(MAX_REPORT_BYTES + 1)
-
-
-def _open(path: Path) -> tuple[zipfile.ZipFile, str]:
-    """(the archive, what stands before `files/` in the names of its members)"""
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as problem:
-        raise fault(f"a zip archive at {path}", f"{problem}", "download it again") from None
-    for name in archive.namelist():
-        parts = PurePosixPath(name).parts
-        if "files" in parts[:-1] and parts[0] != "/" and ".." not in parts:
-            return archive, "".join(f"{part}/" for part in parts[: parts.index("files")])
-    return archive, ""
+    for k, (home, kind) in enumerate(places):
+        try:
+            with (home / names[kind]).open("rb") as file:
+                data = file.read(MAX_REPORT_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        places.insert(0, places.pop(k))  # on a network disk every look elsewhere costs time
+        return data
+    raise FileNotFoundError(names[0])

@@ -14,10 +14,9 @@ from data_prep.reading.raw import (
     Table,
     find_files,
     read_csv,
-    short_hash,
+    sha256,
     short_list,
     split_by_hash,
-    split_list,
 )
 
 NEEDS = (
@@ -95,7 +94,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
         raise fault(f"PNG images in images*/ of {raw}", "none", "unpack images_*.tar.gz there")
     rows["_image"] = [files.get(name, [name])[0] for name in rows["image_id"]]
     rows["_record"] = rows["image_id"]
-    table = Table(rows, raw_version=f"{path.name} {short_hash(path)}", absent_is_fault=False)
+    table = Table(rows, raw_version=f"{path.name} {sha256(path)[:12]}", absent_is_fault=False)
     table.start(f"images in {path.name}")
     table.list_unlisted(raw, ".", (".png",), path.name)
 
@@ -103,14 +102,7 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     table.drop_repeated("image_id")
     known = table.rows["patient_id"].str.fullmatch(r"\d{1,18}")
     table.drop(~known, "patient is a number", "Patient ID is not a number")
-    wanted = split_list(settings["views"])
-    seen = table.rows["view"].where(table.rows["view"] != "", "not given")
-    table.drop(
-        ~table.rows["view"].isin(wanted),
-        f"view is {', '.join(wanted)}",
-        "not selected: view " + seen,
-        False,
-    )
+    table.keep_views(settings["views"])
     _add_labels(table)
     table.rows = table.rows.assign(
         patient_id=table.rows["patient_id"].str.zfill(8),

@@ -3,7 +3,6 @@ archive.
 """
 
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -12,13 +11,13 @@ from data_prep import fault
 from data_prep.datasets.openi_reports import ARCHIVES, REPORTS_CSV, image, read_reports, study
 from data_prep.reading.archives import decoded_from_tar, members
 from data_prep.reading.raw import (
+    BY_RULES,
     Table,
-    choice,
+    find_files,
     label_from_text,
     read_csv,
     short_list,
     split_by_hash,
-    wanted_views,
 )
 
 PROJECTIONS = "indiana_projections.csv"
@@ -30,6 +29,7 @@ NEEDS = (
 MARKS = (*((pattern,) for pattern in ARCHIVES), ("ecgen-radiology",), ("*.xml",), (REPORTS_CSV,))
 TABLES = (*ARCHIVES, "ecgen-radiology/*.xml", "*.xml")
 SETTINGS = {"views": "FRONTAL", "images": "one", "split": "drawn"}
+CHOICES = {"images": ("one", "all")}
 HELP = {
     "views": f"FRONTAL, LATERAL or both; applies where {PROJECTIONS} is there",
     "images": "one image a report, as the papers use, or all; applies where views are known",
@@ -62,7 +62,6 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     % of the reports with findings, evenly in every range of ids); with its lists, or others, the
     setting `split` uses them.
     """
-    choice(settings, "images", ("one", "all"))
     table = _reports(raw)
     table.drop_repeated("study_id")
     empty = (table.rows["findings"] == "") & (table.rows["impression"] == "")
@@ -74,22 +73,24 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     views = _views(raw)
     _add_images(table, raw, views)
     if "_image" in table.rows and views is not None:
-        _select(table, [view.upper() for view in wanted_views(settings)], settings["images"])
+        wanted = table.keep_views(settings["views"].upper())
+        if settings["images"] == "one":
+            table.keep_one_image(wanted, "report")
     _add_split(table, settings["split"])
     table.keep_first(limit)
-    label_from_text(table, "the collection has none")
+    label_from_text(table, f"{BY_RULES}: the collection has none")
     return table
 
 
 def _reports(raw: Path) -> Table:
-    records, refused, foreign, count = [], [], [], 0
+    records, refused, foreign = [], [], []
     for name, report, reason, as_declared in read_reports(raw):
-        count += 1
         if report is None:
             refused.append((name, reason))
         else:
             records.append(report | {"_record": name})
             foreign += [name] * (not as_declared)
+    count = len(records) + len(refused)
     if not count:
         raise fault(
             f"reports as *.xml files or {REPORTS_CSV}",
@@ -98,14 +99,10 @@ def _reports(raw: Path) -> Table:
         )
     columns = ["study_id", "findings", "impression", "mesh", "_images", "_record"]
     rows = pd.DataFrame(sorted(records, key=lambda r: r["_record"]), columns=columns)
-    table = Table(rows, raw_version=f"{count:,} reports", absent_is_fault=False)
-    for name, reason in refused:
-        table.reject(name, reason)
+    version = f"{count:,} reports"
+    table = Table(rows, raw_version=version, absent_is_fault=False, rejects=refused)
     why = short_list(sorted({reason for _, reason in refused}), 3)
-    table.attrition = [
-        {"step": "reports", "rows": count, "dropped": 0, "why": ""},
-        {"step": "well-formed report", "rows": len(rows), "dropped": len(refused), "why": why},
-    ]
+    table.start("reports", "well-formed report", why)
     if foreign:
         guess = "not UTF-8 and were read as Windows-1252 or Latin-1"
         table.notes.append(f"{len(foreign)} reports are {guess}: {short_list(foreign)}")
@@ -185,14 +182,7 @@ def _image_files(table: Table, raw: Path) -> dict[str, str]:
     """
     if raw.is_file():
         return {}
-    found = []
-    for place, folders, names in os.walk(raw):
-        folders.sort()
-        found += [
-            (Path(place) / n).relative_to(raw).as_posix()
-            for n in names
-            if n.lower().endswith(SUFFIXES)
-        ]
+    found = [path for paths in find_files(raw, SUFFIXES).values() for path in paths]
     if not found:
         archives = sorted(
             [*raw.glob("*png*.tgz"), *raw.glob("*png*.tar.gz"), *raw.glob("*png*.tar")]
@@ -214,19 +204,6 @@ def _image_files(table: Table, raw: Path) -> dict[str, str]:
         else:
             files[image(name)] = name
     return files
-
-
-def _select(table: Table, views: list[str], images: str) -> None:
-    seen = table.rows["view"].where(table.rows["view"] != "", "not given")
-    why = "not selected: view " + seen
-    table.drop(~table.rows["view"].isin(views), f"view is {', '.join(views)}", why, is_fault=False)
-    if images == "one":
-        order = table.rows.assign(_view=table.rows["view"].map(views.index)).sort_values(
-            ["_view", "image_id"]
-        )
-        first = order.drop_duplicates("study_id").index
-        why = "not selected: another image of this report is used"
-        table.drop(~table.rows.index.isin(first), "one image a report", why, is_fault=False)
 
 
 def _add_split(table: Table, how: str) -> None:

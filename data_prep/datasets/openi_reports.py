@@ -136,17 +136,15 @@ def _files(raw: Path) -> Iterator[tuple[str, bytes | str]] | None:
 def _loose(raw: Path, paths: list[Path]) -> Iterator[tuple[str, bytes | str]]:
     for path in paths:
         try:
-            yield path.relative_to(raw).as_posix(), _checked(path)
+            if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+                data = "path leaves the raw folder through a symbolic link"
+            elif path.stat().st_size > MAX_XML_BYTES:
+                data = f"file of {path.stat().st_size:,} bytes: too large for a report"
+            else:
+                data = path.read_bytes()
         except OSError as problem:
-            yield path.relative_to(raw).as_posix(), f"cannot be read: {problem.strerror}"
-
-
-def _checked(path: Path) -> bytes | str:
-    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
-        return "path leaves the raw folder through a symbolic link"
-    if path.stat().st_size > MAX_XML_BYTES:
-        return f"file of {path.stat().st_size:,} bytes: too large for a report"
-    return path.read_bytes()
+            data = f"cannot be read: {problem.strerror}"
+        yield path.relative_to(raw).as_posix(), data
 
 
 def _packed(path: Path) -> Iterator[tuple[str, bytes | str]]:

@@ -15,9 +15,10 @@ from data_prep.reading.raw import (
     CHEXPERT_14,
     Table,
     given_text,
+    label_from_text,
     parse_labels,
     plain,
-    short_hash,
+    sha256,
     short_list,
     split_by_hash,
     split_list,
@@ -42,6 +43,7 @@ SETTINGS = {
     "extra_columns": "",
     "labels": "auto",
 }
+CHOICES = {"labels": ("auto", "columns", "text", "none")}
 HELP = {
     "image_column": "paths of images (any format, DICOM too), absolute or from the folder of "
     "the file",
@@ -99,19 +101,16 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     }
     _check_settings(path, cells, named, settings)
     table = Table(
-        cells.apply(plain), raw_version=f"{path.name} {short_hash(path)}", rejects=rejects
+        cells.apply(plain), raw_version=f"{path.name} {sha256(path)[:12]}", rejects=rejects
     )
-    table.faults = [reason for _, reason in rejects]
-    total = len(cells) + len(rejects)
-    table.attrition = [
-        {"step": f"rows in {path.name}", "rows": total, "dropped": 0, "why": ""},
-        {"step": "row fits the header", "rows": len(cells), "dropped": len(rejects), "why": ""},
-    ]
+    table.start(f"rows in {path.name}", "row fits the header")
     _add_names(table, cells, named)
     if "image_column" in named:
         _add_images(table, cells[named["image_column"]], path.parent)
     add_texts(table, cells, named)
-    _add_labels(table, cells, settings)
+    named_labels = split_list(settings["label_columns"])
+    if labels := add_labels(table, cells, settings["labels"], named_labels):
+        table.notes.append(f"labels: from the columns {', '.join(labels)}")
     add_split(table, cells, named.get("split_column"))
     _keep_columns(table, path, named, settings)
     table.keep_first(limit)
@@ -131,12 +130,6 @@ def _check_settings(path: Path, cells: pd.DataFrame, named: dict, settings: dict
     if "text_column" in texts and len(texts) > 1:
         raise fault(
             "text_column, or findings_column and impression_column", "both", "give one of the two"
-        )
-    if settings["labels"] not in ("auto", "columns", "text", "none"):
-        raise fault(
-            "labels of auto, columns, text or none",
-            repr(settings["labels"]),
-            "correct --set labels=VALUE",
         )
     wanted = [
         *named.values(),
@@ -162,20 +155,17 @@ def _add_names(table: Table, cells: pd.DataFrame, named: dict) -> None:
     rows = table.rows
     width = len(str(len(cells)))
     number = pd.Series([f"row {k:0{width}d}" for k in rows.index], index=rows.index, dtype=object)
+    cells_of = {role: rows[name] for role, name in named.items()}
+    image_id = cells_of.get("id_column", cells_of.get("image_column", number))
+    study_id = cells_of.get("study_column", image_id)
     # Columns of the file might be named like ours: they go on under a name that cannot be.
     rows = rows.add_prefix("_cell ")
-
-    def cell(role: str, otherwise):
-        return rows[f"_cell {named[role]}"] if role in named else otherwise
-
-    image_id = cell("id_column", cell("image_column", number))
-    study_id = cell("study_column", image_id)
     table.rows = rows.assign(
         _record=number + (" " + image_id).where(image_id != number, ""),
         image_id=image_id,
         study_id=study_id,
-        patient_id=cell("patient_column", study_id),
-        view=cell("view_column", ""),
+        patient_id=cells_of.get("patient_column", study_id),
+        view=cells_of.get("view_column", ""),
     )
     for role, what in (
         ("study_id", "study_column"),
@@ -261,8 +251,12 @@ def add_texts(table: Table, cells: pd.DataFrame, named: dict) -> None:
         )
 
 
-def _add_labels(table: Table, cells: pd.DataFrame, settings: dict) -> None:
-    columns = split_list(settings["label_columns"])
+def add_labels(table: Table, cells: pd.DataFrame, how: str, columns: list[str]) -> list[str]:
+    """Fill the label columns and return the names of the cells that they are from, if any.
+
+    how: from the `columns` (default: those named like the 14 CheXpert findings), by rules from the
+    `text`, `none`, or the first of these that there is (`auto`).
+    """
     standard = {name.lower(): name for name in CHEXPERT_14}
     alike = {
         name: standard.get(re.sub(r"[_\s]+", " ", name).lower())
@@ -270,7 +264,6 @@ def _add_labels(table: Table, cells: pd.DataFrame, settings: dict) -> None:
     }
     alike = {name: target or name for name, target in alike.items() if target or columns}
     has_text = bool((table.rows["findings"] != "").any() or (table.rows["impression"] != "").any())
-    how = settings["labels"]
     if how == "auto":
         how = "columns" if alike else "text" if has_text else "none"
     if how == "columns" and not alike:
@@ -283,15 +276,17 @@ def _add_labels(table: Table, cells: pd.DataFrame, settings: dict) -> None:
         raise fault("a text to find labels in", "no text column", "name it: --set text_column=NAME")
     table.rows = table.rows.assign(**dict.fromkeys(CHEXPERT_14, pd.NA))
     if how == "columns":
-        read_labels(table, cells.loc[table.rows.index, list(alike)].rename(columns=alike))
-        table.notes.append(f"labels: from the columns {', '.join(alike)}")
-    elif how == "text":
-        label_texts(table)
+        _read_labels(table, cells.loc[table.rows.index, list(alike)].rename(columns=alike))
+        return list(alike)
+    if how == "text":
+        how = "found by rules in the text (data_prep.reports.labels), not read by anybody"
+        label_from_text(table, f"labels: {how}")
     else:
         table.notes.append("labels: none")
+    return []
 
 
-def read_labels(table: Table, text: pd.DataFrame) -> None:
+def _read_labels(table: Table, text: pd.DataFrame) -> None:
     """Label columns from cells of text, one row a row of the table; rows with a bad label are
     rejected.
     """
@@ -315,24 +310,6 @@ def read_labels(table: Table, text: pd.DataFrame) -> None:
     table.rows = table.rows.assign(**{name: values[name] for name in values})
     table.labels = [*CHEXPERT_14, *(name for name in values if name not in CHEXPERT_14)]
     table.drop(wrong != "", "labels are valid", wrong)
-
-
-def label_texts(table: Table) -> None:
-    """The 14 columns by data_prep.reports.labels from findings and impression."""
-    from data_prep.reports.labels import label_reports
-
-    text = (table.rows["findings"] + " " + table.rows["impression"]).str.strip()
-    labels = label_reports(list(text))
-    values = {
-        name: pd.array(labels[name].to_numpy(dtype=float, na_value=float("nan")), dtype="Float64")
-        for name in CHEXPERT_14
-    }
-    table.rows = table.rows.assign(
-        **{name: value.astype("Int64") for name, value in values.items()}
-    )
-    table.notes.append(
-        "labels: found by rules in the text (data_prep.reports.labels), not read by anybody"
-    )
 
 
 def add_split(table: Table, cells: pd.DataFrame, column: str | None) -> None:

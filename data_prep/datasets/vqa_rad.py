@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_prep import fault
-from data_prep.reading.raw import CHEXPERT_14, Table, plain, short_hash
+from data_prep.reading.raw import CHEXPERT_14, Table, plain, sha256
 
 NEEDS = (
     "VQA-RAD: VQA_RAD Dataset Public.json (or the file itself); images in `VQA_RAD Image "
@@ -69,18 +69,9 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
     path = paths[0]
     records, rejects = _records(path)
     table = Table(
-        records, raw_version=f"{path.name} {short_hash(path)}", labels=[], rejects=rejects
+        records, raw_version=f"{path.name} {sha256(path)[:12]}", labels=[], rejects=rejects
     )
-    table.faults = [reason for _, reason in rejects]
-    table.attrition = [
-        {
-            "step": f"questions in {path.name}",
-            "rows": len(records) + len(rejects),
-            "dropped": 0,
-            "why": "",
-        },
-        {"step": "question is an object", "rows": len(records), "dropped": len(rejects), "why": ""},
-    ]
+    table.start(f"questions in {path.name}", "question is an object")
     _check_questions(table)
     organs = [organ.strip().upper() for organ in settings["organs"].split(",")]
     unwanted = ~table.rows["organ"].isin([*organs, ""])
@@ -91,14 +82,17 @@ def read(raw: Path, settings: dict, limit: int | None = None) -> Table:
         False,
     )
     questions = table.rows.assign(split=table.rows["phrase_type"].map(TYPES))
-    _count(table, questions)
+    # The published counts: questions of each split, closed and open ones of the test set, those on
+    # chest images.
+    test = questions[questions["split"] == "test"]
+    for split in ("train", "test"):
+        table.found[f"{split} questions"] = int((questions["split"] == split).sum())
+    for prefix, part in (("test", test), ("chest test", test[test["organ"] == "CHEST"])):
+        for kind in ("CLOSED", "OPEN"):
+            table.found[f"{prefix} {kind.lower()}"] = int((part["answer_type"] == kind).sum())
 
-    table.rows = _images(questions)
-    step = {"step": "images of these questions", "rows": len(table.rows), "dropped": 0}
-    gained = len(table.rows) - len(questions)  # less than none: from here on a row is an image
-    table.attrition.append(
-        step | {"gained": gained, "why": f"one row an image, of {len(questions):,} questions"}
-    )
+    why = f"one row an image, of {len(questions):,} questions"
+    table.expand(_images(questions), "images of these questions", why)
     both = int(((table.rows["train_questions"] > 0) & (table.rows["test_questions"] > 0)).sum())
     if both:
         table.notes.append(
@@ -176,23 +170,6 @@ def _check_questions(table: Table) -> None:
     answer = answer[table.rows.index]
     reason = "answer_type is '" + answer + "', expected CLOSED or OPEN"
     table.drop(~answer.isin(["CLOSED", "OPEN"]), "answer_type is known", reason)
-
-
-def _count(table: Table, questions: pd.DataFrame) -> None:
-    """The published counts: questions of each split, closed and open ones of the test set, those on
-    chest images.
-    """
-    test = questions[questions["split"] == "test"]
-    found = {
-        f"{split} questions": int((questions["split"] == split).sum())
-        for split in ("train", "test")
-    }
-    for prefix, part in (("test", test), ("chest test", test[test["organ"] == "CHEST"])):
-        found |= {
-            f"{prefix} {kind.lower()}": int((part["answer_type"] == kind).sum())
-            for kind in ("CLOSED", "OPEN")
-        }
-    table.found = found
 
 
 def _images(questions: pd.DataFrame) -> pd.DataFrame:

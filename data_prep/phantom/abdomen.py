@@ -40,46 +40,47 @@ LEVELS = np.arange(-0.30, 0.55, 0.165)  # of fluid in small bowel
 RIGHT_COLON, LEFT_COLON = (0.0, 0.38), (0.52, 0.88)  # shares of its length
 
 
-def sample_abdomen(rng: np.random.Generator) -> dict:
-    """Shape of one patient's abdomen, in body coordinates; `erect` films show fluid levels and air
-    under the diaphragm.
-    """
-    return {
-        "flank": rng.uniform(0.80, 1.02),
-        "dome": rng.uniform(-0.86, -0.72),
-        "dome_step": rng.uniform(0.02, 0.09),
-        "centre": rng.uniform(-0.06, 0.06),
-        "scoliosis": rng.normal(0, 0.025),
-        "bone": rng.uniform(0.17, 0.28),
-        "vertebra": rng.uniform(0.19, 0.215),  # height of one with its disc
-        "pelvis": rng.uniform(0.30, 0.40),  # y of the iliac crests
-        "hip": rng.uniform(0.60, 0.72),
-        "fat": rng.uniform(0.0, 0.25),
-        "liver": rng.uniform(-0.22, -0.08),  # y of its lower edge at the flank
-        "spleen": rng.uniform(0.14, 0.18),
-        "kidney": rng.uniform(0.20, 0.24),
-        "psoas": rng.uniform(0.05, 0.11),
-        "gas": rng.uniform(0.6, 1.2),
-        "stomach": rng.uniform(0.0, 0.24),
-        "erect": bool(rng.random() < 0.5),
-    }
-
-
 class Abdomen:
     """One patient's abdomen, ready to take findings."""
 
-    def __init__(
-        self, canvas: Canvas, anatomy: dict, findings: list[Finding], rng: np.random.Generator
-    ):
-        self.canvas, self.anatomy, self.rng = canvas, anatomy, rng
+    def __init__(self, canvas: Canvas, findings: list[Finding], rng: np.random.Generator):
+        self.canvas, self.rng = canvas, rng
         self.by_name = {f.name: f for f in findings}
-        a, c = anatomy, canvas
+        a = self.anatomy = {  # shape of this patient's abdomen, in body coordinates
+            "flank": rng.uniform(0.80, 1.02),
+            "dome": rng.uniform(-0.86, -0.72),
+            "dome_step": rng.uniform(0.02, 0.09),
+            "centre": rng.uniform(-0.06, 0.06),
+            "scoliosis": rng.normal(0, 0.025),
+            "bone": rng.uniform(0.17, 0.28),
+            "vertebra": rng.uniform(0.19, 0.215),  # height of one with its disc
+            "pelvis": rng.uniform(0.30, 0.40),  # y of the iliac crests
+            "hip": rng.uniform(0.60, 0.72),
+            "fat": rng.uniform(0.0, 0.25),
+            "liver": rng.uniform(-0.22, -0.08),  # y of its lower edge at the flank
+            "spleen": rng.uniform(0.14, 0.18),
+            "kidney": rng.uniform(0.20, 0.24),
+            "psoas": rng.uniform(0.05, 0.11),
+            "gas": rng.uniform(0.6, 1.2),
+            "stomach": rng.uniform(0.0, 0.24),
+            "erect": bool(rng.random() < 0.5),  # shows fluid levels, air under the diaphragm
+        }
+        c = canvas
         self.spine = np.float32(a["centre"]) + a["scoliosis"] * np.sin(2.2 * c.y)
         self.off = c.x - self.spine
         waist = a["flank"] * (0.96 + 0.05 * (c.y - 0.1) ** 2)
         self.body = step(waist - np.abs(c.x - 0.5 * np.float32(a["centre"])), 0.02)
+        self.dome = {}  # height of the diaphragm over x, on each side
+        for s in (-1, 1):
+            top = a["dome"] + (a["dome_step"] if s == 1 else 0.0)
+            self.dome[s] = top + np.float32(0.75) * (s * (c.x - a["centre"]) - 0.42) ** 2
         big = self.by_name.get("Hepatomegaly")
-        self.liver_edge = a["liver"] + (0.24 + 0.12 * big.extent if big else 0.0)
+        edge = a["liver"] + (0.24 + 0.12 * big.extent if big else 0.0)
+        flank = np.clip(-(c.x - a["centre"]) / 0.8, -0.6, 1.0)
+        lower = edge - 0.30 * (1 - flank)
+        inside = step(0.30 + a["centre"] - c.x, 0.04) * step(self.body - 0.5, 0.1)
+        self.liver = step(lower - c.y, 0.012) * step(c.y - self.dome[-1], 0.015) * inside
+        self.kidney = {-1: (a["centre"] - 0.31, -0.16 + 0.06), 1: (a["centre"] + 0.31, -0.16)}
         wander = rng.normal(0, 0.035, COLON.shape)
         self.colon = self.smooth_path(
             COLON * [a["flank"] / 0.92, 1.0] + wander + [a["centre"], 0], 120
@@ -94,33 +95,6 @@ class Abdomen:
         kernel = np.hanning(13)[1:-1] / np.hanning(13)[1:-1].sum()
         padded = np.pad(path, ((5, 5), (0, 0)), "edge")
         return np.column_stack([np.convolve(padded[:, k], kernel, "valid") for k in (0, 1)])
-
-    def dome(self, side: int) -> np.ndarray:
-        """Height of the diaphragm over x."""
-        a, c = self.anatomy, self.canvas
-        top = a["dome"] + (a["dome_step"] if side == 1 else 0.0)
-        return top + np.float32(0.75) * (side * (c.x - a["centre"]) - 0.42) ** 2
-
-    def liver(self) -> np.ndarray:
-        c, a = self.canvas, self.anatomy
-        flank = np.clip(-(c.x - a["centre"]) / 0.8, -0.6, 1.0)
-        lower = self.liver_edge - 0.30 * (1 - flank)
-        inside = step(0.30 + a["centre"] - c.x, 0.04) * step(self.body - 0.5, 0.1)
-        return step(lower - c.y, 0.012) * step(c.y - self.dome(-1), 0.015) * inside
-
-    def kidneys(self) -> np.ndarray:
-        a, out = self.anatomy, 0
-        for s in (-1, 1):
-            x, y = self.kidney_at(s)
-            out = out + self.canvas.blob(x, y, 0.115, a["kidney"], -0.22 * s, power=8)
-            out = out - 0.55 * self.canvas.blob(
-                x, y, 0.15, a["kidney"] + 0.035, -0.22 * s, power=9
-            )  # fat around it
-        return out
-
-    def kidney_at(self, side: int) -> tuple[float, float]:
-        a = self.anatomy
-        return a["centre"] + side * 0.31, -0.16 + (0.06 if side == -1 else 0.0)
 
     def psoas(self) -> np.ndarray:
         """Two muscles from the lumbar spine outward and down, with a dark stripe of fat beside
@@ -242,7 +216,7 @@ class Abdomen:
             cv2.ellipse(drawn, at, axes, turn, 0, 360, grey, -1, cv2.LINE_AA, 3)
         np.maximum(out, smooth(drawn.astype(np.float32) / 255, 0.016 * c.pixel), out=out)
         stomach = c.blob(a["centre"] + 0.36, a["dome"] + 0.22, 0.20, 0.11, 0.5, 5)
-        return amount * out + a["stomach"] * 4 * stomach * step(c.y - self.dome(1) - 0.03, 0.02)
+        return amount * out + a["stomach"] * 4 * stomach * step(c.y - self.dome[1] - 0.03, 0.02)
 
     def attenuation(self) -> np.ndarray:
         """Attenuation without findings other than those that change the anatomy itself."""
@@ -253,7 +227,7 @@ class Abdomen:
         for s in (-1, 1):
             out -= (
                 0.62
-                * step(self.dome(s) - c.y, 0.012)
+                * step(self.dome[s] - c.y, 0.012)
                 * step(s * (c.x - a["centre"]) - 0.10, 0.04)
                 * self.body
             )
@@ -264,11 +238,16 @@ class Abdomen:
             * step(0.45 - c.y, 0.08)
         )
         out -= (0.06 + 0.2 * a["fat"]) * stripe
-        out += 0.14 * self.liver()
+        out += 0.14 * self.liver
         spleen = c.blob(a["centre"] + 0.62, a["dome"] + 0.30, 0.15, a["spleen"] + 0.06, -0.35, 6)
         out += 0.08 * spleen
         clear = 0.25 if "Ascites" in self.by_name else 1.0  # fluid hides the fat planes
-        out += 0.11 * clear * self.kidneys() * self.body
+        kidneys = 0
+        for s, (x, y) in self.kidney.items():
+            fat = c.blob(x, y, 0.15, a["kidney"] + 0.035, -0.22 * s, power=9)
+            kidneys = kidneys + c.blob(x, y, 0.115, a["kidney"], -0.22 * s, power=8)
+            kidneys = kidneys - 0.55 * fat
+        out += 0.11 * clear * kidneys * self.body
         out += a["psoas"] * clear * self.psoas() * self.body
         out += a["bone"] * 1.7 * self.skeleton() * self.body
         self.gas = np.minimum(self.bowel(), 1.2)

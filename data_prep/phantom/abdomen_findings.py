@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from data_prep.phantom.abdomen import LEFT_COLON, LEVELS, RIGHT_COLON, Abdomen, sample_abdomen
+from data_prep.phantom.abdomen import LEFT_COLON, LEVELS, RIGHT_COLON, Abdomen
 from data_prep.phantom.anatomy import (
     SIDES,
+    SIGNS,
     Canvas,
     Finding,
     expose,
-    sample_pose,
     smooth,
     step,
     texture,
@@ -20,14 +20,16 @@ def obstruction(abdomen: Abdomen, f: Finding) -> np.ndarray:
     frame (large bowel).
     """
     c, a, rng = abdomen.canvas, abdomen.anatomy, abdomen.rng
-    gas, folds, walls = np.zeros(c.shape, np.float32), [], np.zeros(c.shape, np.float32)
+    gas, walls = np.zeros(c.shape, np.float32), np.zeros(c.shape, np.float32)
+    crossed = []  # path, point of it, reach and shift to one side of a fold
     if f.variant == "large":
         first, last = 0.04, (0.55, 0.75, 0.92)[f.extent]
         path = abdomen.colon[int(first * 120) : int(last * 120) : 2]
         radius = (0.095 + 0.012 * f.extent) * (1 + 0.13 * np.sin(np.arange(len(path)) * 1.3))
         gas = abdomen.tube(path, radius)
         for k in range(3, len(path) - 3, 4):
-            folds.append(_across(path, k, 0.10, 0.35 * (-1) ** (k // 4)))
+            # Shifted, a fold stops in the middle of the loop.
+            crossed.append((path, k, 0.10, 0.35 * (-1) ** (k // 4)))
     else:
         for k in range(3 + f.extent):
             y = -0.22 + 0.165 * k + rng.uniform(-0.02, 0.02)
@@ -42,40 +44,30 @@ def obstruction(abdomen: Abdomen, f: Finding) -> np.ndarray:
             loop = abdomen.tube(path, 0.074 + 0.008 * f.extent)
             walls = np.maximum(walls, np.exp(-(((loop - 0.5) / 0.22) ** 2)))
             gas = np.maximum(gas, loop)
-            folds += [_across(path, j, 0.075, 0.0) for j in range(1, 13)]
+            crossed += [(path, j, 0.075, 0.0) for j in range(1, 13)]
+    folds = []  # lines across a loop
+    for path, k, reach, shift in crossed:
+        along = path[min(k + 1, len(path) - 1)] - path[k - 1]
+        across = np.array([-along[1], along[0]]) / (np.hypot(*along) + 1e-9)
+        ends = [path[k] + (shift + end) * reach * across for end in (-1, 1)]
+        folds.append(np.array(ends))
     inside = np.clip(gas, 0, 1)
     change = -0.30 * inside + 0.10 * c.lines(folds, 0.016, blur=0.005) * inside + 0.10 * walls
     if a["erect"]:
-        change = change + 0.34 * _levels(
-            abdomen, inside, np.array([-0.12, 0.22]) if f.variant == "large" else LEVELS
-        )
+        # Fluid in the lower part of gas-filled loops, cut off flat at a few heights.
+        heights = np.array([-0.12, 0.22]) if f.variant == "large" else LEVELS
+        fluid = 0
+        for level in heights + rng.uniform(-0.03, 0.03):
+            fluid = fluid + step(c.y - level, 0.006) * step(level + 0.085 - c.y, 0.012)
+        change = change + 0.34 * (np.clip(fluid, 0, 1) * inside)
     return change * abdomen.body
-
-
-def _across(path: np.ndarray, k: int, reach: float, shift: float) -> np.ndarray:
-    """A line across a loop at point k; `shift` moves it to one side so that it stops in the
-    middle.
-    """
-    along = path[min(k + 1, len(path) - 1)] - path[k - 1]
-    across = np.array([-along[1], along[0]]) / (np.hypot(*along) + 1e-9)
-    return np.array(
-        [path[k] + (shift - 1) * reach * across, path[k] + (shift + 1) * reach * across]
-    )
-
-
-def _levels(abdomen: Abdomen, gas: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """Fluid in the lower part of gas-filled loops, cut off flat at a few heights."""
-    y, out = abdomen.canvas.y, 0
-    for level in heights + abdomen.rng.uniform(-0.03, 0.03):
-        out = out + step(y - level, 0.006) * step(level + 0.085 - y, 0.012)
-    return np.clip(out, 0, 1) * gas
 
 
 def free_air(abdomen: Abdomen, f: Finding) -> np.ndarray:
     """A dark crescent between the diaphragm, drawn as a thin line, and liver or stomach."""
     c, out = abdomen.canvas, 0
-    for s in [-1, 1] if f.side == "both" else [SIDES[f.side]]:
-        dome = abdomen.dome(s)
+    for s in SIGNS[f.side]:
+        dome = abdomen.dome[s]
         below = c.y - dome
         width = (0.055, 0.085, 0.125)[f.extent] * np.clip(
             1 - ((s * (c.x - abdomen.anatomy["centre"]) - 0.44) / 0.36) ** 2, 0, 1
@@ -89,7 +81,7 @@ def free_air(abdomen: Abdomen, f: Finding) -> np.ndarray:
 def kidney_stone(abdomen: Abdomen, f: Finding) -> np.ndarray:
     """Dense calculus over a kidney, one branching through it, or one on the way down the ureter."""
     c, rng, s = abdomen.canvas, abdomen.rng, SIDES[f.side]
-    x, y = abdomen.kidney_at(s)
+    x, y = abdomen.kidney[s]
     if f.variant == "ureteral":
         return 0.60 * c.blob(
             abdomen.anatomy["centre"] + s * rng.uniform(0.19, 0.24),
@@ -138,7 +130,7 @@ def ascites(abdomen: Abdomen, f: Finding) -> np.ndarray:
 
 def hepatomegaly(abdomen: Abdomen, f: Finding) -> np.ndarray:
     """The liver's lower edge is part of the anatomy; here it pushes gas aside."""
-    return 0.30 * abdomen.gas * abdomen.liver() + (0.05 + 0.02 * f.extent) * abdomen.liver()
+    return 0.30 * abdomen.gas * abdomen.liver + (0.05 + 0.02 * f.extent) * abdomen.liver
 
 
 def gallstones(abdomen: Abdomen, f: Finding) -> np.ndarray:
@@ -180,13 +172,12 @@ def tube(abdomen: Abdomen, f: Finding) -> np.ndarray:
         return 0.42 * c.lines([Abdomen.smooth_path(path, 60)], 0.026, blur=0.004)
     s = SIDES[f.side]
     if f.variant == "stent":
-        x, y = abdomen.kidney_at(s)
+        x, y = abdomen.kidney[s]
 
-        def curl(x, y, turn):
-            return np.column_stack(
-                [x + 0.05 * np.cos(turn * 6 * t), y + 0.05 * np.sin(turn * 6 * t)]
-            )
-
+        curls = []
+        for x0, y0, turn in ((x, y - 0.02, s), (m + s * 0.03, 0.74, -s)):
+            round_x, round_y = 0.05 * np.cos(turn * 6 * t), 0.05 * np.sin(turn * 6 * t)
+            curls.append(np.column_stack([x0 + round_x, y0 + round_y]))
         course = np.array(
             [
                 [x - s * 0.04, y],
@@ -196,9 +187,7 @@ def tube(abdomen: Abdomen, f: Finding) -> np.ndarray:
                 [m + s * 0.05, 0.70],
             ]
         )
-        return 0.50 * c.lines(
-            [curl(x, y - 0.02, s), course, curl(m + s * 0.03, 0.74, -s)], 0.020, blur=0.003
-        )
+        return 0.50 * c.lines([curls[0], course, curls[1]], 0.020, blur=0.003)
     ring = np.column_stack([m + 0.32 + 0.06 * np.cos(6.4 * t), -0.34 + 0.06 * np.sin(6.4 * t)])
     tail = np.array([[m + 0.32, -0.34], [m + 0.48, -0.20], [m + 0.72, -0.12], [m + 0.95, -0.16]])
     return 0.46 * c.lines([ring, tail], 0.026, blur=0.004)
@@ -220,15 +209,13 @@ def draw_abdomen(findings: list[Finding], rng: np.random.Generator, height: int,
     """Draw an abdominal film. Returns the image (height, width) uint8, {finding name: boolean mask}
     and the anatomy.
     """
-    abdomen = Abdomen(
-        Canvas(height, width, sample_pose(rng, height, width)), sample_abdomen(rng), findings, rng
-    )
+    abdomen = Abdomen(Canvas(height, width, rng), findings, rng)
     if "Free Air" in abdomen.by_name:
         abdomen.anatomy["erect"] = True  # it rises under the diaphragm only then
     attenuation, masks = abdomen.attenuation(), {}
     for f in findings:
         change = DRAW[f.name](abdomen, f)
         attenuation = attenuation + change
-        shown = abdomen.liver() * 0.2 if f.name == "Hepatomegaly" else change
+        shown = abdomen.liver * 0.2 if f.name == "Hepatomegaly" else change
         masks[f.name] = smooth(np.abs(np.float32(shown)), 1.0) > 0.08
     return expose(attenuation, rng), masks, abdomen.anatomy

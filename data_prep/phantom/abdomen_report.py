@@ -156,27 +156,23 @@ def sample_disease(rng: np.random.Generator) -> list[Finding]:
         return []
     count = int(rng.choice([1, 2, 3], p=[0.50, 0.36, 0.14]))
     weights = np.array([1.0] * 7 + [0.7])
-    return [
-        _sample_one(str(n), rng)
-        for n in rng.choice(list(DRAW), count, replace=False, p=weights / weights.sum())
-    ]
-
-
-def _sample_one(name: str, rng: np.random.Generator) -> Finding:
-    side, variant = (
-        pick(rng, ("right", "left")),
-        pick(rng, VARIANTS[name]) if name in VARIANTS else "",
-    )
-    if name in ("Bowel Obstruction", "Ascites") or (
-        name in ("Free Air", "Constipation") and rng.random() < 0.5
-    ):
-        side = "both"
-    if name in ("Hepatomegaly", "Gallstones"):
-        side = "right"
-    if variant in ("nasogastric", "feeding"):
-        side = "left"
-    zone = "upper" if name in ("Free Air", "Hepatomegaly", "Gallstones") else "mid"
-    return Finding(name, side, zone, int(rng.choice(3, p=[0.3, 0.4, 0.3])), variant)
+    findings = []
+    for name in rng.choice(list(DRAW), count, replace=False, p=weights / weights.sum()):
+        name = str(name)
+        side = pick(rng, ("right", "left"))
+        variant = pick(rng, VARIANTS[name]) if name in VARIANTS else ""
+        if name in ("Bowel Obstruction", "Ascites") or (
+            name in ("Free Air", "Constipation") and rng.random() < 0.5
+        ):
+            side = "both"
+        if name in ("Hepatomegaly", "Gallstones"):
+            side = "right"
+        if variant in ("nasogastric", "feeding"):
+            side = "left"
+        zone = "upper" if name in ("Free Air", "Hepatomegaly", "Gallstones") else "mid"
+        extent = int(rng.choice(3, p=[0.3, 0.4, 0.3]))
+        findings.append(Finding(name, side, zone, extent, variant))
+    return findings
 
 
 def describe(f: Finding, rng: np.random.Generator, uncertain: bool) -> str:
@@ -258,12 +254,3 @@ def draw_abdomen_study(study: dict, raw: Path, seed: int) -> dict:
             {"study_id": row["study"]} | box for box in find_boxes(image_id, findings, masks)
         ],
     }
-
-
-def finish_abdomen(raw: Path, plan: list[dict], done: list[dict], seed: int) -> None:
-    """abdomen.csv: one row an image; the label columns hold what was planted."""
-    import pandas as pd
-
-    from data_prep.phantom.tables import write_table
-
-    write_table(raw / "abdomen" / "abdomen.csv", pd.DataFrame([d["row"] for d in done]))

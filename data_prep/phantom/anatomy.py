@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 SIDES = {"right": -1, "left": 1}  # the patient's right lung is on the left of the image
+SIGNS = {"right": (-1,), "left": (1,), "both": (-1, 1)}  # the same, of one side or both
 ZONE_Y = {"upper": -0.42, "mid": -0.08, "lower": 0.24}
 
 
@@ -33,50 +34,22 @@ class Finding:
     variant: str = ""
 
 
-def sample_anatomy(rng: np.random.Generator, view: str) -> dict:
-    """Shape of one patient's chest, in body coordinates. AP films enlarge the heart and catch less
-    inspiration.
-    """
-    ap = view == "AP"
-    return {
-        "shoulder": rng.uniform(0.86, 1.08),
-        "chest": rng.uniform(0.56, 0.78),  # half-width of the rib cage at its base
-        "apex": rng.uniform(-0.84, -0.66),
-        "dome": rng.uniform(0.30, 0.52) - 0.06 * ap,  # height of the right diaphragm
-        "dome_step": rng.uniform(0.0, 0.09),  # the left diaphragm lies lower
-        "centre": rng.uniform(-0.07, 0.07),  # patient turned to a side
-        "mediastinum": rng.uniform(0.11, 0.17),
-        "ctr": rng.uniform(0.38, 0.48) + 0.02 * ap,  # cardiothoracic ratio
-        "heart_tilt": rng.uniform(0.35, 0.75),
-        "heart_share": rng.uniform(0.62, 0.74),  # of the heart's width left of the midline
-        "ribs": rng.uniform(0.05, 0.13),  # contrast of the ribs
-        "rib_gap": rng.uniform(0.145, 0.185),
-        "clavicle": rng.uniform(-0.74, -0.60) - 0.05 * ap,
-        "vessels": rng.uniform(0.05, 0.12),
-        "fat": rng.uniform(0.0, 0.2),  # soft tissue over the lungs
-        "breast": rng.uniform(0.0, 0.16) * (rng.random() < 0.5),
-        "bubble": rng.random() < 0.5,
-    }
+class Canvas:
+    """Pixel grid in body coordinates, and the smooth shapes drawn on it.
 
-
-def sample_pose(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """2 x 3 matrix from body coordinates to pixels: rotation, zoom, shift and stretch of one
+    `pose`: 2 x 3 matrix from body coordinates to pixels: rotation, zoom, shift and stretch of one
     exposure.
     """
-    angle, zoom = np.deg2rad(rng.normal(0, 3.5)), rng.uniform(0.84, 1.12)
-    stretch = rng.uniform(0.92, 1.08)
-    cos, sin = np.cos(angle), np.sin(angle)
-    half = 0.5 * max(height, width) * zoom
-    turn = np.array([[cos * half * stretch, -sin * half], [sin * half * stretch, cos * half]])
-    shift = [width * (0.5 + rng.normal(0, 0.035)), height * (0.5 + rng.normal(0, 0.035))]
-    return np.column_stack([turn, shift]).astype(np.float32)
 
-
-class Canvas:
-    """Pixel grid in body coordinates, and the smooth shapes drawn on it."""
-
-    def __init__(self, height: int, width: int, pose: np.ndarray):
+    def __init__(self, height: int, width: int, rng: np.random.Generator):
         self.shape = (height, width)
+        angle, zoom = np.deg2rad(rng.normal(0, 3.5)), rng.uniform(0.84, 1.12)
+        stretch = rng.uniform(0.92, 1.08)
+        cos, sin = np.cos(angle), np.sin(angle)
+        half = 0.5 * max(height, width) * zoom
+        turn = np.array([[cos * half * stretch, -sin * half], [sin * half * stretch, cos * half]])
+        shift = [width * (0.5 + rng.normal(0, 0.035)), height * (0.5 + rng.normal(0, 0.035))]
+        pose = np.column_stack([turn, shift]).astype(np.float32)
         self.pose = pose
         inverse = np.linalg.inv(pose[:, :2]).astype(np.float32)
         du = np.arange(width, dtype=np.float32) - pose[0, 2]
@@ -167,11 +140,30 @@ class Chest:
     """The frontal chest: lungs, heart and bones of one patient, ready to take findings."""
 
     def __init__(
-        self, canvas: Canvas, anatomy: dict, findings: list[Finding], rng: np.random.Generator
+        self, canvas: Canvas, view: str, findings: list[Finding], rng: np.random.Generator
     ):
-        self.canvas, self.anatomy, self.rng = canvas, anatomy, rng
+        self.canvas, self.rng = canvas, rng
         self.by_name = {f.name: f for f in findings}
-        a = anatomy
+        ap = view == "AP"  # enlarges the heart and catches less inspiration
+        a = self.anatomy = {  # shape of this patient's chest, in body coordinates
+            "shoulder": rng.uniform(0.86, 1.08),
+            "chest": rng.uniform(0.56, 0.78),  # half-width of the rib cage at its base
+            "apex": rng.uniform(-0.84, -0.66),
+            "dome": rng.uniform(0.30, 0.52) - 0.06 * ap,  # height of the right diaphragm
+            "dome_step": rng.uniform(0.0, 0.09),  # the left diaphragm lies lower
+            "centre": rng.uniform(-0.07, 0.07),  # patient turned to a side
+            "mediastinum": rng.uniform(0.11, 0.17),
+            "ctr": rng.uniform(0.38, 0.48) + 0.02 * ap,  # cardiothoracic ratio
+            "heart_tilt": rng.uniform(0.35, 0.75),
+            "heart_share": rng.uniform(0.62, 0.74),  # of the heart's width left of the midline
+            "ribs": rng.uniform(0.05, 0.13),  # contrast of the ribs
+            "rib_gap": rng.uniform(0.145, 0.185),
+            "clavicle": rng.uniform(-0.74, -0.60) - 0.05 * ap,
+            "vessels": rng.uniform(0.05, 0.12),
+            "fat": rng.uniform(0.0, 0.2),  # soft tissue over the lungs
+            "breast": rng.uniform(0.0, 0.16) * (rng.random() < 0.5),
+            "bubble": rng.random() < 0.5,
+        }
         shift = 0.0
         self.dome = {-1: a["dome"], 1: a["dome"] + a["dome_step"]}
         if (
@@ -181,17 +173,22 @@ class Chest:
             shift = 0.03 * (1 + f.extent) * SIDES[f.side]
         self.centre = np.float32(a["centre"] + shift)
         # Images that several structures need, computed once.
-        self.off = canvas.x - self.centre
+        self.off = canvas.x - self.centre  # distance from the midline, to the left of the patient
         self.wall_image = self.wall(canvas.y)
-        self.diaphragms = {s: self._diaphragm(s) for s in (-1, 1)}
-        self.heart_image = self.heart()
+        self.diaphragm = {}  # its height over x, on each side
+        for s in (-1, 1):
+            away = (s * self.off - 0.46 * a["chest"]) / 1.15
+            self.diaphragm[s] = self.dome[s] + np.float32(0.9) * away**2 / a["chest"]
+        big = self.by_name.get("Cardiomegaly")
+        width = (a["ctr"] + (0.13 + 0.05 * big.extent if big else 0.0)) * a["chest"] * 2
+        x = self.centre + width * (a["heart_share"] - 0.5)
+        y = 0.5 * (self.dome[-1] + self.dome[1]) - 0.24 * width
+        self.heart_box = (x, y, 0.52 * width, 0.44 * width)
+        tilt = a["heart_tilt"]
+        self.heart_image = canvas.blob(x, y, 0.56 * width, 0.42 * width, tilt, power=7)
         free = 1 - 0.85 * self.heart_image
         self.lung = {s: self._lung(s) * free for s in (-1, 1)}
         self.lungs = self.lung[-1] + self.lung[1]
-
-    def out(self, side: int) -> np.ndarray:
-        """Distance from the midline towards `side`."""
-        return self.off if side == 1 else -self.off
 
     def wall(self, y) -> np.ndarray:
         """Half-width of the rib cage at height y."""
@@ -200,18 +197,8 @@ class Chest:
         t = np.minimum(np.maximum(1 - (1 - t) ** 2.6, 0), 1)
         return np.float32(a["chest"]) * t ** np.float32(0.55)
 
-    def diaphragm(self, side: int) -> np.ndarray:
-        return self.diaphragms[side]
-
-    def _diaphragm(self, side: int) -> np.ndarray:
-        a = self.anatomy
-        return (
-            self.dome[side]
-            + np.float32(0.9) * ((self.out(side) - 0.46 * a["chest"]) / 1.15) ** 2 / a["chest"]
-        )
-
     def _lung(self, side: int) -> np.ndarray:
-        c, a, out = self.canvas, self.anatomy, self.out(side)
+        c, a, out = self.canvas, self.anatomy, side * self.off
         wide = self.by_name.get("Enlarged Cardiomediastinum")
         inside = a["mediastinum"] * 0.8
         if wide:
@@ -221,17 +208,8 @@ class Chest:
             inside -= 0.05 * np.exp(-(((c.y + 0.38) / 0.10) ** 2))
         lung = step(self.wall_image - out)
         lung *= step(inside)
-        lung *= step(self.diaphragm(side) - c.y)
+        lung *= step(self.diaphragm[side] - c.y)
         return lung
-
-    def heart(self) -> np.ndarray:
-        a, big = self.anatomy, self.by_name.get("Cardiomegaly")
-        ctr = a["ctr"] + (0.13 + 0.05 * big.extent if big else 0.0)
-        width = ctr * a["chest"] * 2
-        x = self.centre + width * (a["heart_share"] - 0.5)
-        y = 0.5 * (self.dome[-1] + self.dome[1]) - 0.24 * width
-        self.heart_box = (x, y, 0.52 * width, 0.44 * width)
-        return self.canvas.blob(x, y, 0.56 * width, 0.42 * width, a["heart_tilt"], power=7)
 
     def ribs(self) -> np.ndarray:
         """Posterior ribs as curves from the spine outward."""
@@ -262,7 +240,7 @@ class Chest:
         depth = np.sqrt(np.maximum(1.05 - (c.x / 1.15) ** 2, 0.05))
         out = body * (0.55 + 0.50 * depth + a["fat"] * 0.6)
         out -= self.lungs * (0.70 - a["fat"] * 0.25)
-        below = sum(step(c.y - self.diaphragm(s)) * step(self.out(s), 0.03) for s in (-1, 1))
+        below = sum(step(c.y - self.diaphragm[s]) * step(s * self.off, 0.03) for s in (-1, 1))
         out += 0.16 * below * body
         if a["bubble"]:
             out -= 0.20 * c.blob(self.centre + 0.30, self.dome[1] + 0.14, 0.13, 0.07, power=4)
@@ -323,7 +301,8 @@ def expose(attenuation: np.ndarray, rng: np.random.Generator, top: int = 255) ->
     Exposure, contrast curve, scatter, noise, collimation and a burned-in marker.
     """
     h, w = attenuation.shape
-    v, u = _across(h)[:, None], _across(w)
+    v, u = ((np.arange(n) * (2 / (n - 1)) - 1).astype(np.float32) for n in (h, w))  # -1 to 1
+    v = v[:, None]
     tilt = rng.normal(0, 0.07) * u + rng.normal(0, 0.07) * v
     scatter = smooth(attenuation, 0.08 * w)
     scatter *= rng.uniform(0.0, 0.25)
@@ -358,16 +337,11 @@ def expose(attenuation: np.ndarray, rng: np.random.Generator, top: int = 255) ->
     return grey
 
 
-def _across(count: int) -> np.ndarray:
-    """Positions of `count` pixels from -1 to 1."""
-    return (np.arange(count) * (2 / (count - 1)) - 1).astype(np.float32)
-
-
 def draw_lateral(rng: np.random.Generator, height: int, width: int, top: int = 255) -> np.ndarray:
     """A plain side view: such images exist in every collection and have to be left out on
     purpose.
     """
-    c = Canvas(height, width, sample_pose(rng, height, width))
+    c = Canvas(height, width, rng)
     body = step(0.78 - np.abs(c.x), 0.03) * step(c.y + 1.0, 0.05)
     lung = (
         step(0.62 - np.abs(c.x + 0.03))

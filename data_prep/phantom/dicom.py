@@ -62,17 +62,18 @@ def write_dicom(
     """One file. grey: (rows, columns), bright is high; MONOCHROME1 stores it turned over."""
     from pydicom import Dataset, FileMetaDataset, dcmwrite, uid
 
-    def unique(what: str):
-        return uid.generate_uid(entropy_srcs=["phantom", row["dicom_id"], what])
-
+    image, study, series = (
+        uid.generate_uid(entropy_srcs=["phantom", row["dicom_id"], what])
+        for what in ("image", "study", "series")
+    )
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = getattr(uid, encoding)
     data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = (
         "1.2.840.10008.5.1.4.1.1.1.1"  # digital X-ray
     )
-    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = unique("image")
-    data.StudyInstanceUID, data.SeriesInstanceUID = unique("study"), unique("series")
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = image
+    data.StudyInstanceUID, data.SeriesInstanceUID = study, series
     data.Modality, data.BodyPartExamined, data.ViewPosition = "DX", "CHEST", row["ViewPosition"]
     data.PatientID, data.PatientName, data.StudyID = (
         str(row["subject_id"]),
@@ -137,17 +138,18 @@ def lossless_jpeg(pixels: np.ndarray, bits: int) -> bytes:
     scan = np.packbits(stream).tobytes().replace(b"\xff", b"\xff\x00")
     counts = bytes([0, 0, 0, 12, 5] + [0] * 11)
     frame = struct.pack(">BHHBBBB", bits, *pixels.shape, 1, 1, 0x11, 0)
-    return (
-        b"\xff\xd8" + _segment(0xC3, frame) + _segment(0xC4, b"\x00" + counts + bytes(range(17)))
-        + _segment(0xDA, bytes([1, 1, 0, 1, 0, 0])) + scan + b"\xff\xd9"
-    )  # fmt: skip
+    segments = (
+        (0xC3, frame),
+        (0xC4, b"\x00" + counts + bytes(range(17))),
+        (0xDA, bytes([1, 1, 0, 1, 0, 0])),
+    )
+    stream = b"\xff\xd8"
+    for marker, body in segments:
+        stream += struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+    return stream + scan + b"\xff\xd9"
 
 
-def _segment(marker: int, body: bytes) -> bytes:
-    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
-
-
-def finish_dicom(raw: Path, plan: list[dict], done: list[dict], seed: int) -> None:
+def finish_dicom(raw: Path, done: list[dict]) -> None:
     """The lists of this release, the tables of the JPG release beside, the reports as one
     archive.
     """

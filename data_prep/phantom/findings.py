@@ -6,21 +6,16 @@ import numpy as np
 
 from data_prep.phantom.anatomy import (
     SIDES,
+    SIGNS,
     ZONE_Y,
     Canvas,
     Chest,
     Finding,
     expose,
-    sample_anatomy,
-    sample_pose,
     smooth,
     step,
     texture,
 )
-
-
-def _sides(f: Finding) -> list[int]:
-    return [-1, 1] if f.side == "both" else [SIDES[f.side]]
 
 
 def atelectasis(chest: Chest, f: Finding) -> np.ndarray:
@@ -28,7 +23,7 @@ def atelectasis(chest: Chest, f: Finding) -> np.ndarray:
     anatomy).
     """
     c, out = chest.canvas, 0
-    for s in _sides(f):
+    for s in SIGNS[f.side]:
         y = chest.dome[s] - 0.10
         plates = []
         for k in range(2 + f.extent):
@@ -36,7 +31,7 @@ def atelectasis(chest: Chest, f: Finding) -> np.ndarray:
             plates.append(np.array([[x0, y - 0.02 - 0.085 * k], [x1, y + 0.02 - 0.10 * k]]))
         out = out + 0.45 * c.lines(plates, 0.050, blur=0.012)
         out = out + 0.30 * c.blob(chest.centre + s * 0.26, y + 0.06, 0.28, 0.12) * step(
-            chest.diaphragm(s) - c.y, 0.04
+            chest.diaphragm[s] - c.y, 0.04
         )
     return out
 
@@ -44,7 +39,7 @@ def atelectasis(chest: Chest, f: Finding) -> np.ndarray:
 def consolidation(chest: Chest, f: Finding) -> np.ndarray:
     """A dense, fairly even block with a straight fissure on one edge."""
     c, out = chest.canvas, 0
-    for s in _sides(f):
+    for s in SIGNS[f.side]:
         y, ry = ZONE_Y[f.zone], 0.20 + 0.045 * f.extent
         block = c.blob(chest.centre + s * 0.36, y, 0.30 + 0.04 * f.extent, ry, 0.15 * s, power=9)
         block = block * step((c.y - y) * (1 if f.zone == "upper" else -1) * -1 + ry * 0.8, 0.012)
@@ -64,7 +59,7 @@ def consolidation(chest: Chest, f: Finding) -> np.ndarray:
 def pneumonia(chest: Chest, f: Finding) -> np.ndarray:
     """Many fluffy, ill-defined patches spread over a zone."""
     c, rng, out = chest.canvas, chest.rng, 0
-    for s in _sides(f):
+    for s in SIGNS[f.side]:
         for _ in range(9 + 4 * f.extent):
             x = chest.centre + s * rng.uniform(0.18, 0.60)
             y = ZONE_Y[f.zone] + rng.normal(0, 0.16)
@@ -98,17 +93,13 @@ def edema(chest: Chest, f: Finding) -> np.ndarray:
                     [[chest.centre + s * (edge - 0.13), y + 0.01], [chest.centre + s * edge, y]]
                 )
             )
-    vessels = c.lines(
-        [_fan(chest, s, a) for s in (-1, 1) for a in np.linspace(-1.2, 0.9, 8)], 0.028, blur=0.010
-    )
+    vessels, t = [], np.linspace(0, 1, 6)
+    for s in (-1, 1):
+        for angle in np.linspace(-1.2, 0.9, 8):
+            x = chest.centre + s * (0.16 + 0.40 * t * np.cos(angle))
+            vessels.append(np.column_stack([x, -0.04 + 0.5 * t * np.sin(angle)]))
+    vessels = c.lines(vessels, 0.028, blur=0.010)
     return (haze + 0.12 * vessels + 0.16 * c.lines(kerley, 0.014, blur=0.005)) * chest.lungs
-
-
-def _fan(chest: Chest, side: int, angle: float) -> np.ndarray:
-    t = np.linspace(0, 1, 6)
-    return np.column_stack(
-        [chest.centre + side * (0.16 + 0.40 * t * np.cos(angle)), -0.04 + 0.5 * t * np.sin(angle)]
-    )
 
 
 def effusion(chest: Chest, f: Finding) -> np.ndarray:
@@ -116,10 +107,12 @@ def effusion(chest: Chest, f: Finding) -> np.ndarray:
     diaphragm.
     """
     c, a, out = chest.canvas, chest.anatomy, 0
-    for s in _sides(f):
-        lateral = np.clip(chest.out(s) / a["chest"], 0, 1.1)
+    for s in SIGNS[f.side]:
+        lateral = np.clip(s * chest.off / a["chest"], 0, 1.1)
         level = chest.dome[s] + 0.10 - (0.13, 0.30, 0.52)[f.extent] - 0.20 * lateral**3
-        inside = step(chest.wall(c.y) - chest.out(s)) * step(chest.out(s) - a["mediastinum"] * 0.7)
+        inside = step(chest.wall(c.y) - s * chest.off) * step(
+            s * chest.off - a["mediastinum"] * 0.7
+        )
         out = out + 0.66 * step(c.y - level, 0.022) * inside * np.clip(chest.lung[s] + 0.15, 0, 1)
     return out
 
@@ -132,9 +125,9 @@ def pneumothorax(chest: Chest, f: Finding) -> np.ndarray:
     s = SIDES[f.side]
     gap = (0.20, 0.30, 0.42)[f.extent]
     if f.variant == "basal":
-        rim = np.minimum(chest.wall(c.y) - chest.out(s), (chest.diaphragm(s) - c.y) * 0.8)
+        rim = np.minimum(chest.wall(c.y) - s * chest.off, (chest.diaphragm[s] - c.y) * 0.8)
     else:
-        rim = np.minimum(chest.wall(c.y) - chest.out(s), (c.y - a["apex"]) * 0.55 - 0.02)
+        rim = np.minimum(chest.wall(c.y) - s * chest.off, (c.y - a["apex"]) * 0.55 - 0.02)
     air = step(gap - rim, 0.010) * chest.lung[s]
     line = np.exp(-(((rim - gap) / 0.016) ** 2)) * chest.lung[s]
     collapsed = (1 - step(gap - rim, 0.010)) * chest.lung[s]
@@ -150,18 +143,18 @@ def fracture(chest: Chest, f: Finding) -> np.ndarray:
         x, y = chest.break_at
         return 0.45 * c.blob(x, y, 0.18, 0.16, power=4)
     y0 = ZONE_Y[f.zone] + 0.02
-    edge = lambda y: float(chest.wall(np.float32(y)))  # noqa: E731
     gaps, ends = [], []
     for k in range(-1, 2 + f.extent):
         y = y0 + k * chest.anatomy["rib_gap"] * 0.8
-        x = chest.centre + s * (edge(y) - 0.11)
+        x = chest.centre + s * (float(chest.wall(np.float32(y))) - 0.11)
         gaps.append(np.array([[x - 0.03, y - 0.05], [x + 0.03, y + 0.05]]))
         ends += [
             np.array([[x - s * 0.13, y - 0.04], [x + s * 0.01, y - 0.055]]),
             np.array([[x - s * 0.01, y + 0.05], [x + s * 0.12, y + 0.085]]),
         ]
     height = 0.24 + 0.06 * f.extent
-    blood = c.blob(chest.centre + s * (edge(y0) - 0.03), y0, 0.16, height, power=5)
+    edge = float(chest.wall(np.float32(y0)))
+    blood = c.blob(chest.centre + s * (edge - 0.03), y0, 0.16, height, power=5)
     return (
         0.62 * blood
         + 0.30 * c.lines(ends, 0.036, blur=0.009)
@@ -174,7 +167,7 @@ def lung_opacity(chest: Chest, f: Finding) -> np.ndarray:
     one zone.
     """
     c, rng, out = chest.canvas, chest.rng, 0
-    for s in _sides(f):
+    for s in SIGNS[f.side]:
         for _ in range(3 + 2 * f.extent):
             y = ZONE_Y[f.zone] + rng.uniform(-0.14, 0.14) * (1 + 0.25 * f.extent)
             edge = float(chest.wall(np.float32(y)))
@@ -262,14 +255,10 @@ def covid(chest: Chest, f: Finding) -> np.ndarray:
     return np.minimum(out, 0.45) * (1 + 0.2 * texture(rng, c.shape, 6)) * chest.lungs
 
 
-def anatomical(chest: Chest, f: Finding) -> np.ndarray:
-    """Findings that are a changed shape of the anatomy: nothing to add, only a region to mark."""
-    return np.zeros(chest.canvas.shape, np.float32)
-
-
+# None: a changed shape of the anatomy: nothing to add, only a region to mark.
 DRAW = {
-    "Enlarged Cardiomediastinum": anatomical,
-    "Cardiomegaly": anatomical,
+    "Enlarged Cardiomediastinum": None,
+    "Cardiomegaly": None,
     "Lung Opacity": lung_opacity,
     "Lung Lesion": lung_lesion,
     "Edema": edema,
@@ -285,31 +274,26 @@ DRAW = {
 }
 
 
-def region(chest: Chest, f: Finding, change: np.ndarray) -> np.ndarray:
-    """Where a finding shows, as a boolean mask of the image."""
-    c = chest.canvas
-    if f.name == "Cardiomegaly":
-        x, y, rx, ry = chest.heart_box
-        return c.blob(x, y, rx, ry, power=8) > 0.5
-    if f.name == "Enlarged Cardiomediastinum":
-        return (np.abs(c.x - chest.centre) < chest.anatomy["mediastinum"] + 0.08) & (
-            np.abs(c.y + 0.35) < 0.28
-        )
-    return smooth(np.abs(change), 1.0) > 0.08
-
-
 def draw_frontal(
     findings, rng: np.random.Generator, view: str, height: int, width: int, top: int = 255
 ):
     """Draw a frontal radiograph. Returns the image (height, width), grey levels up to `top`, and
     {finding name: mask}.
     """
-    canvas = Canvas(height, width, sample_pose(rng, height, width))
-    chest = Chest(canvas, sample_anatomy(rng, view), findings, rng)
+    c = Canvas(height, width, rng)
+    chest = Chest(c, view, findings, rng)
     attenuation = chest.attenuation()
     masks = {}
     for f in findings:
-        change = DRAW[f.name](chest, f)
+        draw = DRAW[f.name]
+        change = draw(chest, f) if draw else np.zeros(c.shape, np.float32)
         attenuation = attenuation + change
-        masks[f.name] = region(chest, f, change)
+        if f.name == "Cardiomegaly":
+            x, y, rx, ry = chest.heart_box
+            masks[f.name] = c.blob(x, y, rx, ry, power=8) > 0.5
+        elif f.name == "Enlarged Cardiomediastinum":
+            wide = np.abs(c.x - chest.centre) < chest.anatomy["mediastinum"] + 0.08
+            masks[f.name] = wide & (np.abs(c.y + 0.35) < 0.28)
+        else:
+            masks[f.name] = smooth(np.abs(change), 1.0) > 0.08
     return expose(attenuation, rng, top), masks

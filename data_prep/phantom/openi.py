@@ -93,7 +93,11 @@ def draw_openi(report: dict, raw: Path, seed: int) -> dict:
             (raw / "openi_csv" / "images" / f"{name}.dcm.png").write_bytes(data)
         images.append({"uid": n, "filename": f"{name}.dcm.png", "projection": view})
     parts, _ = write_parts(findings, rng)
-    parts = {name: _blank(text, rng) for name, text in parts.items()}
+    for part, text in parts.items():
+        text = text.replace("___", "XXXX")  # what the collection's de-identification took out
+        if rng.random() < 0.5:  # and a word that it took out by mistake
+            text = re.sub(rf"\b{pick(rng, BLANKED)}\b", "XXXX", text, count=1)
+        parts[part] = text
     if rng.random() < 0.15:  # a report often has only an impression
         parts["findings"] = ""
     mesh = "normal"
@@ -102,17 +106,7 @@ def draw_openi(report: dict, raw: Path, seed: int) -> dict:
     return {"n": n, "parts": parts, "mesh": mesh, "images": images, "truth": truth}
 
 
-def _blank(text: str, rng: np.random.Generator) -> str:
-    """The collection's blanks: XXXX for what was taken out, and for some words that were taken out
-    by mistake.
-    """
-    text = text.replace("___", "XXXX")
-    if rng.random() < 0.5:
-        text = re.sub(rf"\b{pick(rng, BLANKED)}\b", "XXXX", text, count=1)
-    return text
-
-
-def finish_openi(raw: Path, plan: list[dict], done: list[dict], seed: int) -> None:
+def finish_openi(raw: Path, plan: list[dict], done: list[dict]) -> None:
     """The archive of reports; the two tables with the same content."""
     import pandas as pd
 
@@ -122,7 +116,16 @@ def finish_openi(raw: Path, plan: list[dict], done: list[dict], seed: int) -> No
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for d in done:
-            text = write_xml(d).encode()
+            parts = [  # those without text are there, empty
+                PART.format(part.upper(), escape(d["parts"][part]))
+                for part in ("comparison", "indication", "findings", "impression")
+            ]
+            names = [f"CXR{i['filename'].removesuffix('.dcm.png')}" for i in d["images"]]
+            images = [IMAGE.format(image=name, number=k) for k, name in enumerate(names, 1)]
+            terms = [f"      <major>{escape(term)}</major>\n" for term in d["mesh"].split(";")]
+            text = REPORT.format(
+                n=d["n"], parts="".join(parts), mesh="".join(terms), images="".join(images)
+            ).encode()
             member = tarfile.TarInfo(f"ecgen-radiology/{d['n']}.xml")
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))
@@ -143,20 +146,3 @@ def finish_openi(raw: Path, plan: list[dict], done: list[dict], seed: int) -> No
     write_table(raw / "openi_csv" / "indiana_reports.csv", pd.DataFrame(rows))
     images = pd.DataFrame([image for d in done for image in d["images"]])
     write_table(raw / "openi_csv" / "indiana_projections.csv", images)
-
-
-def write_xml(report: dict) -> str:
-    """One report as Open-I's XML: sections without text are there, empty."""
-    parts = [
-        (part.upper(), escape(report["parts"][part]))
-        for part in ("comparison", "indication", "findings", "impression")
-    ]
-    images = [f"CXR{image['filename'].removesuffix('.dcm.png')}" for image in report["images"]]
-    return REPORT.format(
-        n=report["n"],
-        parts="".join(PART.format(*part) for part in parts),
-        mesh="".join(
-            f"      <major>{escape(term)}</major>\n" for term in report["mesh"].split(";")
-        ),
-        images="".join(IMAGE.format(image=image, number=k + 1) for k, image in enumerate(images)),
-    )

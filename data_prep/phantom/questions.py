@@ -149,27 +149,22 @@ def ask(findings: list[Finding], kind: str, rng: np.random.Generator) -> list[tu
     add(f"normal {part}", "ABN", True, NORMAL, "no" if findings else "yes", o=part)
     if kind == "chest" and rng.random() < 0.5:
         add("heart", "SIZE", True, HEART, "yes" if "Cardiomegaly" in planted else "no")
-    for f in findings:
-        _ask_of(f, add)
+    for f in findings:  # side, zone, size and number
+        if f.name not in NOUNS:
+            continue
+        words = {"t": "the " + NOUNS[f.name].removeprefix("a ").removeprefix("an ")}
+        words["T"] = words["t"].capitalize()
+        if f.side != "both" and f.name not in ("Hepatomegaly", "Gallstones", "Tube"):
+            add(f"side {f.name}", "POS", True, SIDE, f.side, **words)
+        if f.name in ("Consolidation", "Pneumonia", "Lung Lesion", "Lung Opacity"):
+            add(f"zone {f.name}", "POS", False, ZONE, ZONES[f.zone], **words)
+        if f.name in ("Pleural Effusion", "Pneumothorax", "Lung Lesion"):
+            add(f"size {f.name}", "SIZE", False, SIZE, SIZES[f.extent], **words)
+        if f.name in ("Pleural Effusion", "Atelectasis", "Pneumonia"):
+            add(f"lungs {f.name}", "COUNT", False, LUNGS, 2 if f.side == "both" else 1, **words)
+        if f.variant == "renal":
+            add("stones", "COUNT", False, STONES, 1 + f.extent)
     return asked
-
-
-def _ask_of(f: Finding, add) -> None:
-    """Side, zone, size and number of one finding."""
-    if f.name not in NOUNS:
-        return
-    words = {"t": "the " + NOUNS[f.name].removeprefix("a ").removeprefix("an ")}
-    words["T"] = words["t"].capitalize()
-    if f.side != "both" and f.name not in ("Hepatomegaly", "Gallstones", "Tube"):
-        add(f"side {f.name}", "POS", True, SIDE, f.side, **words)
-    if f.name in ("Consolidation", "Pneumonia", "Lung Lesion", "Lung Opacity"):
-        add(f"zone {f.name}", "POS", False, ZONE, ZONES[f.zone], **words)
-    if f.name in ("Pleural Effusion", "Pneumothorax", "Lung Lesion"):
-        add(f"size {f.name}", "SIZE", False, SIZE, SIZES[f.extent], **words)
-    if f.name in ("Pleural Effusion", "Atelectasis", "Pneumonia"):
-        add(f"lungs {f.name}", "COUNT", False, LUNGS, 2 if f.side == "both" else 1, **words)
-    if f.variant == "renal":
-        add("stones", "COUNT", False, STONES, 1 + f.extent)
 
 
 def balance(asked: list[dict], rng: np.random.Generator) -> list[dict]:
@@ -215,41 +210,28 @@ def finish_questions(raw: Path, plan: list[dict], done: list[dict], seed: int) -
                 }
             )
     for question in balance(asked, rng):
-        paired = bool(rng.random() < 0.5)
+        image, paired = question["image"], bool(rng.random() < 0.5)
         for k, text in enumerate(question["texts"][: 1 + paired]):
-            rows.append(
-                _row(
-                    question,
-                    text,
-                    question["texts"][1 - k] if paired else "NULL",
-                    k == 1,
-                    len(rows),
-                )
-            )
+            row = {  # the fields of the original
+                "qid": len(rows) or "0",
+                "phrase_type": "test_" * image["test"] + ("freeform", "para")[k],
+                "qid_linked_id": f"phantom-{question['order']:06d}",
+                "image_case_url": "synthetic phantom: no case",
+                "image_name": f"{image['name']}.jpg",
+                "image_organ": "ABD" if image["kind"] == "abdomen" else "CHEST",
+                "evaluation": "not evaluated",
+                "question": text,
+                "question_rephrase": question["texts"][1 - k] if paired else "NULL",
+                "question_relation": "strict agreement" if paired else "NULL",
+                "question_frame": "NULL",
+                "question_type": question["what"],
+                "answer": question["answer"],
+                "answer_type": question["form"],
+            }
+            rows.append(row)
     for row in [r for r in rows if r["answer_type"] == "CLOSED"][:2]:
         row["answer_type"] = "CLOSED "  # the original has two of these
     folder = raw / "vqa_rad"
     (folder / "VQA_RAD Dataset Public.json").write_text(
         json.dumps(rows, indent=1) + "\n", encoding="utf-8"
     )
-
-
-def _row(question: dict, text: str, other: str, is_para: bool, qid: int) -> dict:
-    """One row with the fields of the original."""
-    image = question["image"]
-    return {
-        "qid": str(qid) if qid == 0 else qid,
-        "phrase_type": "test_" * image["test"] + ("para" if is_para else "freeform"),
-        "qid_linked_id": f"phantom-{question['order']:06d}",
-        "image_case_url": "synthetic phantom: no case",
-        "image_name": f"{image['name']}.jpg",
-        "image_organ": "ABD" if image["kind"] == "abdomen" else "CHEST",
-        "evaluation": "not evaluated",
-        "question": text,
-        "question_rephrase": other,
-        "question_relation": "NULL" if other == "NULL" else "strict agreement",
-        "question_frame": "NULL",
-        "question_type": question["what"],
-        "answer": question["answer"],
-        "answer_type": question["form"],
-    }

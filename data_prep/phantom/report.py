@@ -9,18 +9,12 @@ import numpy as np
 from data_prep.phantom.anatomy import Finding, pick
 from data_prep.reports import prompts
 
-
-def all_prompts() -> set[str]:
-    """Every sentence of zero-shot scoring, without full stop: no training sentence may be one."""
-    groups = [v for name, v in vars(prompts).items() if name.isupper() and isinstance(v, dict)]
-    told = {finding: told for group in groups for finding, told in group.items()}
-    said = {prompts.negative_prompt(finding) for finding in told}
-    for sentences in (s for group in groups for s in group.values()):
-        said |= {sentences} if isinstance(sentences, str) else set(sentences)
-    return {s.strip(" .") for s in said}
-
-
-FORBIDDEN = all_prompts()
+# Every sentence of zero-shot scoring, without full stop: no training sentence may be one.
+FORBIDDEN = {
+    sentence.strip(" .")
+    for finding, sentences in (prompts.PROMPTS | prompts.UNSEEN_PROMPTS).items()
+    for sentence in (*sentences, prompts.negative_prompt(finding))
+}
 
 # A word of place or extent is as frequent as its opposite, given how often each is planted: else an
 # error that swaps them (medxvl.xvl.report_errors) could be told from the text alone. Severity words

@@ -50,29 +50,24 @@ def sample_findings(rng: np.random.Generator, disease: bool = False) -> list[Fin
         names = [str(n) for n in rng.choice(pool, count, replace=False, p=weights / weights.sum())]
     if rng.random() < 0.15:
         names.append("Support Devices")
-    return [_sample_one(name, rng) for name in names]
-
-
-def _sample_one(name: str, rng: np.random.Generator) -> Finding:
-    side = pick(rng, ("right", "left"))
-    if name in (
-        "Cardiomegaly",
-        "Edema",
-        "Enlarged Cardiomediastinum",
-        "COVID-19",
-    ) or rng.random() < BOTH_SIDES.get(name, 0):
-        side = "both"
-    zone = (
-        "lower"
-        if name == "Atelectasis"
-        else str(rng.choice(["upper", "mid", "lower"], p=[0.3, 0.25, 0.45]))
-    )
-    if name == "Support Devices":
-        zone = "upper"
-    variant = pick(rng, VARIANTS[name]) if name in VARIANTS else ""
-    if name == "Lung Opacity" and variant == "central" and rng.random() < 0.4:
-        side = "both"  # bilateral and peripheral together is the unseen disease
-    return Finding(name, side, zone, int(rng.choice(3, p=[0.3, 0.4, 0.3])), variant)
+    findings = []
+    for name in names:
+        side = pick(rng, ("right", "left"))
+        always = ("Cardiomegaly", "Edema", "Enlarged Cardiomediastinum", "COVID-19")
+        if name in always or rng.random() < BOTH_SIDES.get(name, 0):
+            side = "both"
+        if name == "Atelectasis":
+            zone = "lower"
+        else:
+            zone = str(rng.choice(["upper", "mid", "lower"], p=[0.3, 0.25, 0.45]))
+        if name == "Support Devices":
+            zone = "upper"
+        variant = pick(rng, VARIANTS[name]) if name in VARIANTS else ""
+        if name == "Lung Opacity" and variant == "central" and rng.random() < 0.4:
+            side = "both"  # bilateral and peripheral together is the unseen disease
+        extent = int(rng.choice(3, p=[0.3, 0.4, 0.3]))
+        findings.append(Finding(name, side, zone, extent, variant))
+    return findings
 
 
 def plan_studies(studies: int, seed: int) -> list[dict]:

@@ -27,27 +27,25 @@ def write_readers(raw: Path, studies: list[dict], seed: int) -> None:
     planted = np.array(
         [[s["labels"].get(c) in (1, -1) for c in CHEXPERT_14] for s in studies], dtype=bool
     ).reshape(len(studies), -1)
-    root = raw / "chexpert_test"
 
-    def read(sensitivity: float, specificity: float) -> np.ndarray:
-        spread = rng.normal(0, 0.04, (2, len(CHEXPERT_14)))
-        hit = rng.random(planted.shape) < np.clip(sensitivity + spread[0], 0.05, 0.99)
-        rest = rng.random(planted.shape) < np.clip(specificity + spread[1], 0.05, 0.99)
-        return np.where(planted, hit, ~rest).astype(int)
-
-    def save(path: str, values: np.ndarray) -> None:
+    tables = {}
+    for folder, readers in (
+        ("groundtruth", TRUTH_READERS),
+        ("benchmark_radiologists", BENCHMARK_READERS),
+    ):
+        for name, (sensitivity, specificity) in readers.items():
+            spread = rng.normal(0, 0.04, (2, len(CHEXPERT_14)))
+            hit = rng.random(planted.shape) < np.clip(sensitivity + spread[0], 0.05, 0.99)
+            rest = rng.random(planted.shape) < np.clip(specificity + spread[1], 0.05, 0.99)
+            said = np.where(planted, hit, ~rest).astype(int)
+            tables[f"radiologists/{folder}/{name}.csv"] = said
+    votes = [tables[f"radiologists/groundtruth/{name}.csv"] for name in TRUTH_READERS]
+    tables["groundtruth.csv"] = (np.sum(votes, axis=0) >= 3).astype(int)
+    for path, values in tables.items():
         table = pd.DataFrame(values, columns=CHEXPERT_14)
         table.insert(0, "Study", names)
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(root / path, index=False, lineterminator="\n")
-
-    votes = []
-    for name, rates in TRUTH_READERS.items():
-        votes.append(read(*rates))
-        save(f"radiologists/groundtruth/{name}.csv", votes[-1])
-    save("groundtruth.csv", (np.sum(votes, axis=0) >= 3).astype(int))
-    for name, rates in BENCHMARK_READERS.items():
-        save(f"radiologists/benchmark_radiologists/{name}.csv", read(*rates))
+        (raw / "chexpert_test" / path).parent.mkdir(parents=True, exist_ok=True)
+        write_table(raw / "chexpert_test" / path, table)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -28,14 +28,14 @@ import pandas as pd
 from tqdm.std import tqdm
 
 from data_prep import code
-from data_prep.phantom.abdomen_report import draw_abdomen_study, finish_abdomen, plan_abdomen
+from data_prep.phantom.abdomen_report import draw_abdomen_study, plan_abdomen
 from data_prep.phantom.dicom import draw_dicom, finish_dicom, plan_dicom
 from data_prep.phantom.openi import draw_openi, finish_openi, plan_openi
 from data_prep.phantom.questions import draw_questions, finish_questions, plan_questions
 from data_prep.phantom.study import VARIANTS, draw_study, draw_unseen, plan_studies, sample_findings
 from data_prep.phantom.tables import write_mimic_tables, write_readers, write_table
 
-__all__ = ["LAYOUTS", "VARIANTS", "count", "sample_findings", "write_raw"]
+__all__ = ["LAYOUTS", "VARIANTS", "sample_findings", "write_raw"]
 
 # Fewest, most and share of `studies` drawn for each tree; the first run waits for all of them.
 COUNTS = {
@@ -81,12 +81,6 @@ LAYOUTS = {
 SMALL_TEST = 20  # studies; with fewer in the test split its numbers say little
 
 
-def count(tree: str, studies: int) -> int:
-    """How many images (studies, reports) of a tree go with `studies` MIMIC-like ones."""
-    fewest, most, share = COUNTS[tree]
-    return min(max(fewest, studies // share), most or studies)
-
-
 def write_raw(raw: Path, studies: int, seed: int, workers: int = 1, progress: bool = True) -> Path:
     """Write the phantom's raw trees to `raw` and return it; returns at once when they are there
     with the same settings.
@@ -115,20 +109,29 @@ def write_raw(raw: Path, studies: int, seed: int, workers: int = 1, progress: bo
     for folder in FOLDERS:
         (partial_raw / folder).mkdir(parents=True)
 
+    counts = {  # of images, studies or reports
+        tree: min(max(fewest, studies // share), most or studies)
+        for tree, (fewest, most, share) in COUNTS.items()
+    }
     plan = plan_studies(studies, seed)
-    _warn_if_small(plan)
+    in_split = {
+        split: sum(p["split"] == split and p["view"] == "AP" for p in plan)
+        for split in ("train", "validate", "test")
+    }
+    if in_split["test"] < SMALL_TEST:
+        told = ", ".join(f"{n} {split}" for split, n in in_split.items())
+        print(
+            f"warning: {studies} studies give {told}: too few to measure anything, take "
+            "more for that",
+            file=sys.stderr,
+        )
     trees = {
         "mimic_cxr": (draw_study, plan),
-        "covid_cxr": (draw_unseen, range(count("covid_cxr", studies))),
-    }
-    later = {
-        "mimic_dicom": (draw_dicom, finish_dicom, plan_dicom),
-        "openi": (draw_openi, finish_openi, plan_openi),
-        "vqa_rad": (draw_questions, finish_questions, plan_questions),
-        "abdomen": (draw_abdomen_study, finish_abdomen, plan_abdomen),
-    }
-    trees |= {
-        name: (draw, make(count(name, studies), seed)) for name, (draw, _, make) in later.items()
+        "covid_cxr": (draw_unseen, range(counts["covid_cxr"])),
+        "mimic_dicom": (draw_dicom, plan_dicom(counts["mimic_dicom"], seed)),
+        "openi": (draw_openi, plan_openi(counts["openi"], seed)),
+        "vqa_rad": (draw_questions, plan_questions(counts["vqa_rad"], seed)),
+        "abdomen": (draw_abdomen_study, plan_abdomen(counts["abdomen"], seed)),
     }
     done = _draw(trees, partial_raw, seed, workers, progress)
 
@@ -141,15 +144,16 @@ def write_raw(raw: Path, studies: int, seed: int, workers: int = 1, progress: bo
         if p["split"] == "test" and p["view"] == "AP"
     ]
     write_readers(partial_raw, tested, seed)
-    write_table(
-        partial_raw / "covid_cxr" / "metadata.csv",
-        pd.DataFrame([d["row"] for d in done["covid_cxr"]]),
-    )
-    _write_truth(partial_raw / "truth" / "findings.csv", done["mimic_cxr"] + done["covid_cxr"])
-    for name, (_, finish, _) in later.items():
-        finish(partial_raw, trees[name][1], done[name], seed)
-        if name != "mimic_dicom":
-            _write_truth(partial_raw / "truth" / f"{name}.csv", done[name])
+    for tree, name in (("covid_cxr", "metadata.csv"), ("abdomen", "abdomen.csv")):
+        write_table(partial_raw / tree / name, pd.DataFrame([d["row"] for d in done[tree]]))
+    finish_dicom(partial_raw, done["mimic_dicom"])
+    finish_openi(partial_raw, trees["openi"][1], done["openi"])
+    finish_questions(partial_raw, trees["vqa_rad"][1], done["vqa_rad"], seed)
+    planted = {name: done[name] for name in ("openi", "vqa_rad", "abdomen")}
+    planted["findings"] = done["mimic_cxr"] + done["covid_cxr"]
+    for name, drawn in planted.items():
+        truth = pd.DataFrame([row for d in drawn for row in d["truth"]])
+        write_table(partial_raw / "truth" / f"{name}.csv", truth)
     for folder in {*(f.split("/")[0] for f in FOLDERS), "."} - {"truth"}:
         (partial_raw / folder / "PHANTOM.json").write_text(json.dumps(mark) + "\n")
     if raw.exists():
@@ -177,21 +181,3 @@ def _draw(trees: dict, raw: Path, seed: int, workers: int, progress: bool) -> di
         }
     bar.close()
     return done
-
-
-def _write_truth(path: Path, done: list[dict]) -> None:
-    write_table(path, pd.DataFrame([row for d in done for row in d["truth"]]))
-
-
-def _warn_if_small(plan: list[dict]) -> None:
-    counts = {
-        split: sum(p["split"] == split and p["view"] == "AP" for p in plan)
-        for split in ("train", "validate", "test")
-    }
-    if counts["test"] < SMALL_TEST:
-        told = ", ".join(f"{n} {split}" for split, n in counts.items())
-        print(
-            f"warning: {len(plan)} studies give {told}: too few to measure anything, take "
-            "more for that",
-            file=sys.stderr,
-        )

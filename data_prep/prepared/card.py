@@ -1,6 +1,5 @@
 """card.json: what a prepared dataset is, where it came from, what became of the raw records."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pandas as pd
 
 from data_prep import datasets
 from data_prep.prepared.overlap import SPLITS, in_two_splits, near_identical
-from data_prep.reading.raw import PHANTOM_MARK, Table, short_list
+from data_prep.reading.raw import PHANTOM_MARK, Table, sha256, short_list
 from medxvl import __version__
 
 MOST_EXAMPLES = 20
@@ -36,6 +35,29 @@ def describe(
             table.notes.append(
                 f"{number:,} {what.replace('_', ' ')} in more than one split: {some}"
             )
+    parts = {split: index[index["split"] == split] for split in SPLITS}
+    counts = {
+        split: {
+            "rows": len(part),
+            "studies": part["study_id"].nunique(),
+            "patients": part["patient_id"].nunique(),
+        }
+        for split, part in parts.items()
+        if len(part)
+    }
+    published = getattr(datasets.load(wanted["name"]), "EXPECTED", {"source": "", "counts": {}})
+    there = {split: part["study_id"].nunique() for split, part in parts.items()}
+    there |= {"studies": index["study_id"].nunique(), "images": len(index)} | table.found
+    expected = [
+        {"what": what, "expected": number, "found": there.get(what), "source": published["source"]}
+        for what, number in published["counts"].items()
+    ]
+    names = {1: "positive", 0: "negative", -1: "uncertain"}
+    prevalence = {}
+    for column in table.labels:
+        labels = index[column]
+        prevalence[column] = {name: int((labels == value).sum()) for value, name in names.items()}
+        prevalence[column]["empty"] = int(labels.isna().sum())
     return wanted | {
         "label": f"phantom:{wanted['name']}" if phantom else wanted["name"],
         "synthetic": phantom is not None,
@@ -45,12 +67,12 @@ def describe(
         "images": len(index) if pixels else 0,
         "rows": len(index),
         "columns": list(index.columns),
-        "counts": _counts(index),
-        "expected": _expected(table, index, wanted),
+        "counts": counts,
+        "expected": expected,
         "attrition": table.attrition,
         "rejects": len(table.rejects),
         "labels": table.labels,
-        "prevalence": _prevalence(table, index),
+        "prevalence": prevalence,
         "overlap": overlap,
         "overlap_examples": {
             what: [str(x) for x in found[:MOST_EXAMPLES]] for what, found in examples.items()
@@ -64,49 +86,6 @@ def describe(
             name: {"rows": len(t), "sha256": sha256(folder / name)}
             for name, t in table.extra.items()
         },
-    }
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _counts(index: pd.DataFrame) -> dict:
-    return {
-        split: {
-            "rows": len(part),
-            "studies": part["study_id"].nunique(),
-            "patients": part["patient_id"].nunique(),
-        }
-        for split in SPLITS
-        if len(part := index[index["split"] == split])
-    }
-
-
-def _expected(table: Table, index: pd.DataFrame, wanted: dict) -> list[dict]:
-    """Published counts (EXPECTED of the dataset's module: source, counts) beside those found
-    here.
-    """
-    published = getattr(datasets.load(wanted["name"]), "EXPECTED", None)
-    if not published:
-        return []
-    found = {"studies": index["study_id"].nunique(), "images": len(index)}
-    found |= {
-        split: index["study_id"][index["split"] == split].nunique() for split in SPLITS
-    } | table.found
-    return [
-        {"what": what, "expected": number, "found": found.get(what), "source": published["source"]}
-        for what, number in published["counts"].items()
-    ]
-
-
-def _prevalence(table: Table, index: pd.DataFrame) -> dict:
-    names = {1: "positive", 0: "negative", -1: "uncertain"}
-    return {
-        c: {name: int((index[c] == value).sum()) for value, name in names.items()}
-        | {"empty": int(index[c].isna().sum())}
-        for c in table.labels
     }
 
 

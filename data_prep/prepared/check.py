@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from data_prep import fault
-from data_prep.prepared.card import sha256
 from data_prep.prepared.overlap import SPLITS, in_two_splits
 from data_prep.prepared.writing import FIRST_COLUMNS
-from data_prep.reading.raw import CHEXPERT_14, progress_bar, short_list
+from data_prep.reading.raw import CHEXPERT_14, progress_bar, sha256, short_list
 
 CARD_KEYS = (
     "name",
@@ -46,9 +45,15 @@ def check(folder: Path, progress: bool = True) -> list[tuple[str, str]]:
         )
     except (OSError, ValueError) as problem:
         return [*found, ("index.csv can be read", f"{type(problem).__name__}: {problem}; {AGAIN}")]
+    try:
+        with h5py.File(folder / "images.h5") as h5:
+            # Pixels that stay in the user's own file: its order and chunks are what they are.
+            linked = isinstance(h5.get("cxr", getlink=True), h5py.ExternalLink)
+    except OSError:
+        linked = False
     for checks in (
-        _check_index(folder, card, index, _is_linked(folder)),
-        _check_images(folder, card, progress),
+        _check_index(folder, card, index, linked),
+        _check_images(folder, card, linked, progress),
         _check_account(folder, card, index),
     ):
         try:
@@ -105,17 +110,6 @@ def _differs(what: str, expected, found) -> str:
     )
 
 
-def _is_linked(folder: Path) -> bool:
-    """True when the pixels stay in the user's own file: then its order and chunks are what they
-    are.
-    """
-    try:
-        with h5py.File(folder / "images.h5") as h5:
-            return isinstance(h5.get("cxr", getlink=True), h5py.ExternalLink)
-    except OSError:
-        return False
-
-
 def _check_index(
     folder: Path, card: dict, index: pd.DataFrame, linked: bool
 ) -> Iterator[tuple[str, str]]:
@@ -157,7 +151,14 @@ def _check_index(
     told = {split: {"rows": counts["rows"]} for split, counts in card["counts"].items()}
     yield "splits have the sizes of the card", _differs("rows a split", told, sizes)
     both = in_two_splits(index["patient_id"], index["split"])
-    yield "patients are in one split each", _overlap("patients", both, card)
+    told = card.get("overlap", {}).get("patients")
+    if len(both) != told:
+        found = _differs("patients in two splits", told, len(both))
+    elif both:  # a property of the data, and no fault, when the card reports it
+        found = f"note: {len(both):,} are in two ({short_list(both, 3)}), as the card says"
+    else:
+        found = ""
+    yield "patients are in one split each", found
 
 
 def _unsorted(index: pd.DataFrame) -> str:
@@ -172,20 +173,9 @@ def _unsorted(index: pd.DataFrame) -> str:
     return f"row {first} is the first out of order; {AGAIN}"
 
 
-def _overlap(what: str, found: list, card: dict) -> str:
-    """Overlap is a property of the data, which the card reports: a fault only when the card does
-    not.
-    """
-    if len(found) != card.get("overlap", {}).get(what):
-        return _differs(f"{what} in two splits", card.get("overlap", {}).get(what), len(found))
-    return (
-        f"note: {len(found):,} are in two ({short_list(found, 3)}), as the card says"
-        if found
-        else ""
-    )
-
-
-def _check_images(folder: Path, card: dict, progress: bool) -> Iterator[tuple[str, str]]:
+def _check_images(
+    folder: Path, card: dict, linked: bool, progress: bool
+) -> Iterator[tuple[str, str]]:
     name, path, rows = "images.h5", folder / "images.h5", card["images"]
     if not rows:
         yield f"no {name}, as the card says", f"{path} is there; {AGAIN}" if path.exists() else ""
@@ -194,11 +184,10 @@ def _check_images(folder: Path, card: dict, progress: bool) -> Iterator[tuple[st
     try:
         with h5py.File(path) as h5:
             data, size = h5["cxr"], card["size"]
-            what = f"{name} is uint8, {rows} x {size} x {size}" + ", one image a chunk" * (
-                not _is_linked(folder)
-            )
-            chunks = list(data.chunks or ()) if _is_linked(folder) else [1, size, size]
-            yield what, _differs(name, [[rows, size, size], "uint8", chunks], _form(data))
+            what = f"{name} is uint8, {rows} x {size} x {size}"
+            form = [list(data.shape), str(data.dtype), list(data.chunks or ())]
+            wanted = [[rows, size, size], "uint8", form[2] if linked else [1, size, size]]
+            yield what + ", one image a chunk" * (not linked), _differs(name, wanted, form)
             every = hashlib.sha256()
             for row in progress_bar(
                 range(len(data)),
@@ -216,10 +205,6 @@ def _check_images(folder: Path, card: dict, progress: bool) -> Iterator[tuple[st
     except (OSError, KeyError, RuntimeError) as problem:
         reason = str(problem).split("\n")[0]
         yield f"{name} can be read", f"{type(problem).__name__}: {reason}; {AGAIN}"
-
-
-def _form(data: h5py.Dataset) -> list:
-    return [list(data.shape), str(data.dtype), list(data.chunks or ())]
 
 
 def _check_account(folder: Path, card: dict, index: pd.DataFrame) -> Iterator[tuple[str, str]]:

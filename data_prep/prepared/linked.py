@@ -15,12 +15,13 @@ from data_prep.reading.raw import Table, progress_bar
 BLOCK = 64  # images read at once
 
 
-def digest_linked(table: Table, size: int, progress: bool) -> dict | None:
-    """What writing._write_images returns, for the rows of `table.linked`; None when they cannot be
-    used as they are.
+def link_images(table: Table, partial: Path, size: int, progress: bool) -> dict | None:
+    """images.h5 whose `cxr` points to the user's file, relative to the prepared folder; reading
+    fails when that is gone.
 
-    That is: another size, or an image that is constant and has to be left out. The rows are then
-    sorted, as usual.
+    Returns what writing._write_images returns, for the rows of `table.linked`; None when they
+    cannot be used as they are. That is: another size, or an image that is constant and has to be
+    left out. The rows are then sorted, as usual.
     """
     path, name = table.linked
     every, digests = hashlib.sha256(), []
@@ -51,17 +52,10 @@ def digest_linked(table: Table, size: int, progress: bool) -> dict | None:
                     digests.append(hashlib.sha256(image).hexdigest())
                     hashes[k] = difference_hash(image)
                     bar.update()
-    return {"all": every.hexdigest(), "each": digests, "hashes": hashes}
-
-
-def link_images(table: Table, partial: Path) -> None:
-    """images.h5 whose `cxr` points to the user's file, relative to the prepared folder; reading
-    fails when that is gone.
-    """
-    path, name = table.linked
     target = os.path.relpath(path.resolve(), partial.parent.resolve() / partial.stem)
     with h5py.File(partial / "images.h5", "w") as file:
         file["cxr"] = h5py.ExternalLink(target, name)
     table.notes.append(
         f"images.h5 is a link to {target}: keep that file as it is (--set copy=yes copies it)"
     )
+    return {"all": every.hexdigest(), "each": digests, "hashes": hashes}

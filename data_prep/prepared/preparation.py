@@ -30,6 +30,7 @@ HELP = {
     "dicom": "window: grey levels as the file says; equalised: minimum to maximum, then "
     "histogram, as MIMIC-CXR-JPG",
 }
+BOOLEANS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 CHANGES = (
     "raw_tables",
     "raw_entries",
@@ -71,10 +72,12 @@ def prepare(
             "correct them",
         )
     settings = _complete(name, reader.SETTINGS | SETTINGS, settings or {})
-    for key, choices in CHOICES.items():
+    for key, choices in (CHOICES | getattr(reader, "CHOICES", {})).items():
         if settings[key] not in choices:
             raise fault(
-                f"{key} as {' or '.join(choices)}", repr(settings[key]), f"correct --set {key}=..."
+                f"{key} to be {' or '.join(choices)}",
+                repr(settings[key]),
+                f"correct --set {key}=VALUE",
             )
     if not 0 <= settings["max_reject_share"] <= 1:
         found = repr(settings["max_reject_share"])
@@ -226,19 +229,14 @@ def _complete(name: str, defaults: dict, given: dict) -> dict:
     for key, value in given.items():
         try:
             settings[key] = (
-                _as_bool(value) if isinstance(defaults[key], bool) else type(defaults[key])(value)
+                BOOLEANS[str(value).lower()]
+                if isinstance(defaults[key], bool)
+                else type(defaults[key])(value)
             )
-        except ValueError:
+        except (ValueError, KeyError):
             kind = "yes or no" if isinstance(defaults[key], bool) else "a number"
             raise fault(f"{kind} for {key}", repr(value), "correct --set NAME=VALUE") from None
     return settings
-
-
-def _as_bool(value) -> bool:
-    words = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-    if str(value).lower() not in words:
-        raise ValueError
-    return words[str(value).lower()]
 
 
 def _check_target(out: Path, raw: Path, partial: Path) -> None:

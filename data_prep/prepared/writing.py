@@ -21,7 +21,7 @@ import pandas as pd
 
 from data_prep import DataError, fault
 from data_prep.prepared.card import describe
-from data_prep.prepared.linked import digest_linked, link_images
+from data_prep.prepared.linked import link_images
 from data_prep.prepared.overlap import difference_hash
 from data_prep.reading.decoding import decoded
 from data_prep.reading.images import ABSENT
@@ -62,7 +62,7 @@ def write(
     if not len(table.rows):
         raise _nothing_left(table, raw)
     has_images, seen = "_image" in table.rows, None
-    linked = digest_linked(table, size, progress) if table.linked else None
+    linked = link_images(table, partial, size, progress) if table.linked else None
     if not linked:  # readers sort already; pixels that stay in the user's file keep its order
         table.rows = table.rows.sort_values(
             ["study_id", "image_id"], kind="stable", ignore_index=True
@@ -110,9 +110,7 @@ def write(
         extra.to_csv(partial / name, index=False, lineterminator="\n")
     _write_rejects(table, partial)
     pixels = linked
-    if linked:
-        link_images(table, partial)
-    elif has_images:
+    if has_images and not linked:
         pixels = _write_images(partial, table.rows["_row"].to_numpy(), size, progress)
     card = describe(table, index, pixels, raw, partial, wanted, progress)
     (partial / "card.json.new").write_text(

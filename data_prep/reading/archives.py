@@ -51,17 +51,11 @@ def opened(path: Path) -> Iterator[tarfile.TarFile]:
             while archive.fileobj.read(PART):
                 pass
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as problem:
-        raise _broken(path, problem) from None
-
-
-def _broken(path: Path, problem: Exception) -> Exception:
-    lines = f"{problem}".split("\n")  # one for each way of packing that was tried, when none fits
-    what = (
-        f"{type(problem).__name__}: {problem}"
-        if len(lines) == 1
-        else "none: not a tar archive, packed or not"
-    )
-    return fault(f"a whole archive at {path}", what, "download it again")
+        # An archive that fits no way of packing: one line for each that was tried.
+        is_tar = len(str(problem).split("\n")) == 1
+        found = f"{type(problem).__name__}: {problem}"
+        found = found if is_tar else "none: not a tar archive, packed or not"
+        raise fault(f"a whole archive at {path}", found, "download it again") from None
 
 
 def members(path: Path, suffix: str) -> tuple[list[str], list[tuple[str, str]]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def decoded(
     )  # starting a process costs as much as decoding some dozens of images
     read = partial(load, raw, size=size, **how)
     if workers == 1 and all(images[row].lower().endswith(PLAIN) for row in rows):
-        for task in tasks:
-            yield from _load_all(read, task)
+        for row, image in chain.from_iterable(tasks):
+            yield row, *read(image)
         return
     left = iter(tasks)
     while lost := (yield from _in_pool(read, left, workers)):
@@ -63,43 +64,29 @@ def _in_pool(read, tasks: Iterator[list], workers: int, ahead: int = 3) -> Itera
     pending, lost = {}, []
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
-        _check_start(pool)
-        for task in tasks:
-            try:
-                pending[pool.submit(_load_timed, read, task)] = task
-            except BrokenProcessPool:
-                lost.append(task)
-            if lost or len(pending) >= ahead * workers:
-                yield from _results(pending, wait(pending, return_when=FIRST_COMPLETED).done, lost)
-            if lost:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool:  # processes cannot start at all: no file is to blame for that
+            raise fault("worker processes that start", "one that ended at once", GUARD) from None
+        while True:
+            while not lost and len(pending) < ahead * workers and (task := next(tasks, None)):
+                try:
+                    pending[pool.submit(_load_timed, read, task)] = task
+                except BrokenProcessPool:
+                    lost.append(task)
+            if not pending:
                 break
-        yield from _results(pending, list(pending), lost)
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                task = pending.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    lost.append(task)
+                else:
+                    yield from result
     finally:
         pool.shutdown(cancel_futures=True)
     return lost
-
-
-def _check_start(pool: ProcessPoolExecutor) -> None:
-    """Raise DataError when processes cannot start at all: no file is to blame for that."""
-    try:
-        pool.submit(os.getpid).result()
-    except BrokenProcessPool:
-        raise fault("worker processes that start", "one that ended at once", GUARD) from None
-
-
-def _results(pending: dict, finished, lost: list) -> Iterator:
-    for future in finished:
-        task = pending.pop(future)
-        try:
-            result = future.result()
-        except BrokenProcessPool:
-            lost.append(task)
-        else:
-            yield from result
-
-
-def _load_all(read, task: list[tuple[int, str]]) -> list[tuple]:
-    return [(row, *read(image)) for row, image in task]
 
 
 def _load_timed(read, task: list[tuple[int, str]]) -> list[tuple]:
@@ -107,9 +94,9 @@ def _load_timed(read, task: list[tuple[int, str]]) -> list[tuple]:
     in a decoder's loop.
     """
     results = []
-    for one in task:
+    for row, image in task:
         signal.alarm(SECONDS)
-        results += _load_all(read, [one])
+        results.append((row, *read(image)))
     signal.alarm(0)
     return results
 

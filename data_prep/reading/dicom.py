@@ -9,8 +9,8 @@ import io
 import logging
 import warnings
 import zlib
-from contextlib import contextmanager
 
+import cv2
 import numpy as np
 import pydicom
 from pydicom.encaps import get_frame
@@ -24,18 +24,6 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-@contextmanager
-def _quiet_pydicom():
-    """What matters is raised; one line a file would flood the screen."""
-    logger = logging.getLogger("pydicom")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def decode(data: bytes, equalise: bool = False) -> np.ndarray:
     """Bytes of a DICOM file with one frame to a uint8 array (height, width).
 
@@ -44,23 +32,23 @@ def decode(data: bytes, equalise: bool = False) -> np.ndarray:
     to maximum always and equalises the histogram, as MIMIC-CXR-JPG and the X-VL release did. Raises
     ValueError, with the reason, for anything else.
     """
+    logger = logging.getLogger("pydicom")  # what matters is raised; a line a file would flood
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"), _quiet_pydicom():
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             return _decode(data, equalise)
-    except ValueError as problem:
-        raise ValueError(_one_line(problem)) from None
-    except (
-        Exception
-    ) as problem:  # pydicom and decoders raise many kinds; each is a fault of this one record
-        raise ValueError(f"DICOM cannot be decoded: {_one_line(problem)}") from None
-
-
-def _one_line(problem: Exception) -> str:
-    text = " ".join(str(problem).split())
-    if text.startswith("The number of bytes of pixel data is less"):
-        return "truncated DICOM: " + text[: text.find(")") + 1]
-    return text[:300] or type(problem).__name__
+    except Exception as problem:  # of many kinds; each is a fault of this one record
+        text = " ".join(str(problem).split())
+        if text.startswith("The number of bytes of pixel data is less"):
+            text = "truncated DICOM: " + text[: text.find(")") + 1]
+        else:
+            text = text[:300] or type(problem).__name__
+        start = "" if isinstance(problem, ValueError) else "DICOM cannot be decoded: "
+        raise ValueError(start + text) from None
+    finally:
+        logger.setLevel(level)
 
 
 def _decode(data: bytes, equalise: bool) -> np.ndarray:
@@ -73,8 +61,10 @@ def _decode(data: bytes, equalise: bool) -> np.ndarray:
     pixels = pixels[0] if pixels.ndim == 2 + (dataset.SamplesPerPixel > 1) + 1 else pixels
     if pixels.ndim == 2 and dataset.PhotometricInterpretation == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
-    if pixels.ndim == 3:
-        return _luma(pixels[..., :3])
+    if pixels.ndim == 3 and pixels.dtype == np.uint8:
+        return (pixels[..., :3] @ LUMA + 0.5).astype(np.uint8)
+    if pixels.ndim == 3:  # more than 8 bits
+        return _to_uint8(_stretch(pixels[..., :3] @ LUMA, None))
     return _grey(pixels, dataset, equalise)
 
 
@@ -185,17 +175,13 @@ def coded_size(frame: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _luma(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, 3) of any depth to uint8; 8 bits are kept as they are, deeper ones go from minimum to
-    maximum.
-    """
-    if pixels.dtype == np.uint8:
-        return (pixels @ LUMA + 0.5).astype(np.uint8)
-    return _to_uint8(_stretch(pixels @ LUMA, None))
-
-
 def _grey(pixels: np.ndarray, dataset: pydicom.Dataset, equalise: bool) -> np.ndarray:
-    outside = _padding(pixels, dataset)
+    outside = None  # where a pixel is only padding
+    low = dataset.get("PixelPaddingValue")
+    high = dataset.get("PixelPaddingRangeLimit", low)
+    if isinstance(low, int) and isinstance(high, int) and pixels.dtype.kind in "iu":
+        outside = (pixels >= min(low, high)) & (pixels <= max(low, high))
+        outside = outside if outside.any() else None
     values = _rescale(_stored_bits(pixels, dataset), dataset)
     outside = ~np.isfinite(values) if outside is None and not np.isfinite(values).all() else outside
     if outside is not None and outside.all():
@@ -210,38 +196,18 @@ def _grey(pixels: np.ndarray, dataset: pydicom.Dataset, equalise: bool) -> np.nd
     if outside is not None:
         shown[outside] = 0
     grey = _to_uint8(shown)
-    return _equalised(grey) if equalise else grey
-
-
-def _padding(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
-    """True where a pixel is only padding (PixelPaddingValue, to PixelPaddingRangeLimit); None when
-    nothing is.
-    """
-    low = dataset.get("PixelPaddingValue")
-    high = dataset.get("PixelPaddingRangeLimit", low)
-    if not isinstance(low, int) or not isinstance(high, int) or pixels.dtype.kind not in "iu":
-        return None
-    outside = (pixels >= min(low, high)) & (pixels <= max(low, high))
-    return outside if outside.any() else None
+    return cv2.equalizeHist(grey) if equalise else grey
 
 
 def _stored_bits(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     """Without the bits above BitsStored, which in older uncompressed files hold overlays."""
     spare = pixels.dtype.itemsize * 8 - _number(dataset, "BitsStored", pixels.dtype.itemsize * 8)
-    if (
-        pixels.dtype.kind not in "iu"
-        or not 0 < spare < pixels.dtype.itemsize * 8
-        or not _has_overlay_bits(dataset)
-    ):
+    if pixels.dtype.kind not in "iu" or not 0 < spare < pixels.dtype.itemsize * 8:
+        return pixels
+    overlays = [g for g in range(0x6000, 0x6020, 2) if (g, 0x0100) in dataset]
+    if all((group, 0x3000) in dataset for group in overlays):  # each with data of its own
         return pixels
     return (pixels << spare) >> spare  # a signed one keeps its sign
-
-
-def _has_overlay_bits(dataset: pydicom.Dataset) -> bool:
-    return any(
-        (group, 0x0100) in dataset and (group, 0x3000) not in dataset
-        for group in range(0x6000, 0x6020, 2)
-    )
 
 
 def _rescale(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
@@ -295,9 +261,3 @@ def _stretch(values: np.ndarray, outside: np.ndarray | None) -> np.ndarray:
 
 def _to_uint8(shown: np.ndarray) -> np.ndarray:
     return (np.nan_to_num(shown) * 255 + 0.5).astype(np.uint8)
-
-
-def _equalised(grey: np.ndarray) -> np.ndarray:
-    import cv2
-
-    return cv2.equalizeHist(grey)

@@ -28,6 +28,16 @@ FORMATS = (
     "PPM",
     "JPEG2000",
 )  # recognised by content, not by name
+KNOWN_STARTS = (
+    b"\xff\xd8\xff",
+    b"\x89PNG",
+    b"II*\0",
+    b"MM\0*",
+    b"BM",
+    b"GIF8",
+    b"RIFF",
+    b"\0\0\0\x0cjP",
+)
 
 # The JPEG decoder can leave out detail while it decodes: only every 2nd or 4th pixel is ever made.
 # By how much that differs from decoding all and then shrinking depends on how many pixels are left
@@ -92,8 +102,9 @@ def to_square(data: bytes, size: int, full: bool = False, equalise: bool = False
     after it; only a copy's checksum tells.
     """
     if not full and data.startswith(b"\xff\xd8\xff"):
-        grey, shape = decode_reduced(data, size)
-        return shrink_and_pad(grey, size, shape)
+        grey, shape = _decode(data, size)
+        if grey.min() < grey.max():  # else a single odd pixel may have vanished
+            return shrink_and_pad(grey, size, shape)
     return shrink_and_pad(decode(data, equalise), size)
 
 
@@ -106,25 +117,16 @@ def decode(data: bytes, equalise: bool = False) -> np.ndarray:
     not one whole picture with something on it: a file of several pages or frames does not say which
     of them is meant.
     """
-    if data[128:132] == b"DICM" or (data.startswith(DICOM_STARTS) and not _is_image(data)):
-        from data_prep.reading import (
-            dicom,  # here, as it takes half a second and most datasets have none
-        )
+    if data[128:132] == b"DICM" or data.startswith(DICOM_STARTS):
+        from data_prep.reading import dicom  # takes half a second, and most datasets have none
 
         grey = dicom.decode(data, equalise)
         _check_sides(grey.shape[::-1])
-        return _not_constant(grey)
-    return _not_constant(_decode(data)[0])
-
-
-def decode_reduced(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Like `decode` for a JPEG that will be shrunk to `size` px: (maybe smaller array, (height,
-    width) in full).
-    """
-    grey, shape = _decode(data, size)
-    if grey.shape != shape and grey.min() == grey.max():  # a single odd pixel may have vanished
-        return decode(data), shape
-    return _not_constant(grey), shape
+    else:
+        grey, _ = _decode(data)
+    if grey.min() == grey.max():
+        raise ValueError(f"constant image (every pixel is {grey[0, 0]})")
+    return grey
 
 
 def reduction(width: int, height: int, size: int) -> int:
@@ -137,14 +139,6 @@ def reduction(width: int, height: int, size: int) -> int:
         if longer >= enough * scale * size:
             return scale
     return 1
-
-
-def _is_image(data: bytes) -> bool:
-    try:
-        Image.open(io.BytesIO(data), formats=FORMATS)
-    except Exception:  # as below
-        return False
-    return True
 
 
 def _decode(data: bytes, size: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
@@ -162,7 +156,11 @@ def _decode(data: bytes, size: int | None = None) -> tuple[np.ndarray, tuple[int
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ValueError(f"huge image: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
-        raise ValueError(_unknown(data)) from None
+        if data.startswith(KNOWN_STARTS):
+            told = "cannot be decoded: damaged header, or a kind that is not read"
+        else:
+            told = f"not an image: none of {', '.join(FORMATS)}, DICOM (begins with {data[:8]!r})"
+        raise ValueError(told) from None
     except (
         Exception
     ) as problem:  # decoders raise many kinds on damaged bytes; each is a fault of this one record
@@ -178,12 +176,11 @@ def _load(image: Image.Image, data: bytes, size: int | None) -> np.ndarray:
         raise ValueError(f"{image.format} of {frames} frames or pages")
     if size is not None and (scale := reduction(*image.size, size)) > 1:
         image.draft("L", (image.width // scale, image.height // scale))
-    deep_png = image.format == "PNG" and data[24] == 16
     white_is_zero = image.format == "TIFF" and image.mode != "L" and image.tag_v2.get(262) == 0
     image.load()  # Pillow notices a truncated file; OpenCV fills the rest with grey
     if image.format == "PNG" and b"IEND" not in data[-1000:]:
         raise ValueError("truncated PNG (no end mark)")
-    grey = _deep_png(data) if deep_png else _grey(image)
+    grey = _grey(image, data)
     return (
         255 - grey if white_is_zero and image.mode[0] in "IF" else grey
     )  # Pillow turns shallow ones itself
@@ -194,38 +191,14 @@ def _check_sides(sides: tuple[int, int]) -> None:
         raise ValueError(f"{sides[0]} x {sides[1]} pixels: smaller than {MIN_SIDE} px")
 
 
-def _not_constant(grey: np.ndarray) -> np.ndarray:
-    if grey.min() == grey.max():
-        raise ValueError(f"constant image (every pixel is {grey[0, 0]})")
-    return grey
-
-
-def _unknown(data: bytes) -> str:
-    known = (
-        b"\xff\xd8\xff",
-        b"\x89PNG",
-        b"II*\0",
-        b"MM\0*",
-        b"BM",
-        b"GIF8",
-        b"RIFF",
-        b"\0\0\0\x0cjP",
-    )
-    if data.startswith(known):
-        return "cannot be decoded: damaged header, or a kind that is not read"
-    return f"not an image: none of {', '.join(FORMATS)}, DICOM (begins with {data[:8]!r})"
-
-
-def _deep_png(data: bytes) -> np.ndarray:
-    """16 bits a channel: Pillow keeps only the upper 8 of colour."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).astype(np.float64)
-    if pixels.ndim == 3:
-        alpha = pixels[..., 3] / 65535 if pixels.shape[2] == 4 else 1.0
-        pixels = pixels[..., :3] @ np.array([0.114, 0.587, 0.299]) * alpha
-    return _min_max(pixels)
-
-
-def _grey(image: Image.Image) -> np.ndarray:
+def _grey(image: Image.Image, data: bytes) -> np.ndarray:
+    if image.format == "PNG" and data[24] == 16:  # of 16-bit colour Pillow keeps the upper 8 bits
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = pixels.astype(np.float64)
+        if pixels.ndim == 3:
+            alpha = pixels[..., 3] / 65535 if pixels.shape[2] == 4 else 1.0
+            pixels = pixels[..., :3] @ np.array([0.114, 0.587, 0.299]) * alpha
+        return _min_max(pixels)
     if image.mode == "L" and "transparency" not in image.info:
         return np.asarray(image)
     if image.mode.startswith("I") or image.mode == "F":
@@ -233,9 +206,8 @@ def _grey(image: Image.Image) -> np.ndarray:
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"), dtype=np.uint16)
-        return ((np.asarray(image.convert("L"), dtype=np.uint16) * alpha + 127) // 255).astype(
-            np.uint8
-        )
+        grey = np.asarray(image.convert("L"), dtype=np.uint16)
+        return ((grey * alpha + 127) // 255).astype(np.uint8)
     if image.mode == "P":
         image = image.convert("RGB")
     return np.asarray(image.convert("L"))

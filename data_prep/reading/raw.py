@@ -16,24 +16,10 @@ import pandas as pd
 from tqdm.std import tqdm
 
 from data_prep import fault
+from data_prep.reports.labels import COLUMNS as CHEXPERT_14
+from data_prep.reports.labels import label_reports
 from data_prep.reports.sections import ENCODINGS
 
-CHEXPERT_14 = [
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-]
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".json")
 NO_TEXT = (
     "na",
@@ -45,6 +31,9 @@ NO_TEXT = (
     "-",
 )  # a whole cell that stands for no report, in small letters
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+BY_RULES = (  # on the card
+    "labels are from the reports, by data_prep.reports.labels on findings and impression"
+)
 PHANTOM_MARK = "PHANTOM.json"  # lies in every raw tree that is synthetic
 
 
@@ -85,13 +74,18 @@ class Table:
         default_factory=dict
     )  # counts beside EXPECTED that the index does not tell
 
-    def __post_init__(self) -> None:
+    def start(self, step: str, kept: str = "", why: str = "") -> None:
+        """Open the attrition table with all records there are. The rejects so far are faults of
+        records that never were a row: `kept` is the step that leaves the others.
+        """
         if guessed := self.rows.attrs.get("encoding"):
             self.notes.append(f"the table is not UTF-8: its encoding was guessed to be {guessed}")
-
-    def start(self, step: str) -> None:
-        """Open the attrition table with all rows there are."""
-        self.attrition.append({"step": step, "rows": len(self.rows), "dropped": 0, "why": ""})
+        self.faults = [reason for _, reason in self.rejects]
+        records, bad = len(self.rows) + len(self.rejects), len(self.rejects)
+        self.attrition = [{"step": step, "rows": records, "dropped": 0, "why": ""}]
+        if kept:
+            step = {"step": kept, "rows": len(self.rows), "dropped": bad, "why": why}
+            self.attrition.append(step)
 
     def drop(self, gone, step: str, reason, is_fault: bool = True) -> None:
         """Take out the rows where `gone` (bool, one a row) holds; `reason` is one text, or a Series
@@ -119,8 +113,8 @@ class Table:
         )
 
     def expand(self, rows: pd.DataFrame, step: str, why: str = "") -> None:
-        """Go on with `rows`, more than there were: a report becomes one row for each of its
-        images.
+        """Go on with other `rows`: a report becomes one row for each of its images, the questions
+        on an image become one row.
         """
         gained = len(rows) - len(self.rows)
         self.rows = rows
@@ -139,6 +133,37 @@ class Table:
             self.rows[column].duplicated(),
             f"{column} is unique",
             f"{column} named before: first row used",
+        )
+
+    def keep_views(self, setting: str) -> list[str]:
+        """Keep the rows whose view is in `setting`, such as "AP, PA", and return these views.
+
+        Raises DataError when it names none.
+        """
+        views = split_list(setting)
+        if not views:
+            raise fault("at least one view", f"views={setting!r}", "correct --set views=AP,PA")
+        seen = self.rows["view"].where(self.rows["view"] != "", "not given")
+        self.drop(
+            ~self.rows["view"].isin(views),
+            f"view is {', '.join(views)}",
+            "not selected: view " + seen,
+            is_fault=False,
+        )
+        return views
+
+    def keep_one_image(self, views: list[str], record: str) -> None:
+        """Of each study, which a `record` stands for, keep the image that comes first by (order of
+        `views`, image_id).
+        """
+        order = self.rows.assign(_view=self.rows["view"].map(views.index))
+        order = order.sort_values(["_view", "image_id"])
+        first = order.drop_duplicates("study_id").index
+        self.drop(
+            ~self.rows.index.isin(first),
+            f"one image a {record}",
+            f"not selected: another image of this {record} is used",
+            is_fault=False,
         )
 
     def keep_first(self, limit: int | None) -> None:
@@ -272,45 +297,19 @@ def find_files(root: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
-def label_from_text(table: Table, why: str) -> None:
+def label_from_text(table: Table, note: str) -> None:
     """Fill the 14 CheXpert columns from findings and impression by rules
-    (data_prep.reports.labels); the card says so, and `why`.
+    (data_prep.reports.labels); `note` says so on the card.
     """
-    from data_prep.reports.labels import label_reports
-
     texts = (table.rows["findings"] + " " + table.rows["impression"]).str.strip()
-    labels = label_reports(list(texts))[CHEXPERT_14].set_axis(table.rows.index).astype("Int64")
+    labels = label_reports(list(texts)).set_axis(table.rows.index).astype("Int64")
     table.rows = pd.concat([table.rows.drop(columns=CHEXPERT_14, errors="ignore"), labels], axis=1)
-    table.notes.append(
-        "labels are from the reports, by data_prep.reports.labels on findings and "
-        f"impression: {why}"
-    )
-
-
-def choice(settings: dict, name: str, options: tuple[str, ...]) -> str:
-    """The value of setting `name`; raises DataError unless it is one of `options`."""
-    if settings[name] not in options:
-        raise fault(
-            f"{name} to be {' or '.join(options)}",
-            repr(settings[name]),
-            f"correct --set {name}=VALUE",
-        )
-    return settings[name]
+    table.notes.append(note)
 
 
 def split_list(text: str) -> list[str]:
     """ "AP, PA" -> ["AP", "PA"]."""
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def wanted_views(settings: dict) -> list[str]:
-    """The setting `views` as a list; raises DataError when it is empty."""
-    views = split_list(settings["views"])
-    if not views:
-        raise fault(
-            "at least one view", f"views={settings['views']!r}", "correct --set views=AP,PA"
-        )
-    return views
 
 
 def short_list(names, most: int = 5) -> str:
@@ -321,9 +320,10 @@ def short_list(names, most: int = 5) -> str:
     )
 
 
-def short_hash(path: Path) -> str:
-    """First 12 hex digits of a small file's SHA-256: the version of a table that has none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+def sha256(path: Path) -> str:
+    """Of a file, in hex; its first 12 digits are the version of a table that has none."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def progress_bar(*args, **options) -> tqdm:

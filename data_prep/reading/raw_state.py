@@ -16,8 +16,17 @@ def fingerprint_raw(raw: Path, patterns: tuple[str, ...], given: dict[str, str],
     settings `given` point to: a file, or the tables in a folder. Images and hidden files are not
     looked at. What lies in `raw` but was prepared, as `out`, is not counted.
     """
-    named = {name: _files(Path(path).expanduser()) for name, path in given.items() if path}
-    named = {name: _digest(files, raw) for name, files in named.items() if files}
+    named = {}
+    for name, path in given.items():
+        if not path:
+            continue
+        path = Path(path).expanduser()
+        files = [path]
+        if path.is_dir():
+            suffixes = (*TABLE_SUFFIXES, ".jsonl", ".txt")
+            files = [p for p in path.iterdir() if p.name.lower().endswith(suffixes)]
+        files = [p for p in files if p.is_file()]
+        named |= {name: _digest(files, raw)} if files else {}
     if raw.is_file():
         if raw.suffix.lower() in (
             ".h5",
@@ -48,16 +57,6 @@ def fingerprint_raw(raw: Path, patterns: tuple[str, ...], given: dict[str, str],
         tables[pattern] = [p for p in home.glob(pattern.removeprefix("../")) if p.is_file()]
     tables = {name: _digest(tables[name], raw) for name in sorted(tables) if tables[name]}
     return {"raw_tables": tables | named, "raw_entries": len(entries)}
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return [
-            p
-            for p in path.iterdir()
-            if p.name.lower().endswith((*TABLE_SUFFIXES, ".jsonl", ".txt")) and p.is_file()
-        ]
-    return [path] if path.is_file() else []
 
 
 def _digest(files: list[Path], home: Path) -> str:

@@ -120,7 +120,11 @@ def label_reports(texts: Iterable) -> pd.DataFrame:
     spoken = np.zeros(len(texts), bool)
     known: dict[str, list] = {}  # reports repeat their sentences
     for row, text in enumerate(texts):
-        spoken[row] = isinstance(text, str) and has_words(text)
+        if not isinstance(text, str):
+            continue
+        # Beside digits, signs and the blanks of de-identification.
+        letter = re.search(r"[a-z]", re.sub(label_rules.BLANK, "", text.lower()))
+        spoken[row] = letter is not None
         if not spoken[row]:
             continue
         text = _lower(text)
@@ -158,11 +162,6 @@ def mentions(text: str) -> list[tuple[int, int, str, int]]:
     )
 
 
-def has_words(text: str) -> bool:
-    """Whether anything is left beside digits, signs and the blanks of de-identification."""
-    return re.search(r"[a-z]", re.sub(label_rules.BLANK, "", text.lower())) is not None
-
-
 def _lower(text: str) -> str:
     """Lower case at the same places: the few letters that would grow stay as they are. Typographic
     ' and - are plain.
@@ -178,17 +177,14 @@ def _sentences(text: str) -> Iterator[tuple[int, int]]:
     linear in the text.
     """
     start = 0
-    for match in _SENTENCE_END.finditer(text):
-        yield from _pieces(
-            start, match.end() if match[0][0] == "?" else match.start()
-        )  # a question is a doubt
-        start = match.end()
-    yield from _pieces(start, len(text))
-
-
-def _pieces(start: int, end: int) -> Iterator[tuple[int, int]]:
-    for first in range(start, end, LONGEST):
-        yield first, min(first + LONGEST, end)
+    for match in [*_SENTENCE_END.finditer(text), None]:
+        if match is None:
+            end = len(text)
+        else:
+            end = match.end() if match[0][0] == "?" else match.start()  # a question is a doubt
+        for first in range(start, end, LONGEST):
+            yield first, min(first + LONGEST, end)
+        start = match.end() if match else end
 
 
 def _statements(sentence: str) -> list[tuple[int, int, str, int]]:
@@ -200,27 +196,17 @@ def _statements(sentence: str) -> list[tuple[int, int, str, int]]:
         return []
     cues = [(m.start(), m.end(), _CUE_OF[m.lastgroup]) for m in _CUE.finditer(sentence)]
     found = [(start, end, name, _value(sentence, start, end, cues)) for start, end, name in nouns]
-    found = [
-        *_alternatives(sentence, _without_headings(sentence, found)),
-        *_others(sentence, nouns, cues),
-    ]
+    kept = []
+    for i, statement in enumerate(found):
+        # Not "Effusion:" where the same finding follows: "Effusion: No pleural effusion".
+        again = any(statement[2] == later[2] for later in found[i + 1 :])
+        if not (again and _HEADING.match(sentence, statement[1])):
+            kept.append(statement)
+    found = [*_alternatives(sentence, kept), *_others(sentence, nouns, cues)]
     for start, end, name, state in organs:
         value = NEGATIVE if state is None else _value(sentence, state, end, cues)
         found.append((start, end, name, value))
     return [statement for statement in found if statement[3] is not None]
-
-
-def _without_headings(sentence: str, found: list[tuple]) -> list[tuple]:
-    """Without "Effusion:" where the same finding follows: "Effusion: No pleural effusion"."""
-    if ":" not in sentence:
-        return found
-    return [
-        f
-        for i, f in enumerate(found)
-        if not (
-            _HEADING.match(sentence, f[1]) and any(f[2] == later[2] for later in found[i + 1 :])
-        )
-    ]
 
 
 def _others(

@@ -209,7 +209,7 @@ def test_faults_of_the_dataset(tmp_path):
     assert "expected a dataset pixels in" in error(dataset="pixels") and "found cxr" in error(
         dataset="pixels"
     )
-    assert "labels of auto, text or none" in error(labels="all")
+    assert "labels to be auto or text or none" in error(labels="all")
     (raw / "other.csv").write_text(good)
     prepare("cxr_h5", raw, tmp_path / "same name")
     (raw / "cxr.csv").rename(raw / "third.csv")

@@ -60,8 +60,9 @@ def test_unknown_name_is_told():
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from(CHEXPERT_14), unique=True))
-def test_labels_come_back(names):
-    assert medvill_jsonl.parse_label(medvill_jsonl.write_label(names)) == names
+def test_labels_of_the_release_are_read(names):
+    label = ", ".join(f"'{name}'" for name in names) or "'Others'"
+    assert medvill_jsonl.parse_label(label) == names
 
 
 @settings(deadline=None, max_examples=60)

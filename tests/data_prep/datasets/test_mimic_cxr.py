@@ -95,9 +95,7 @@ def test_a_limited_run_reads_few_headers(tmp_path, monkeypatch):
 
     raw, read = dicom_tree(tmp_path / "raw", 12), []
     monkeypatch.setattr(
-        mimic_cxr,
-        "header_views",
-        lambda raw, images: read.extend(images) or [("AP", "")] * len(images),
+        mimic_cxr, "header_view", lambda raw, image: read.append(image) or ("AP", "")
     )
     index, _, rejects = prepare(
         "mimic_cxr", raw, tmp_path / "out", limit=2, settings={"split": "patient"}

@@ -151,7 +151,9 @@ def test_errors_say_what_there_is(tmp_path, capsys):
     )
     assert "found the columns image, report" in error(image_column="image", extra_columns="age,sex")
     assert "give one of the two" in error(text_column="report", findings_column="report")
-    assert "labels of auto, columns, text or none; found 'rules'" in error(labels="rules", **BOTH)
+    assert "labels to be auto or columns or text or none; found 'rules'" in error(
+        labels="rules", **BOTH
+    )
     assert "label columns" in error(labels="columns", **BOTH)
     assert "no text column" in error(labels="text", image_column="image")
     assert "expected settings of table: image_column" in error(image_columm="image")

@@ -46,7 +46,7 @@ def edit_index(folder, change, honest: bool = False) -> None:
     index = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
     change(index).to_csv(folder / "index.csv", index=False, lineterminator="\n")
     if honest:
-        from data_prep.prepared.card import sha256
+        from data_prep.reading.raw import sha256
 
         edit_card(
             folder, lambda card: card["fingerprint"].update(index=sha256(folder / "index.csv"))
