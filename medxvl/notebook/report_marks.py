@@ -2,12 +2,11 @@
 the dataset's labels.
 """
 
-import html
-
 import numpy as np
 import pandas as pd
 
 from data_prep.reports.labels import COLUMNS, label_reports, mentions
+from medxvl.notebook import templates
 from medxvl.notebook.data_tables import SECTIONS, VALUES, has_report, labelled
 
 # Pale grounds under black letters, for light and dark pages; a sign as well, so that nothing hangs
@@ -16,24 +15,15 @@ LOOK = {1: ("#f6b7a9", "+"), -1: ("#f7e08a", "?"), 0: ("#bfe0ea", "\N{MINUS SIGN
 LONGEST = 5000  # letters of a section that are shown
 
 
-def legend() -> str:
-    """HTML: what the marks mean."""
-    return (
-        "<p>"
-        + " &nbsp; ".join(_mark(VALUES[value], [("finding", value)]) for value in LOOK)
-        + "</p>"
-    )
-
-
 def marked(text: str) -> str:
     """HTML of `text` with each statement on a finding marked; everything else is escaped, nothing
     of it is markup.
     """
     pieces, at = [], 0
     for start, end, said in spans(text):
-        pieces += [html.escape(text[at:start]), _mark(text[start:end], said)]
+        pieces += [(text[at:start], "", ""), (text[start:end], *_look(said))]
         at = end
-    return "".join(pieces) + html.escape(text[at:])
+    return templates.REPORTS.marked([*pieces, (text[at:], "", "")])
 
 
 def spans(text: str) -> list[tuple[int, int, list[tuple[str, int]]]]:
@@ -52,35 +42,29 @@ def spans(text: str) -> list[tuple[int, int, list[tuple[str, int]]]]:
     return joined
 
 
-def _mark(words: str, said: list[tuple[str, int]]) -> str:
-    strongest = next(
-        value for value in LOOK if value in [v for _, v in said]
-    )  # LOOK: strongest first
-    names = ", ".join(f"{html.escape(finding)} {LOOK[value][1]}" for finding, value in said)
-    style = f"background:{LOOK[strongest][0]};color:#000;border-radius:3px;padding:0 .2em"
-    small = "font-size:.7em;white-space:nowrap;vertical-align:baseline"
-    return f'<mark style="{style}">{html.escape(words)}<sub style="{small}"> {names}</sub></mark>'
+def _look(said: list[tuple[str, int]]) -> tuple[str, str]:
+    """Ground and small print of a mark that stands for the statements (finding, value)."""
+    values = [value for _, value in said]
+    strongest = next(value for value in LOOK if value in values)  # LOOK: strongest first
+    names = ", ".join(f"{finding} {LOOK[value][1]}" for finding, value in said)
+    return LOOK[strongest][0], names
 
 
 def studies(dataset, rows) -> str:
-    """HTML of the reports of index rows `rows`: marked text, and where labels of dataset and text
-    differ.
+    """HTML of the reports of index rows `rows`: what the marks mean, the marked text, and where
+    labels of dataset and text differ.
     """
-    return legend() + "".join(_study(dataset, dataset.index.iloc[row]) for row in rows)
-
-
-def _study(dataset, study: pd.Series) -> str:
-    heading = (
-        f"study {study['study_id']}, {study['view'] or 'view not given'}, split {study['split']}"
-    )
-    parts = [f"<h4>{html.escape(heading)}</h4>"]
-    # <pre>: what stands in dollar signs is no formula
-    box = 'style="white-space:pre-wrap;line-height:1.7"'
-    for section in SECTIONS:
-        text = study[section][:LONGEST] + "..." * (len(study[section]) > LONGEST)
-        parts.append(f"<pre {box}><b>{section.upper()}</b>\n{marked(text) or '(empty)'}</pre>")
-    parts.append(f"<p>{html.escape(_labels(dataset, study))}</p>")
-    return "".join(parts)
+    page = [templates.REPORTS.legend([(VALUES[v], *_look([("finding", v)])) for v in LOOK])]
+    for row in rows:
+        study = dataset.index.iloc[row]
+        sections = [
+            (name.upper(), marked(study[name][:LONGEST] + "..." * (len(study[name]) > LONGEST)))
+            for name in SECTIONS
+        ]
+        view = study["view"] or "view not given"
+        heading = f"study {study['study_id']}, {view}, split {study['split']}"
+        page.append(templates.REPORTS.study(heading, sections, _labels(dataset, study)))
+    return "".join(page)
 
 
 def _labels(dataset, study: pd.Series) -> str:

@@ -7,7 +7,6 @@ too, a word's map appears under the mouse. The model's part is in medxvl.noteboo
 
 import base64
 import hashlib
-import html
 import io
 import os
 
@@ -18,27 +17,9 @@ import torch
 from IPython.display import display
 from PIL import Image
 
+from medxvl.notebook import templates
 from medxvl.training.progress import HEADLESS
 from medxvl.xvl import word_maps
-
-SIDE = 320  # px of the large picture
-_STYLE = """<style>
-.mx{font:14px/1.5 system-ui,sans-serif;max-width:46rem} .mx .note{opacity:.7;font-size:12px}
-.mx input[type=radio]{position:absolute;opacity:0;width:1px;height:1px}
-.mx label{display:inline-block;border:1px solid #8c8c8c;border-radius:4px;padding:0 .35em;
-  margin:.1em .15em;cursor:pointer}
-.mx input:checked+label{background:#0072b2;color:#fff;border-color:#0072b2}
-.mx input:focus-visible+label{outline:2px solid #e69f00}
-.mx label:hover{background:#e69f00;color:#000}
-.mx .pane{position:relative;width:SIDEpx;max-width:100%;aspect-ratio:1;margin:.4em 0;
-  background:#000}
-.mx .pane img{position:absolute;inset:0;width:100%;height:100%;margin:0;background:none;
-  border-radius:0}
-.mx .pane img.map{opacity:0} .mx .pane img.map{transition:opacity .1s}
-.mx mark{color:#000;border-radius:3px;padding:0 .25em;margin:.1em;display:inline-block;cursor:help}
-.mx .row{display:flex;flex-wrap:wrap;gap:.6em} .mx figure{margin:0;width:9rem;font-size:12px}
-.mx figure img{width:100%}
-</style>""".replace("SIDE", str(SIDE))
 
 
 def shown(viewer, fallback: str) -> None:
@@ -75,141 +56,78 @@ def overlay(map_: np.ndarray, size: int) -> np.ndarray:
     return (colours * 255).round().astype(np.uint8)
 
 
-def words_page(view: np.ndarray, words: list[str], maps: np.ndarray, note: str = "") -> str:
-    """HTML: the image (S, S) and a button a word; its map (W, g, g) lies over the image while it is
-    pointed at or chosen.
-    """
-    key = (
-        "m"
-        + hashlib.sha256(view.tobytes() + maps.tobytes() + repr(words).encode()).hexdigest()[:10]
-    )
-    chosen = int(maps.reshape(len(maps), -1).max(axis=1).argmax()) if len(maps) else -1
-    one, rules, buttons = (
-        f"#{key}#{key}#{key}",
-        [],
-        [],
-    )  # thrice: what is pointed at goes before what is chosen
-    for k, word in enumerate(words):
-        rules.append(f"#{key} #{key}-{k}:checked~.pane .w{k}{{opacity:1}}")
-        rules.append(
-            f"{one} .l{k}:hover~.pane .map{{opacity:0}}{one} .l{k}:hover~.pane .w{k}{{opacity:1}}"
-        )
-        checked = " checked" * (k == chosen)
-        buttons.append(f'<input type="radio" name="{key}" id="{key}-{k}"{checked}>')
-        buttons.append(f'<label class="l{k}" for="{key}-{k}">{html.escape(word)}</label>')
-    layers = [f'<img class="map w{k}" alt="map of {html.escape(w)}" '
-              f'src="{picture(overlay(m, len(view)))}">'
-              for k, (w, m) in enumerate(zip(words, maps, strict=True))]  # fmt: skip
-    return (
-        f'{_STYLE}<div class="mx" id="{key}"><style>{"".join(rules)}</style>{"".join(buttons)}'
-        f'<div class="pane"><img alt="radiograph" src="{picture(view)}">{"".join(layers)}</div>'
-        f'<div class="note">{html.escape(note)}</div></div>'
-    )
-
-
-def checked_page(
-    view: np.ndarray,
-    probability: float,
-    words: list[str],
-    rises: np.ndarray,
-    offers: list[str],
-    note: str = "",
-) -> str:
-    """HTML: the image, how likely image and report match, and the words: the redder, the better the
-    match without them.
-    """
-    worst = max(
-        float(np.max(rises, initial=0)), 1.0
-    )  # a logit: smaller rises are no more than pale
-    marks = []
-    for word, rise, offer in zip(words, rises, offers, strict=True):
-        told = f"logit {rise:+.2f} without it" + (
-            f"; the model would write: {offer}" if offer and offer != word else ""
-        )
-        ground = f"rgba(213,94,0,{0.75 * max(0.0, rise) / worst:.2f})"
-        marks.append(
-            f'<mark style="background:{ground};color:inherit" '
-            f'title="{html.escape(told)}">{html.escape(word)}</mark>'
-        )
-    return (
-        f'{_STYLE}<div class="mx"><div class="pane" style="width:{SIDE // 2}px"><img '
-        f'alt="radiograph" src="{picture(view)}"></div>'
-        f'<div class="score">match: <b>{probability:.1%}</b></div><div>{"".join(marks)}</div>'
-        f'<div class="note">{html.escape(note)} Point at a word for its number.</div></div>'
-    )
-
-
-def found_page(views, captions: list[str], note: str = "") -> str:
-    """HTML: pictures (n, S, S) in a row, each with a caption."""
-    figures = ['<figure><img alt="radiograph" '
-               f'src="{picture(v)}"><figcaption>{html.escape(c)}</figcaption></figure>'
-               for v, c in zip(views, captions, strict=True)]  # fmt: skip
-    return (
-        f'{_STYLE}<div class="mx"><div class="row">{"".join(figures)}</div><div '
-        f'class="note">{html.escape(note)}</div></div>'
-    )
-
-
-def source(collection) -> str:
-    """What the pictures are, for the line below them."""
-    return (
-        "Synthetic phantom, not patients."
-        if collection.label.startswith("phantom")
-        else f"Data: {collection.label}."
-    )
-
-
 def words_of(collection, study: int, sentence: str) -> str:
-    """The page of a sentence on a study's image."""
+    """HTML: a study's image (S, S) and a button for each word of a sentence; the word's map lies
+    over the image while it is pointed at or chosen.
+    """
     if not sentence.strip():
-        return "<p>Write a sentence.</p>"
+        return templates.VIEWERS.asked_for("sentence")
     words, maps, probability = collection.maps(study, sentence)
-    return words_page(
-        collection.views[study], words, maps, f"{source(collection)} Match: {probability:.1%}."
+    view = collection.views[study]
+    digest = hashlib.sha256(view.tobytes() + maps.tobytes() + repr(words).encode())
+    pictures = [picture(overlay(map_, len(view))) for map_ in maps]
+    return templates.VIEWERS.word_maps(
+        key=f"m{digest.hexdigest()[:10]}",
+        image=picture(view),
+        words=list(zip(words, pictures, strict=True)),
+        chosen=int(maps.reshape(len(maps), -1).max(axis=1).argmax()) if len(maps) else -1,
+        note=f"{_source(collection)} Match: {probability:.1%}.",
     )
 
 
 def check_of(collection, study: int, report: str) -> str:
-    """The page of a report checked against a study's image."""
+    """HTML: a study's image, how likely image and report match, and the words of the report: the
+    redder, the better the match without them.
+    """
     if not report.strip():
-        return "<p>Write a report.</p>"
-    return checked_page(
-        collection.views[study], *collection.check(study, report), source(collection)
+        return templates.VIEWERS.asked_for("report")
+    probability, words, rises, offers = collection.check(study, report)
+    worst = max(float(np.max(rises, initial=0)), 1.0)  # a logit: smaller rises stay pale
+    marks = []
+    for word, rise, offer in zip(words, rises, offers, strict=True):
+        told = f"logit {rise:+.2f} without it"
+        if offer and offer != word:
+            told += f"; the model would write: {offer}"
+        marks.append((word, told, f"{0.75 * max(0.0, rise) / worst:.2f}"))
+    return templates.VIEWERS.checked_report(
+        picture(collection.views[study]), f"{probability:.1%}", marks, _source(collection)
     )
 
 
 def images_of(collection, sentence: str) -> str:
-    """The page of the images that fit a sentence."""
+    """HTML: the images that fit a sentence, in a row."""
     if not sentence.strip():
-        return "<p>Write a sentence.</p>"
+        return templates.VIEWERS.asked_for("sentence")
     best, logits = collection.find_images(sentence)
-    captions = [
-        f"{collection.titles[k]}, logit {x:.2f}: {collection.reports[k]}"
-        for k, x in zip(best, logits, strict=True)
-    ]
-    return found_page(
-        collection.views[best],
-        captions,
-        f"{source(collection)} Best match first, of {len(collection)} studies.",
-    )
+    figures = [
+        (picture(collection.views[k]), f"{collection.titles[k]}, logit {logit:.2f}: "
+                                       f"{collection.reports[k]}")
+        for k, logit in zip(best, logits, strict=True)
+    ]  # fmt: skip
+    note = f"{_source(collection)} Best match first, of {len(collection)} studies."
+    return templates.VIEWERS.found(figures, note)
 
 
 def reports_of(collection, study: int) -> str:
-    """The page of the reports that fit a study's image, with the studies that they were written
+    """HTML: a study's image, then the reports that fit it, with the images they were written
     for.
     """
     best, logits = collection.find_reports(study)
-    told = ["OWN REPORT, " if k == study else "" for k in best]
-    captions = [
-        f"{own}logit {x:.2f}: {collection.reports[k]}"
-        for own, k, x in zip(told, best, logits, strict=True)
-    ]
-    own = found_page(collection.views[[study]], [f"asked: {collection.titles[study]}"])
-    return own + found_page(
-        collection.views[best],
-        captions,
-        f"{source(collection)} Each report with the image that it belongs to.",
-    )
+    figures = []
+    for k, logit in zip(best, logits, strict=True):
+        own = "OWN REPORT, " if k == study else ""
+        caption = f"{own}logit {logit:.2f}: {collection.reports[k]}"
+        figures.append((picture(collection.views[k]), caption))
+    asked = [(picture(collection.views[study]), f"asked: {collection.titles[study]}")]
+    note = f"{_source(collection)} Each report with the image that it belongs to."
+    return templates.VIEWERS.found(asked, "") + templates.VIEWERS.found(figures, note)
+
+
+def _source(collection) -> str:
+    """What the pictures are, for the line below them."""
+    if collection.label.startswith("phantom"):
+        return "Synthetic phantom, not patients."
+    return f"Data: {collection.label}."
 
 
 # --- boxes of widgets -----------------------------------------------------------------------------

@@ -5,69 +5,48 @@ Everything that it shows or offers lies in the page itself, so the folder html/ 
 anywhere.
 """
 
+import base64
 import csv
-import html
 import json
+import mimetypes
 import re
 from pathlib import Path
 
 from medxvl.config import notebooks, paths, records, roles, sweeps
-from medxvl.pipeline import manifest, page_parts
+from medxvl.notebook.templates import environment
+from medxvl.pipeline import manifest
 
 SHOWN = ("subset", "model", "control", "metric", "value", "n", "seed")
+
+
+def embedded(path: Path) -> str:
+    """A file as an address, so that a page needs no other file."""
+    kind, _ = mimetypes.guess_type(path)
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+TEMPLATES = environment(Path(__file__).parent / "templates", embedded=embedded)
 
 
 def page(folder: Path, preset: str, pages: dict, notes: dict) -> str:
     """The page for runs/<preset>; `pages` {step: its executed notebook}, `notes` as in
     `pages.build`.
     """
-    parts = {
-        "Notebooks": _notebooks(folder, pages, notes),
-        "Figures": _figures(folder),
-        "Results": _results(folder / "results.csv"),
-        "How it was made": _manifest(folder),
-    }
-    parts = {title: text for title, text in parts.items() if text}
-    contents = "".join(f'<li><a href="#{_anchor(title)}">{title}</a></li>' for title in parts)
-    body = [
-        f"<h1>medxvl: results of the preset <code>{html.escape(preset)}</code></h1>",
-        "<p>MedViLL and Medical X-VL, notebook by notebook. Each page is a notebook as it was "
-        "run.</p>",
-        *banner([record for record in _data(folder) if record]),
-        f"<nav><ul>{contents}</ul></nav>",
-        *(
-            f'<section id="{_anchor(title)}"><h2>{title}</h2>{text}</section>'
-            for title, text in parts.items()
-        ),
-    ]
-    return page_parts.PAGE.format(
-        title=f"medxvl: {preset}",
-        style=page_parts.STYLE,
-        body="\n".join(body),
-        footer="Made by medxvl.",
+    data = [records.read_json(folder / "data" / f"{role}.json") or {} for role in roles.ROLES]
+    return TEMPLATES.get_template("index.html").render(
+        preset=preset,
+        synthetic=[card for card in data if card.get("synthetic")],
+        real=[card for card in data if card and not card.get("synthetic")],
+        notebooks=_notebooks(folder, pages, notes),
+        figures=_figures(folder),
+        results=_results(folder / "results.csv"),
+        made=_manifest(folder),
     )
 
 
-def banner(data_used: list[dict]) -> list[str]:
-    """What of the data is synthetic, in words; nothing when none is."""
-    synthetic, real = (
-        [d for d in data_used if bool(d.get("synthetic")) is kind] for kind in (True, False)
-    )
-    if not synthetic:
-        return []
-    says = "the numbers say that the method works, not how well it reads radiographs"
-    if not real:
-        told = f"<strong>Synthetic phantom data: {says}.</strong>"
-    else:
-        of, other = (
-            ", ".join(f"{d['role'].replace('_', ' ')} ({d['label']})" for d in part)
-            for part in (synthetic, real)
-        )
-        told = (
-            f"<strong>Synthetic phantom: {html.escape(of)}; there {says}.</strong> Not "
-            f"synthetic: {html.escape(other)}."
-        )
-    return [f"<p>{told} Data sets marked <code>phantom:</code> are synthetic.</p>"]
+def page_name(step: sweeps.Step) -> str:
+    """File name of a notebook's page."""
+    return step.label.replace(" ", "-") + ".html"
 
 
 def title(source: Path) -> str:
@@ -80,116 +59,104 @@ def title(source: Path) -> str:
     return ""
 
 
-def _notebooks(folder: Path, pages: dict, notes: dict) -> str:
+def _notebooks(folder: Path, pages: dict, notes: dict) -> list[dict]:
+    """A row for each page, and one without a page for each notebook that has not run."""
     rows = []
     for name in notebooks.NAMES:
         own = [step for step in pages if step.name == name]
         if not own:
             rows.append(
-                [name, html.escape(title(paths.NOTEBOOKS / f"{name}.ipynb")), "", "", "not run"]
+                {"page": "", "label": name, "title": title(paths.NOTEBOOKS / f"{name}.ipynb")}
             )
         for step in own:
             record = records.read(folder / sweeps.prefix(step.variant)).get(name, {})
-            failed = ".failed" in pages[step].name
-            said = notes.get(
-                step.label,
-                f"failed: {record.get('error', '')}" if failed else record.get("status", ""),
-            )
-            kind = "ok" if said == "ok" else "failed"
+            status = record.get("status", "")
+            if ".failed" in pages[step].name:
+                status = f"failed: {record.get('error', '')}"
             rows.append(
-                [
-                    f'<a href="{page_parts.name_of(step)}.html">{step.label}</a>',
-                    html.escape(title(pages[step])),
-                    records.clock(record.get("seconds") or 0),
-                    f"{record.get('peak_mb', '')} MB",
-                    f'<span class="{kind}">{html.escape(said)}</span>',
-                ]
+                {
+                    "page": page_name(step),
+                    "label": step.label,
+                    "title": title(pages[step]),
+                    "time": records.clock(record.get("seconds") or 0),
+                    "memory": f"{record.get('peak_mb', '')} MB",
+                    "status": notes.get(step.label, status),
+                }
             )
-    return page_parts.table(["notebook", "title", "time", "peak memory", "status"], rows)
+    return rows
 
 
-def _figures(folder: Path) -> str:
-    """Gallery: the papers' figures in the order of their index, then the others that notebooks
-    saved; and what is not drawn.
+def _figures(folder: Path) -> dict:
+    """The papers' figures in the order of their index, the others that notebooks saved, and what is
+    not drawn; {} where no notebook saved a figure.
     """
     there = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}
     if not there:
-        return ""
+        return {}
     with open(paths.FIGURE_INDEX, newline="", encoding="utf-8") as stream:
         index = {row["id"]: row for row in csv.DictReader(stream)}
-    of_papers = [name for name in index if name in there]
-    told = {
-        name: f"{index[name]['paper']}. {index[name]['caption']}. <em>{index[name]['status']}</em>"
-        for name in of_papers
+    found = {
+        name: {
+            "name": name,
+            "png": path,
+            "pdf": pdf if (pdf := path.with_suffix(".pdf")).is_file() else None,
+            "caption": name.replace("_", " ").replace("-", " "),
+            "status": "",
+        }
+        for name, path in there.items()
     }
-    others = {name: name.replace("_", " ").replace("-", " ") for name in there if name not in index}
-    parts = []
-    for heading, captions in (("Of the papers", told), ("Of the notebooks", others)):
-        shown = "".join(_figure(there[name], name, caption) for name, caption in captions.items())
-        parts.append(f'<h3>{heading}</h3><div class="gallery">{shown}</div>' if shown else "")
-    rows = [
-        [name, html.escape(row["caption"]), html.escape(row["status"])]
-        for name, row in index.items()
-        if name not in there
-    ]
-    if rows:
-        parts.append(
-            "<h3>Not in this run</h3>"
-            + page_parts.table(["figure", "what it shows", "state"], rows)
-        )
-    return "\n".join(parts)
+    for name in index.keys() & found.keys():
+        row = index[name]
+        found[name] |= {"caption": f"{row['paper']}. {row['caption']}.", "status": row["status"]}
+    return {
+        "of_papers": [found[name] for name in index if name in found],
+        "others": [figure for name, figure in found.items() if name not in index],
+        "absent": [
+            [name, row["caption"], row["status"]]
+            for name, row in index.items()
+            if name not in found
+        ],
+    }
 
 
-def _figure(path: Path, name: str, caption: str) -> str:
-    pdf = path.with_suffix(".pdf")
-    link = f" ({page_parts.download(pdf, 'PDF')})" if pdf.is_file() else ""
-    return (
-        f'<figure id="{html.escape(name)}"><img '
-        f'alt="{html.escape(re.sub("<[^>]+>", "", caption))}" src="{page_parts.embedded(path)}">'
-        f"<figcaption>{caption}{link}</figcaption></figure>\n"
-    )
-
-
-def _results(path: Path) -> str:
-    """A table for each paper, task and dataset, closed until it is asked for."""
+def _results(path: Path) -> dict:
+    """Rows by paper, task, dataset and split, as tables; {} where there is no file."""
     if not path.exists():
-        return ""
+        return {}
     groups: dict[tuple, list[dict]] = {}
     with open(path, newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
-            groups.setdefault(
-                tuple(row[c] for c in ("paper", "task", "dataset", "split")), []
-            ).append(row)
-    if not groups:
-        return "<p>None of the notebooks that ran leaves rows in it.</p>"
-    parts = [f"<p>All rows and columns: {page_parts.download(path)}. In brackets: 95 % "
-             "interval. A row with a control is not the model "
-             "as it is, but what it is to be held against.</p>"]  # fmt: skip
+            key = tuple(row[c] for c in ("paper", "task", "dataset", "split"))
+            groups.setdefault(key, []).append(row)
+    tables = []
     for (paper, task, dataset, split), rows in groups.items():
         seeds = len({row["seed"] for row in rows}) > 1
         columns = [c for c in SHOWN if any(row[c] for row in rows) and (c != "seed" or seeds)]
-        lines = [[html.escape(_cell(row, column)) for column in columns] for row in rows]
-        told = html.escape(
-            " · ".join(filter(None, (paper, task.replace("_", " "), dataset, split)))
+        parts = (paper, task.replace("_", " "), dataset, split)
+        tables.append(
+            {
+                "title": " · ".join(filter(None, parts)),
+                "columns": columns,
+                "rows": [[_cell(row, column) for column in columns] for row in rows],
+            }
         )
-        parts.append(
-            f"<details><summary>{told} "
-            f"({len(rows)})</summary>{page_parts.table(columns, lines)}</details>"
-        )
-    return "\n".join(parts)
+    return {"file": path, "groups": tables}
 
 
-def _manifest(folder: Path) -> str:
+def _manifest(folder: Path) -> dict:
     """Commit, settings, data, machine, versions and checkpoints; and whether the rows were
-    verified.
+    verified. {} where there is no manifest.
     """
     path = folder / "manifest.json"
     told = records.read_json(path)
     if not told:
-        return ""
+        return {}
     git, machine = told.get("git") or {}, told.get("machine", {})
     known = manifest.certificate(folder)
-    rows = [
+    verified = "not verified: ./run_all.sh verify runs everything again and compares"
+    if known:
+        verified = f"all {known['rows']} rows the same, bit for bit ({manifest.CERTIFICATE})"
+    facts = [
         ["commit", f"{git.get('commit', 'unknown')}{', with changes' if git.get('dirty') else ''}"],
         ["medxvl", told.get("medxvl", "")],
         ["settings changed", told.get("overrides") or "none"],
@@ -197,54 +164,23 @@ def _manifest(folder: Path) -> str:
         ["machine", ", ".join(str(machine[k]) for k in ("system", "processor") if machine.get(k))],
         ["cores, memory", f"{machine.get('cores', '')}, {machine.get('memory_gb', '')} GB"],
         ["accelerators", ", ".join(machine.get("accelerators", [])) or "none"],
-        *([role, f"{card.get('label', '')}, fingerprint {card['fingerprint']}"]
-          for role, card in told.get("data", {}).items() if "fingerprint" in card),
-        ["run twice", f"all {known['rows']} rows the same, bit for bit "
-                      "(certificate.json)" if known else
-         "not verified: ./run_all.sh verify runs everything again and compares"],
-    ]  # fmt: skip
-    versions = [
-        [html.escape(name), html.escape(str(version))]
-        for name, version in told.get("versions", {}).items()
     ]
+    for role, card in told.get("data", {}).items():
+        if "fingerprint" in card:
+            facts.append([role, f"{card.get('label', '')}, fingerprint {card['fingerprint']}"])
+    settings = [[name, json.dumps(value)] for name, value in told.get("preset", {}).items()]
     checkpoints = [
-        [html.escape(name), f"<code>{about['sha256'][:16]}</code>"]
-        for name, about in told.get("checkpoints", {}).items()
+        [name, about["sha256"][:16]] for name, about in told.get("checkpoints", {}).items()
     ]
-    changed = [
-        [html.escape(name), html.escape(json.dumps(value))]
-        for name, value in told.get("preset", {}).items()
-    ]
-    closed = (
-        ("Settings", ["setting", "value"], changed),
-        ("Versions", ["package", "version"], versions),
-        ("Checkpoints", ["file", "SHA-256, its start"], checkpoints),
-    )
-    return "\n".join(
-        [
-            f"<p>All of it: {page_parts.download(path)}.</p>",
-            "<dl>"
-            + "".join(
-                f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>"
-                for name, value in rows
-            )
-            + "</dl>",
-            *(
-                f"<details><summary>{name} "
-                f"({len(lines)})</summary>{page_parts.table(header, lines)}</details>"
-                for name, header, lines in closed
-                if lines
-            ),
-        ]
-    )
-
-
-def _data(folder: Path) -> list[dict]:
-    return [records.read_json(folder / "data" / f"{role}.json") or {} for role in roles.ROLES]
-
-
-def _anchor(heading: str) -> str:
-    return heading.lower().replace(" ", "-")
+    return {
+        "file": path,
+        "facts": [*facts, ["run twice", verified]],
+        "tables": [
+            ("Settings", ["setting", "value"], settings),
+            ("Versions", ["package", "version"], list(told.get("versions", {}).items())),
+            ("Checkpoints", ["file", "SHA-256, its start"], checkpoints),
+        ],
+    }
 
 
 def _cell(row: dict, column: str) -> str:

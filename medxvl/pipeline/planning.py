@@ -1,12 +1,13 @@
 """What would run, and why: Snakemake asked without running anything."""
 
+import csv
 import hashlib
 import os
-import re
 import subprocess
 import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 
 from medxvl.config import notebooks, paths, presets, records, sweeps
@@ -88,9 +89,7 @@ def outdated(plan: Namespace, folder: Path, names: list[str], preset) -> list[st
             **vars(plan) | {"notebooks": list(dict.fromkeys(step.name for step in done))}
         )
         try:
-            would = planned(
-                [*snakemake(asked, folder, Path(scratch) / "run.json", []), "--dry-run"]
-            )
+            would = planned(snakemake(asked, folder, Path(scratch) / "run.json", []))
         except OSError:
             return []  # not worth failing a finished run
     return [step.label for step in done if step.file in would]
@@ -107,13 +106,9 @@ def dry_run(plan: Namespace, folder: Path, wanted: list[sweeps.Step]) -> int:
     elif (folder / ".snakemake").is_dir():
         gone = [path.stem for path in stale(folder) if path.suffix == ".ipynb"]
         with tempfile.TemporaryDirectory() as scratch:
-            command = snakemake(
-                plan,
-                folder,
-                Path(scratch) / "run.json",
-                sorted({*gone, *(plan.notebooks if plan.force else [])}),
-            )
-            why = planned([*command, "--dry-run"])
+            again = sorted({*gone, *(plan.notebooks if plan.force else [])})
+            command = snakemake(plan, folder, Path(scratch) / "run.json", again)
+            why = planned(command, [step.file for step in wanted if step.name in again])
     else:
         why = {step.file: "not run yet" for step in wanted}
     parts = {step_name(role): f"data/{role}.json" for role in ("phantom", *data_roles.ROLES)}
@@ -147,28 +142,33 @@ def lacks(plan: Namespace, preset) -> dict[str, str]:
     return found
 
 
-REASONS = (  # how Snakemake says it, how we do
-    ("Missing output files", "not run yet, or its results are gone"),
-    ("Params have changed", "its settings, its data or the code it imports changed"),
-    ("Set of input files has changed", "it needs other data or notebooks than before"),
-    ("Updated input files", "its file changed"),
-    ("Input files updated by another job", "what it needs runs again"),
-    ("Forced execution", "asked for, or its results are gone"),
-)
+# State of a file that Snakemake would make, as its summary gives it -> why, as the user reads it.
+REASONS = {
+    "missing": "not run yet, or its results are gone",
+    "params changed": "its settings, its data or the code it imports changed",
+    "rule implementation changed": "its settings, its data or the code it imports changed",
+    "set of input files changed": "it needs other data or notebooks than before",
+    "updated input files": "its file changed",
+    "ok": "what it needs runs again",
+}
 
 
-def planned(command: list[str]) -> dict[str, str]:
-    """Files that Snakemake would make, with the reason; raises OSError when it cannot say."""
-    answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+def planned(command: list[str], again: Iterable[str] = ()) -> dict[str, str]:
+    """Files that a Snakemake command would make, with the reason, from Snakemake's summary, a table
+    with a line for each file. Files in `again` are made in any case.
+
+    Raises OSError when Snakemake cannot plan the run.
+    """
+    asked = [*command, "--summary"]
+    answer = subprocess.run(asked, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if answer.returncode:
         raise OSError("Snakemake cannot plan the run:\n" + (answer.stdout + answer.stderr)[-2000:])
-    found, file = {}, ""
-    for line in (answer.stdout + "\n" + answer.stderr).splitlines():
-        if match := re.match(r"\s+output: (.*)", line):
-            file = match[1]
-        elif match := re.match(r"\s+reason: (.*)", line):
-            found[file] = next((ours for theirs, ours in REASONS if theirs in match[1]), match[1])
-    return found
+    found, lines = {}, answer.stdout.splitlines()
+    header = next(k for k, line in enumerate(lines) if line.startswith("output_file\t"))
+    for line in csv.DictReader(lines[header:], delimiter="\t"):
+        if line["plan"] == "update pending":
+            found[line["output_file"]] = REASONS.get(line["status"], line["status"])
+    return found | {file: "asked for, or its results are gone" for file in found if file in again}
 
 
 def shown(path: Path) -> str:

@@ -125,9 +125,7 @@ def _older(plan: Namespace, first: Path, steps: list[sweeps.Step]) -> list[str]:
         **vars(plan) | {"notebooks": list(dict.fromkeys(step.name for step in steps))}
     )
     with tempfile.TemporaryDirectory() as scratch:
-        would = planning.planned(
-            [*planning.snakemake(asked, first, Path(scratch) / "run.json", []), "--dry-run"]
-        )
+        would = planning.planned(planning.snakemake(asked, first, Path(scratch) / "run.json", []))
     gone = {path for path in planning.stale(first)}
     return [step.label for step in steps if step.file in would or first / step.file in gone]
 

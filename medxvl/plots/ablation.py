@@ -23,7 +23,7 @@ def _note(fig, table):
     style.note(fig, table.dataset.iloc[0], text)
 
 
-@styled
+@styled()
 def components(table):
     """Zero-shot AUROC with each component off, seeds as small marks, their mean as a large one,
     shuffled images in grey.
@@ -66,7 +66,7 @@ def components(table):
     return fig
 
 
-@styled
+@styled()
 def data_share(table):
     """Zero-shot AUROC of the whole model against the share of the training patients; as many steps
     from each share.

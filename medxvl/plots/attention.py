@@ -30,7 +30,7 @@ def lay(ax, map_, size):
     )
 
 
-@styled
+@styled()
 def finding_maps(images, maps, areas, titles, dataset, note=""):
     """For each of n items the image (S, S) uint8 with the edge of its boxes (S, S) bool, and the
     map (g, g) laid over it.

@@ -23,7 +23,7 @@ def _wrapped(text, width) -> str:
     return plain("\n".join(textwrap.wrap(str(text), width)))
 
 
-@styled
+@styled()
 def attrition(card):
     """What is left after each step of the preparation; `card`: the dataset's card.json as a
     dict.
@@ -52,7 +52,7 @@ def attrition(card):
     return fig
 
 
-@styled
+@styled()
 def prevalence(index, findings, dataset=""):
     """Share of images with each label: positive, uncertain, negative, not mentioned.
 
@@ -85,7 +85,7 @@ def prevalence(index, findings, dataset=""):
     return fig
 
 
-@styled
+@styled()
 def report_lengths(index, dataset=""):
     """Words of FINDINGS and IMPRESSION; empty sections are counted in the legend, not drawn.
 
@@ -119,7 +119,7 @@ def report_lengths(index, dataset=""):
     return fig
 
 
-@styled
+@styled()
 def data_examples(images, titles=None, columns=6, dataset="", width=TWO_COLUMNS):
     """Contact sheet of images, uint8 (n, S, S) or a list, shown from black 0 to white 255; one
     title an image.
@@ -142,7 +142,7 @@ def data_examples(images, titles=None, columns=6, dataset="", width=TWO_COLUMNS)
     return fig
 
 
-@styled
+@styled()
 def study_figure(image, heading, texts, dataset=""):
     """Image (S, S) uint8, or None, with `heading` and texts (title -> text) beside it; long texts
     are cut.

@@ -16,7 +16,7 @@ _LOOKS = {  # whose name or control ends so: colour, marker
 }
 
 
-@styled
+@styled()
 def by_type(rows, note=""):
     """AUROC with 95 % CI of every type of error. `rows`: result rows of the task, of one or more
     data sets; ValueError without any.

@@ -69,7 +69,8 @@ def figure(name, preset="demo"):
         raise ValueError(f"unknown figure {name!r}: expected one of {', '.join(table.index)}")
     if name not in DRAW:
         raise ValueError(f"{name} is not drawn: {table.status[name]}")
-    return DRAW[name](preset)
+    draw, *about = DRAW[name]
+    return draw(preset, *about)
 
 
 def _missing(preset, what, task, paper=""):
@@ -111,8 +112,8 @@ def _label(rows):
     return labels[0]
 
 
-def _radar(metric):
-    return lambda preset: results.radar(published.load_paper(), metric)
+def _radar(preset, metric):
+    return results.radar(published.load_paper(), metric)
 
 
 def _roc_readers(preset):
@@ -214,72 +215,38 @@ _PANELS = {
 }
 
 
-def _medvill(task):
-    """Scores of a task with its controls; of other masks, where they were run with the same seed,
-    the model alone.
+def _scores(preset, task, paper):
+    """Scores of a task with its controls; of MedViLL's other masks, where they were run with the
+    same seed, the model alone.
     """
+    from medxvl.evaluation import results as evaluation_results
+    from medxvl.plots import medvill
 
-    def draw(preset):
-        from medxvl.evaluation import results as evaluation_results
-        from medxvl.plots import medvill
-
-        own = _rows(preset, task, "medvill")
-        own = own[(own.split == "test") & (own.dataset == _label(own[own.split == "test"]))]
+    rows = _rows(preset, task, paper)
+    rows = rows[rows.split == "test"]
+    label = _label(rows)
+    rows = rows[rows.dataset == label]
+    if paper == "medvill":
         masks = evaluation_results.results(preset, every=True)
-        masks = masks[(masks.task == task) & (masks.paper == "medvill") & (masks.control == "")]
-        masks = masks[(masks.seed == own.seed.iloc[0]) & ~masks.model.isin(own.model)]
-        both = pd.concat(
-            [own, masks[(masks.split == "test") & (masks.dataset == own.dataset.iloc[0])]],
-            ignore_index=True,
-        )
-        return medvill.scores(both, _PANELS[task], _label(own))
-
-    return draw
+        masks = masks[(masks.task == task) & (masks.paper == paper) & (masks.control == "")]
+        masks = masks[(masks.split == "test") & (masks.dataset == label)]
+        masks = masks[(masks.seed == rows.seed.iloc[0]) & ~masks.model.isin(rows.model)]
+        rows = pd.concat([rows, masks], ignore_index=True)
+    return medvill.scores(rows, _PANELS.get(f"{paper} {task}") or _PANELS[task], label)
 
 
-def _scores(task):
-    """Scores of a task of X-VL with its controls."""
-
-    def draw(preset):
-        from medxvl.plots import medvill
-
-        rows = _rows(preset, task, "xvl")
-        rows = rows[(rows.split == "test") & (rows.dataset == _label(rows))]
-        return medvill.scores(rows, _PANELS.get(f"xvl {task}") or _PANELS[task], _label(rows))
-
-    return draw
-
-
-def _examples(name, task, height, paper="medvill"):
-    def draw(preset):
-        from medxvl.plots import medvill
-
-        path = sweeps.run_folder(preset) / "predictions" / f"{name}.npz"
-        if not path.is_file():
-            raise _missing(
-                preset, f"predictions/{name}.npz (it is made where the data may be shown)", name
-            )
-        return medvill.examples(
-            medvill.load_examples(path), _label(_rows(preset, task, paper)), height
-        )
-
-    return draw
-
-
-def _word_maps(preset):
+def _examples(preset, name, task, height, paper):
     from medxvl.plots import medvill
 
-    kept = _arrays(preset, "word_maps")
-    return medvill.word_maps(
-        kept["image"], kept["words"].tolist(), kept["maps"], str(kept["dataset"]), str(kept["note"])
-    )
+    items = medvill.load_examples(_kept(preset, name))
+    return medvill.examples(items, _label(_rows(preset, task, paper)), height)
 
 
-def _cross_attention(preset):
+def _word_maps(preset, name):
     from medxvl.plots import medvill
 
-    kept = _arrays(preset, "cross_attention")
-    told = str(kept["dataset"]), str(kept["note"]), kept["area"]
+    kept = _arrays(preset, name)
+    told = str(kept["dataset"]), str(kept["note"]), kept.get("area")
     return medvill.word_maps(kept["image"], kept["words"].tolist(), kept["maps"], *told)
 
 
@@ -317,71 +284,76 @@ def _head_maps(preset):
     )
 
 
-def _arrays(preset, name):
-    """Arrays of predictions/<name>.npz, which a notebook leaves where its data may be shown."""
+def _kept(preset, name):
+    """Path of predictions/<name>.npz, which a notebook leaves where its data may be shown."""
     path = sweeps.run_folder(preset) / "predictions" / f"{name}.npz"
     if not path.is_file():
         raise _missing(
             preset, f"predictions/{name}.npz (it is made where the data may be shown)", name
         )
-    with np.load(path, allow_pickle=False) as kept:
+    return path
+
+
+def _arrays(preset, name):
+    with np.load(_kept(preset, name), allow_pickle=False) as kept:
         return dict(kept)
 
 
-def _ablation(function):
-    def draw(preset):
-        from medxvl.plots import ablation
+def _ablation(preset, kind):
+    from medxvl.plots import ablation
 
-        return getattr(ablation, function)(_predictions(preset, "ablation").fillna({"control": ""}))
-
-    return draw
+    table = _predictions(preset, "ablation").fillna({"control": ""})
+    return ablation.components(table) if kind == "components" else ablation.data_share(table)
 
 
-def _schematic(name):
-    def draw(preset):
-        from medxvl.config import presets
-        from medxvl.plots import medvill, overview
+def _schematic(preset, name):
+    """A drawing of a model with the sizes of the preset paper, whatever the run."""
+    from medxvl.config import presets
+    from medxvl.plots import medvill, overview
 
-        paper = presets.load("paper")
-        return {
-            "overview": lambda: overview.overview(paper),
-            "architecture": lambda: medvill.architecture(paper),
-            "masks": medvill.attention_masks,
-        }[name]()
-
-    return draw
+    if name == "masks":
+        return medvill.attention_masks()
+    draw = {"overview": overview.overview, "architecture": medvill.architecture}[name]
+    return draw(presets.load("paper"))
 
 
+# A figure -> the function that draws it, and what else than the preset this takes.
 DRAW = {
-    "xvl-overview": _schematic("overview"),
-    "xvl-radar-auroc": _radar("auroc"),
-    "xvl-radar-f1": _radar("f1_max"),
-    "xvl-roc-readers": _roc_readers,
-    "xvl-zero-shot-table": _forest,
-    "xvl-covid": _covid,
-    "xvl-error-detection": _error_detection,
-    "xvl-self-attention": _head_maps,
-    "xvl-cross-attention": _cross_attention,
-    "xvl-explanation": _explained,
-    "xvl-finding-maps": _finding_maps,
-    "xvl-error-correction": _scores("error_correction"),
-    "xvl-error-examples": _examples("corrected_reports", "error_correction", 1.5, "xvl"),
-    "xvl-generation": _scores("report_generation"),
-    "xvl-generated-reports": _examples("xvl_generated_reports", "report_generation", 1.9, "xvl"),
-    "xvl-retrieval": _scores("retrieval"),
-    "xvl-retrieved-pairs": _examples("xvl_retrieved_pairs", "retrieval", 1.3, "xvl"),
-    "xvl-vqa": _scores("vqa"),
-    "xvl-vqa-examples": _examples("xvl_vqa_examples", "vqa", 0.9, "xvl"),
-    "xvl-ablation": _ablation("components"),
-    "xvl-data-efficiency": _ablation("data_share"),
-    "medvill-attention": _word_maps,
-    "medvill-architecture": _schematic("architecture"),
-    "medvill-masks": _schematic("masks"),
-    "medvill-classification": _medvill("classification"),
-    "medvill-retrieval": _medvill("retrieval"),
-    "medvill-vqa": _medvill("vqa"),
-    "medvill-generation": _medvill("report_generation"),
-    "medvill-retrieved-pairs": _examples("retrieved_pairs", "retrieval", 1.3),
-    "medvill-generated-reports": _examples("generated_reports", "report_generation", 1.9),
-    "medvill-vqa-examples": _examples("vqa_examples", "vqa", 0.9),
+    "xvl-overview": (_schematic, "overview"),
+    "xvl-radar-auroc": (_radar, "auroc"),
+    "xvl-radar-f1": (_radar, "f1_max"),
+    "xvl-roc-readers": (_roc_readers,),
+    "xvl-zero-shot-table": (_forest,),
+    "xvl-covid": (_covid,),
+    "xvl-error-detection": (_error_detection,),
+    "xvl-self-attention": (_head_maps,),
+    "xvl-cross-attention": (_word_maps, "cross_attention"),
+    "xvl-explanation": (_explained,),
+    "xvl-finding-maps": (_finding_maps,),
+    "xvl-error-correction": (_scores, "error_correction", "xvl"),
+    "xvl-error-examples": (_examples, "corrected_reports", "error_correction", 1.5, "xvl"),
+    "xvl-generation": (_scores, "report_generation", "xvl"),
+    "xvl-generated-reports": (_examples, "xvl_generated_reports", "report_generation", 1.9, "xvl"),
+    "xvl-retrieval": (_scores, "retrieval", "xvl"),
+    "xvl-retrieved-pairs": (_examples, "xvl_retrieved_pairs", "retrieval", 1.3, "xvl"),
+    "xvl-vqa": (_scores, "vqa", "xvl"),
+    "xvl-vqa-examples": (_examples, "xvl_vqa_examples", "vqa", 0.9, "xvl"),
+    "xvl-ablation": (_ablation, "components"),
+    "xvl-data-efficiency": (_ablation, "data_share"),
+    "medvill-attention": (_word_maps, "word_maps"),
+    "medvill-architecture": (_schematic, "architecture"),
+    "medvill-masks": (_schematic, "masks"),
+    "medvill-classification": (_scores, "classification", "medvill"),
+    "medvill-retrieval": (_scores, "retrieval", "medvill"),
+    "medvill-vqa": (_scores, "vqa", "medvill"),
+    "medvill-generation": (_scores, "report_generation", "medvill"),
+    "medvill-retrieved-pairs": (_examples, "retrieved_pairs", "retrieval", 1.3, "medvill"),
+    "medvill-generated-reports": (
+        _examples,
+        "generated_reports",
+        "report_generation",
+        1.9,
+        "medvill",
+    ),
+    "medvill-vqa-examples": (_examples, "vqa_examples", "vqa", 0.9, "medvill"),
 }

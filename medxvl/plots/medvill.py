@@ -25,7 +25,7 @@ _TITLES = {
 _TONES = {"": BLACK, "good": GREEN, "bad": VERMILION, "soft": "0.4"}
 
 
-@styled
+@styled()
 def attention_masks(images: int = 3, words: int = 3):
     """The five masks for a short sequence: row looks at column where the cell is dark. Drawn from
     `masks.attention` itself.
@@ -70,7 +70,7 @@ def attention_masks(images: int = 3, words: int = 3):
     return fig
 
 
-@styled
+@styled()
 def architecture(preset):
     """The joint sequence and the heads, as a schematic with the sizes of `preset`."""
     fig, box, arrow, ax = style.schematic(3.0, 46)
@@ -125,7 +125,7 @@ def architecture(preset):
     return fig
 
 
-@styled
+@styled()
 def scores(rows, panels, dataset, note=""):
     """Values with 95 % CI of several ways to do one task, a panel a metric.
 
@@ -195,7 +195,7 @@ def scores(rows, panels, dataset, note=""):
     return fig
 
 
-@styled
+@styled()
 def examples(items, dataset, height=1.35, note=""):
     """Pictures with text beside them. `items`: [{"image": (S, S) uint8, "lines": [[text, tone]]}],
     tone "", good, bad or soft.
@@ -254,7 +254,7 @@ def load_examples(path) -> list[dict]:
         ]
 
 
-@styled
+@styled()
 def word_maps(image, words, maps, dataset, note="", area=None):
     """What words look at: `maps` (W, g, g) over `image` (S, S) uint8, a panel a word, each scaled
     to its own maximum.

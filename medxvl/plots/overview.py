@@ -6,7 +6,7 @@ from medxvl.plots import style
 from medxvl.plots.style import PALE, styled
 
 
-@styled
+@styled()
 def overview(preset):
     """Encoders, momentum twins, queues, fusion, losses and tasks, with the sizes of `preset`; a
     schematic.

@@ -64,7 +64,7 @@ def _place(model):
     return list(_MODELS).index(model) if model in _MODELS else len(_MODELS)
 
 
-@styled
+@styled()
 def radar(values, metric):
     """Published zero-shot values, models x 5 pathologies. `values`: `published.load_paper()`;
     metric "auroc" or "f1_max".
@@ -171,7 +171,7 @@ def _interval(rows, model, metric="auroc"):
     )
 
 
-@styled
+@styled()
 def forest(rows, metric="auroc", dataset=None):
     """Zero-shot results as a figure: our values with 95 % CI for each finding and mean, the
     controls beside.
@@ -230,7 +230,7 @@ def forest(rows, metric="auroc", dataset=None):
     return fig
 
 
-@styled
+@styled()
 def training_curves(log, x=None, columns=None, dataset="", width=TWO_COLUMNS):
     """One small panel a column of the training log (losses, learning rate, validation scores)
     against `x` (None: step, iteration or epoch, the first that is there)."""

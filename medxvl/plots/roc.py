@@ -25,7 +25,7 @@ def _empty_roc(ax):
     ax.set_yticklabels(["0", "0.5", "1"])
 
 
-@styled
+@styled()
 def roc_readers(predictions, reader_points, model_curves=None, dataset="", findings=None, note=""):
     """ROC curve per finding with the readers' operating points.
 
@@ -116,7 +116,7 @@ def _counted(finding, points, predictions):
     return f"{finding}\nn = {n:,}, {positives:,} positive"
 
 
-@styled
+@styled()
 def roc_unseen(predictions, rows=None, dataset="", finding="COVID-19"):
     """ROC curves of the unseen disease, our model and its controls; `rows`: result rows, for the
     intervals.

@@ -2,7 +2,6 @@
 figure files.
 """
 
-import functools
 import os
 import textwrap
 from contextlib import contextmanager
@@ -61,7 +60,7 @@ def save(fig, path):
         "png": {"Software": None},
     }
     written = []
-    with applied():
+    with styled():
         for suffix, metadata in dateless.items():
             target = path.with_name(f"{path.name}.{suffix}")
             partial = target.with_name(f".{target.name}.partial")
@@ -77,8 +76,9 @@ def is_synthetic(dataset):
 
 
 @contextmanager
-def applied():
-    """Our style inside, the user's outside. Not `rc_context`: it also undoes what Jupyter's backend
+def styled():
+    """Our style inside, the user's outside: for a `with` block, or as the decorator of a drawing
+    function. Not `rc_context`: it also undoes what Jupyter's backend
     sets when the first figure starts it, and no later figure would be shown."""
     before = {key: plt.rcParams[key] for key in STYLE}
     plt.rcParams.update(STYLE)
@@ -86,17 +86,6 @@ def applied():
         yield
     finally:
         plt.rcParams.update(before)
-
-
-def styled(function):
-    """Run a drawing function with our style."""
-
-    @functools.wraps(function)
-    def drawn(*args, **kwargs):
-        with applied():
-            return function(*args, **kwargs)
-
-    return drawn
 
 
 def note(fig, dataset, text="", width=None):

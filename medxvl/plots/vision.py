@@ -8,7 +8,7 @@ from medxvl.plots import style
 from medxvl.plots.style import styled
 
 
-@styled
+@styled()
 def crops(views, preset, dataset):
     """The crops of two images (`ibot.Views`), a row an image: large ones with their hidden patches
     grey, then small ones.
@@ -38,7 +38,7 @@ def crops(views, preset, dataset):
     return fig
 
 
-@styled
+@styled()
 def head_maps(images, maps, dataset):
     """Attention of `[CLS]` to the patches: `maps` (N, heads, P) beside images (N, S, S) uint8, each
     to its own maximum.

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -72,13 +73,11 @@ def test_empty_and_overlong_texts(studies):
 
 
 def test_checked_words_are_redder_the_better_the_match_without_them():
-    page = viewers.checked_page(
-        np.zeros((8, 8), np.uint8),
-        0.25,
-        ["left", "effusion"],
-        np.array([2.0, -1.0]),
-        ["right", "effusion"],
+    answer = 0.25, ["left", "effusion"], np.array([2.0, -1.0]), ["right", "effusion"]
+    one = SimpleNamespace(
+        views=np.zeros((1, 8, 8), np.uint8), label="phantom:x", check=lambda study, report: answer
     )
+    page = viewers.check_of(one, 0, "left effusion")
     shades = [float(x) for x in re.findall(r"rgba\(213,94,0,([\d.]+)\)", page)]
     assert (
         shades == [0.75, 0.0]

@@ -238,21 +238,18 @@ def test_a_run_without_rows_has_a_header_and_names_what_did_not_run(tmp_path, mo
     ("synthetic", "told"),
     [
         ((True, True), "Synthetic phantom data"),
-        ((True, False), "Not synthetic: two (b)"),
+        ((True, False), "Not synthetic: unseen disease (b)"),
         ((False, False), ""),
     ],
 )
-def test_the_index_says_which_data_are_synthetic(synthetic, told):
-    used = [
-        {"role": r, "label": n, "synthetic": s}
-        for r, n, s in zip(("one", "two"), "ab", synthetic, strict=True)
-    ]
-    said = " ".join(index_page.banner(used))
-    assert (
-        told in said
-        and bool(said) == bool(told)
-        and ("one (a)" in said) == (synthetic == (True, False))
-    )
+def test_the_index_says_which_data_are_synthetic(synthetic, told, tmp_path):
+    for role, label, made in zip(("main", "unseen_disease"), "ab", synthetic, strict=True):
+        card = {"role": role, "label": label, "synthetic": made}
+        records.write_json(tmp_path / "data" / f"{role}.json", card)
+    said = index_page.page(tmp_path, "smoke", {}, {})
+    assert told in said
+    assert ("are synthetic" in said) == bool(told)
+    assert ("main (a)" in said) == (synthetic == (True, False))
 
 
 def test_a_failed_notebook_loses_its_rows(tmp_path):

@@ -8,7 +8,7 @@ from page_checks import check_pages
 
 from medxvl.config import paths, records
 from medxvl.evaluation import published
-from medxvl.pipeline import page_parts
+from medxvl.pipeline import index_page
 from medxvl.pipeline import pages as html
 from medxvl.plots import results, style
 
@@ -28,7 +28,7 @@ def run_folder(tmp_path, monkeypatch):
     )
     style.save(results.radar(published.load_paper(), "f1_max"), folder / "figures" / "some_other")
     plt.close("all")
-    picture = page_parts.embedded(folder / "figures" / "some_other.png").partition(",")[2]
+    picture = index_page.embedded(folder / "figures" / "some_other.png").partition(",")[2]
     row = "".join(f"<td>{'wide' * 10}</td>" for _ in range(20))
     outputs = [
         {"output_type": "stream", "name": "stdout", "text": "a long line " * 60},

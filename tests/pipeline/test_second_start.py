@@ -67,7 +67,7 @@ def test_dry_run_tells_and_changes_nothing(project):
         "03": "would run",
         "04": "up to date",
     }, done.stdout + done.stderr
-    assert "what it needs runs again" in done.stdout and done.returncode == 0
+    assert done.stdout.count("not run yet, or its results are gone") == 2 and done.returncode == 0
     assert before == {
         path: path.stat().st_mtime_ns
         for path in project.folder.rglob("*")
@@ -88,6 +88,19 @@ def test_second_start_runs_only_what_changed(project):
     table, done = project.run(MEDXVL_RUN="third")
     assert set(table.values()) == {"up to date"}, done.stdout + done.stderr
     assert (project.folder / "results.csv").read_bytes() == results
+
+
+def test_dry_run_says_why(project):
+    project.write("02_bad", "print('changed')")
+    _, done = project.run("--dry-run", "--set", "bootstrap=50")
+    project.write("02_bad", "print('mended')")
+    why = {line[:2]: line for line in done.stdout.splitlines() if "would run" in line}
+    assert set(why) == {"01", "02", "03"}, done.stdout + done.stderr
+    assert "its settings, its data or the code it imports changed" in why["01"]
+    assert "its file changed" in why["02"] and "what it needs runs again" in why["03"]
+    _, done = project.run("--dry-run", "--force", "04")
+    assert "asked for, or its results are gone" in done.stdout
+    assert project.run("--dry-run")[1].stdout.count("up to date") == 4
 
 
 def test_what_makes_a_notebook_run_again(project):
