@@ -10,6 +10,8 @@ lie beside a module and are named in it count with it.
 import ast
 import gc
 import hashlib
+import json
+import os
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -26,12 +28,20 @@ _DATA_FILE = re.compile(r"[\w-]+\.(csv|json|toml|txt|html|css)")
 class Tree:
     """The modules of a checkout: their fingerprints and imports, each read once when it is needed.
 
-    `changed` {path relative to the root: source} stands in for what lies on the disk.
+    `changed` {path relative to the root: source} stands in for what lies on the disk. `memory` is a
+    file that keeps what was read for the next process, since parsing all modules takes a second.
     """
 
-    def __init__(self, root: Path = ROOT, changed: dict[str, str] | None = None):
-        self.root, self.changed = Path(root), changed or {}
+    def __init__(
+        self,
+        root: Path = ROOT,
+        changed: dict[str, str] | None = None,
+        memory: Path | None = None,
+    ):
+        self.root, self.changed, self.memory = Path(root), changed or {}, memory
         self._files: dict[str, tuple[str, set[str], set[str]]] = {}
+        self._known = self._recall() if memory else {}
+        self._is_new = False
 
     def closure(
         self,
@@ -40,46 +50,103 @@ class Tree:
         only: str = "",
         without: Iterable[str] = (),
     ) -> dict[str, str]:
-        """Fingerprints by file of `modules` (dotted names), of what the code `source` imports, and
-        of all that these import in turn; those of TABLES are left out.
+        """Fingerprints by file of `modules` (dotted names), of the code `source` (as "cells") and
+        what it imports, and of all that these import in turn; those of TABLES are left out.
 
         `only` is the name that takes the place of the variable in imports by name; without it all
         modules of such a package count. Files in `without` are not followed.
         """
         todo = {file for module in modules for file in _files_of(self.root, module)}
-        if source:
-            imports, named = self._imports(ast.parse(source), "")
-            todo |= imports | named
         found: dict[str, str] = {}
+        if source:
+            found["cells"], imports, named = self._of_source(source)
+            todo |= imports | named
         while todo:
             file = todo.pop()
             if file in found or file in TABLES or file in without:
                 continue
             found[file], imports, named = self._read(file)
             todo |= imports | {f for f in named if not only or Path(f).stem == only}
+        if self.memory:
+            self._keep()
         return dict(sorted(found.items()))
+
+    def _of_source(self, source: str) -> tuple[str, set[str], set[str]]:
+        """As `_read`, of code that lies in no file of the packages."""
+        digest = hashlib.sha256(source.encode()).hexdigest()
+        name = f"{digest}.py"
+        if name not in self._files:
+            self.changed[name] = source
+        return self._read(name)
 
     def _read(self, file: str) -> tuple[str, set[str], set[str]]:
         """Fingerprint, files imported, and files of packages that are imported by name."""
         if file not in self._files:
-            if file.endswith(".py"):
-                source = self.changed.get(file)
-                if source is None:
-                    source = (self.root / file).read_text(encoding="utf-8")
-                # The garbage collector walks a growing syntax tree again and again for nothing:
-                # without it parsing takes half the time.
-                collects = gc.isenabled()
-                gc.disable()
-                try:
-                    tree = ast.parse(source)
-                    self._files[file] = fingerprint(tree), *self._imports(tree, file)
-                finally:
-                    if collects:
-                        gc.enable()
+            if file in self.changed:
+                content = self.changed[file].encode()
             else:
-                digest = hashlib.sha256((self.root / file).read_bytes()).hexdigest()
-                self._files[file] = digest[:12], set(), set()
+                content = (self.root / file).read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            known = self._known.get(file)
+            if known and known[0] == digest:
+                self._files[file] = known[1], set(known[2]), set(known[3])
+            else:
+                self._files[file] = self._parse(file, content.decode("utf-8"), digest)
+                self._known[file] = [digest, *map(_plain, self._files[file])]
+                self._is_new = True
         return self._files[file]
+
+    def _parse(self, file: str, text: str, digest: str) -> tuple[str, set[str], set[str]]:
+        """As `_read`, of a file's text; a file that is no module counts by its bytes, `digest`."""
+        if not file.endswith(".py"):
+            return digest[:12], set(), set()
+        # The garbage collector walks a growing syntax tree again and again for nothing: without it
+        # parsing takes half the time.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            tree = ast.parse(text)
+            return fingerprint(tree), *self._imports(tree, file)
+        finally:
+            if collects:
+                gc.enable()
+
+    def _layout(self) -> str:
+        """What else decides on the result of `_read`: which files there are, and this module."""
+        names = sorted(
+            path.relative_to(self.root).as_posix()
+            for package in PACKAGES
+            for path in (self.root / package).rglob("*")
+            if path.suffix and "__pycache__" not in path.parts
+        )
+        return hashlib.sha256(Path(__file__).read_bytes() + repr(names).encode()).hexdigest()
+
+    def _recall(self) -> dict[str, list]:
+        """What `memory` holds, {file: [digest of its bytes, fingerprint, imports, named]}; {} where
+        it cannot be read, or the files of the checkout are others now.
+        """
+        try:
+            kept = json.loads(self.memory.read_text(encoding="utf-8"))
+            return kept["files"] if kept["layout"] == self._layout() else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _keep(self) -> None:
+        """Write `memory` anew, whole or not at all, when something was read that it does not hold.
+        Where nothing can be written, the next process reads the modules again.
+        """
+        if not self._is_new:
+            return
+        partial = self.memory.with_name(f"{self.memory.name}.{os.getpid()}")
+        try:
+            partial.parent.mkdir(exist_ok=True)
+            partial.write_text(
+                json.dumps({"layout": self._layout(), "files": self._known}), encoding="utf-8"
+            )
+            partial.replace(self.memory)
+        except OSError:
+            partial.unlink(missing_ok=True)
+        self._is_new = False
 
     def _imports(self, tree: ast.AST, file: str) -> tuple[set[str], set[str]]:
         """Files that a syntax tree, that of `file`, imports or names, and those of packages from
@@ -132,6 +199,10 @@ def _files_of(root: Path, module: str) -> frozenset[str]:
     return frozenset(p.relative_to(root).as_posix() for p in [*own, *around] if p.is_file())
 
 
+def _plain(value: str | set[str]) -> str | list[str]:
+    return value if isinstance(value, str) else sorted(value)
+
+
 def fingerprint(tree: ast.AST) -> str:
     """12 hex digits of a syntax tree without positions and docstrings."""
     told: list[str] = []
@@ -162,7 +233,7 @@ def _tell(node: ast.AST, told: list[str]) -> None:
 @cache
 def tree() -> Tree:
     """The checkout that runs; changes made to its files later in this process are not seen."""
-    return Tree()
+    return Tree(memory=ROOT / "data_prep" / "__pycache__" / "fingerprints.json")
 
 
 def digest(files: dict[str, str]) -> str:

@@ -4,7 +4,6 @@ Code is compared by `data_prep.code`: the import closure over syntax trees, with
 comments and formatting.
 """
 
-import ast
 import json
 from functools import cache
 from pathlib import Path
@@ -35,9 +34,7 @@ MAKES_DATA = (
 def notebook_closure(source: str, tree: code.Tree) -> dict[str, str]:
     """Fingerprints by file of all that the cells `source` of a notebook import, and of the cells
     themselves."""
-    return {"cells": code.fingerprint(ast.parse(source))} | tree.closure(
-        [], source, without=MAKES_DATA
-    )
+    return tree.closure([], source, without=MAKES_DATA)
 
 
 @cache

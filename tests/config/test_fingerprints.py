@@ -2,6 +2,7 @@
 was made with."""
 
 import ast
+import json
 import modulefinder
 from pathlib import Path
 
@@ -40,13 +41,15 @@ TRAININGS = _trainings()
 TREE = code.Tree()
 
 
-def source_of(notebook: str) -> str:
-    return "\n".join(fingerprints.code_cells(paths.NOTEBOOKS / f"{notebook}.ipynb"))
+SOURCES = {
+    name: "\n".join(fingerprints.code_cells(paths.NOTEBOOKS / f"{name}.ipynb"))
+    for name in notebooks.NAMES
+}
 
 
 def closures(tree: code.Tree) -> dict[str, dict[str, str]]:
     """Fingerprints by file of every notebook and training."""
-    found = {name: fingerprints.notebook_closure(source_of(name), tree) for name in notebooks.NAMES}
+    found = {name: fingerprints.notebook_closure(SOURCES[name], tree) for name in SOURCES}
     return found | {name: tree.closure([name]) for name in TRAININGS}
 
 
@@ -194,3 +197,28 @@ def test_imports_are_followed_wherever_they_stand(tmp_path):
         after = seen()
         assert (after != before) == changes, name
         before = after
+
+
+def test_what_is_remembered_is_what_would_be_read(tmp_path):
+    """The file that keeps fingerprints for the next process: the same closure, and read anew what
+    changed, came or went."""
+    (tmp_path / "medxvl").mkdir()
+    (tmp_path / "medxvl" / "__init__.py").write_text("")
+    (tmp_path / "medxvl" / "a.py").write_text("from medxvl import b\nx = 1\n")
+    memory = tmp_path / "cache" / "fingerprints.json"
+
+    def closure(remembers):
+        code._files_of.cache_clear()  # a new process
+        return code.Tree(tmp_path, memory=memory if remembers else None).closure(["medxvl.a"])
+
+    assert closure(True) == closure(False) == closure(True) and memory.is_file()
+    (tmp_path / "medxvl" / "b.py").write_text("y = 2\n")
+    assert "medxvl/b.py" in closure(True) and closure(True) == closure(False)
+    (tmp_path / "medxvl" / "b.py").write_text("y = 3\n")
+    assert closure(True) == closure(False)
+    memory.write_text(memory.read_text().replace("x", "y")[:-20])  # a damaged file counts as none
+    assert closure(True) == closure(False)
+    kept = json.loads(memory.read_text())
+    kept["files"]["medxvl/b.py"][1] = "0" * 12
+    memory.write_text(json.dumps(kept))
+    assert closure(True)["medxvl/b.py"] == "0" * 12, "what is remembered is used"
