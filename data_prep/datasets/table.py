@@ -273,14 +273,16 @@ def add_labels(table: Table, cells: pd.DataFrame, how: str, columns: list[str]) 
             "name them: --set label_columns=A,B",
         )
     if how == "text" and not has_text:
-        raise fault("a text to find labels in", "no text column", "name it: --set text_column=NAME")
+        raise fault("a text to find labels in", "none", "name its column, or choose other labels")
     table.rows = table.rows.assign(**dict.fromkeys(CHEXPERT_14, pd.NA))
     if how == "columns":
         _read_labels(table, cells.loc[table.rows.index, list(alike)].rename(columns=alike))
         return list(alike)
     if how == "text":
-        how = "found by rules in the text (data_prep.reports.labels), not read by anybody"
-        label_from_text(table, f"labels: {how}")
+        label_from_text(
+            table,
+            "labels: found by rules in the text (data_prep.reports.labels), not read by anybody",
+        )
     else:
         table.notes.append("labels: none")
     return []
