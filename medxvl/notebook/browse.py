@@ -59,9 +59,6 @@ class Collection:
         states, features = self.model.online.encode_text(ids, mask)
         return states, mask, features
 
-    def _cleaned(self, sentence: str) -> str:
-        return text.clean_report(sentence, self.model.preset.max_words)
-
     def maps(self, study: int, sentence: str) -> tuple[list[str], np.ndarray, float]:
         """Words of a sentence that were read, their maps (W, g, g) on the study's image, and the
         probability of a match.
@@ -87,7 +84,8 @@ class Collection:
         """Studies whose image fits a sentence best, and the log-odds of a match: a shortlist by
         cosine, reordered by the match.
         """
-        states, mask, feature = self._encode([self._cleaned(sentence)])
+        cleaned = text.clean_report(sentence, self.model.preset.max_words)
+        states, mask, feature = self._encode([cleaned])
         listed = (self.f_image @ feature[0]).topk(min(shortlist, len(self))).indices
         n = len(listed)
         return self._order(

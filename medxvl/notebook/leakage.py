@@ -33,8 +33,9 @@ def report(dataset) -> pd.DataFrame:
         "studies": _keys(index, "study_id", splits),
     }
     for what in ("identical images", "near-identical images"):
-        number = overlap.get(what.replace(" ", "_").replace("-", "_"))
-        lines[what] = {"in more than one split": _images(dataset, number)}
+        number = overlap.get(what.replace(" ", "_").replace("-", "_"), "not looked for")
+        seen = number if dataset.card["images"] else "no images"
+        lines[what] = {"in more than one split": seen}
     some = has_report(index)
     if some.any():
         texts = index[some].assign(
@@ -86,12 +87,6 @@ def _keys(index: pd.DataFrame, column: str, splits: list[str]) -> dict:
     )
 
 
-def _images(dataset, number: int | None):
-    if not dataset.card["images"]:
-        return "no images"
-    return "not looked for" if number is None else number
-
-
 def sentence(dataset) -> str:
     """The report in words: what overlaps, what was looked for in vain, what cannot be known."""
     made, label = dataset.card, dataset.label
@@ -99,7 +94,7 @@ def sentence(dataset) -> str:
     if len(splits) < 2:
         return f"{label}: one split only ({', '.join(splits) or 'none'}), so nothing can overlap."
     checked = {
-        _words(what): n
+        what.replace("near_identical", "near-identical").replace("_", " "): n
         for what, n in made["overlap"].items()
         if made["images"] or "images" not in what
     }
@@ -121,10 +116,6 @@ def sentence(dataset) -> str:
         f"{label}: WARNING, {told} in more than one split: test results on these data are "
         f"too good.{blind}"
     )
-
-
-def _words(what: str) -> str:
-    return what.replace("near_identical", "near-identical").replace("_", " ")
 
 
 def copies(dataset, shown, most=3) -> dict[int, str]:

@@ -159,8 +159,34 @@ class Run:
         manifest = hashlib.sha256(json.dumps(self.inputs(), sort_keys=True).encode()).hexdigest()[
             :12
         ]
-        if self._rows:
-            self._write_rows(manifest)
+        if not self._rows:
+            return manifest
+        fixed = {
+            "run": records.run_id(),
+            "seed": self.preset.seed,
+            "preset": self.preset.name,
+            "manifest": manifest,
+        }
+        lines = [[_text((row | fixed).get(column)) for column in COLUMNS] for row in self._rows]
+        path = self.folder / "rows" / f"{self.notebook}.csv"
+        if path.is_file():
+            with open(path, newline="", encoding="utf-8") as stream:
+                old = list(csv.reader(stream))[1:]
+            if old and [line[1:] for line in old] != [
+                line[1:] for line in lines
+            ]:  # the run's name apart
+                (self.folder / "history").mkdir(exist_ok=True)
+                os.replace(path, self.folder / "history" / f"{old[0][0]}-{self.notebook}.csv")
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *lines])
+        records.write_text(path, text.getvalue())
+        if self._draws:
+            text = io.StringIO()
+            lines = [[_text(cell) for cell in line] for line in self._draws]
+            csv.writer(text, lineterminator="\n").writerows(
+                [[*results.KEY, "draw", "value"], *lines]
+            )
+            records.write_text(self.folder / "draws" / f"{self.notebook}.csv", text.getvalue())
         return manifest
 
     def finish(self, rows: int | list = 0, figures: list[str] = (), files: list = ()) -> None:
@@ -171,16 +197,25 @@ class Run:
         value. figures: names given to `save_figure`. files: paths, absolute or in the run's folder,
         that must exist and not be empty.
         """
-        checks = (
-            [self._check_rows(rows)]
-            if isinstance(rows, int)
-            else [self._check_value(*pair) for pair in rows]
-        )
-        checks += [
-            (f"figure {name}", "" if name in self._saved else "was not saved in this run")
-            for name in figures
-        ]
-        checks += [_check_file(self.folder / file) for file in files]
+        checks = []
+        if isinstance(rows, int) and len(self._rows) < rows:
+            fault = f"{len(self._rows)} rows, at least {rows} were promised"
+            checks.append(("rows of results", fault))
+        elif rows and isinstance(rows, int):
+            checks.append(self._check_rows("results", self._rows))
+        elif isinstance(rows, int):
+            checks.append((f"{len(self._rows)} rows of results", ""))
+        else:
+            for task, metric in rows:
+                own = [r for r in self._rows if r["task"] == task and r["metric"] == metric]
+                checks.append(self._check_rows(f"{task}, {metric}", own))
+        for name in figures:
+            fault = "" if name in self._saved else "was not saved in this run"
+            checks.append((f"figure {name}", fault))
+        for path in [self.folder / file for file in files]:
+            there = path.is_dir() and any(path.iterdir())
+            there = there or path.is_file() and path.stat().st_size > 0
+            checks.append((f"file {path.name}", "" if there else f"missing or empty at {path}"))
         for what, fault in checks:
             print(f"[MISSING] {what}: {fault}" if fault else f"[OK]      {what}")
         faults = [f"{what}: {fault}" for what, fault in checks if fault]
@@ -208,67 +243,27 @@ class Run:
         """What decides on the rows: settings, data opened, code, versions. Its hash is the column
         `manifest`.
         """
+        groups, prompts = notebooks.notebook(self.notebook).groups, {}
+        if self.preset.prompts and "prompts" in groups:
+            content = Path(self.preset.prompts).read_bytes()
+            prompts["prompts"] = hashlib.sha256(content).hexdigest()[:12]
         return {
             "notebook": self.notebook,
-            "settings": presets.group(self.preset, *notebooks.notebook(self.notebook).groups),
+            "settings": presets.group(self.preset, *groups),
             "data": {role: [d.label, d.fingerprint] for role, d in sorted(self._datasets.items())},
             "code": fingerprints.notebook_code(self.notebook),
             "threads": self.threads,
-            **self._prompts(),
+            **prompts,
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in _VERSIONS},
         }
 
-    def _prompts(self) -> dict:
-        """What the file of the setting `prompts` says, as a hash, where the notebook reads it."""
-        if not self.preset.prompts or "prompts" not in notebooks.notebook(self.notebook).groups:
-            return {}
-        return {"prompts": hashlib.sha256(Path(self.preset.prompts).read_bytes()).hexdigest()[:12]}
-
-    def _write_rows(self, manifest: str) -> None:
-        fixed = {
-            "run": records.run_id(),
-            "seed": self.preset.seed,
-            "preset": self.preset.name,
-            "manifest": manifest,
-        }
-        lines = [[_text((row | fixed).get(column)) for column in COLUMNS] for row in self._rows]
-        path = self.folder / "rows" / f"{self.notebook}.csv"
-        if path.is_file():
-            with open(path, newline="", encoding="utf-8") as stream:
-                old = list(csv.reader(stream))[1:]
-            if old and [line[1:] for line in old] != [
-                line[1:] for line in lines
-            ]:  # the run's name apart
-                (self.folder / "history").mkdir(exist_ok=True)
-                os.replace(path, self.folder / "history" / f"{old[0][0]}-{self.notebook}.csv")
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *lines])
-        records.write_text(path, text.getvalue())
-        if self._draws:
-            text = io.StringIO()
-            lines = [[_text(cell) for cell in line] for line in self._draws]
-            csv.writer(text, lineterminator="\n").writerows(
-                [[*results.KEY, "draw", "value"], *lines]
-            )
-            records.write_text(self.folder / "draws" / f"{self.notebook}.csv", text.getvalue())
-
-    def _check_rows(self, least: int) -> tuple[str, str]:
-        finite = sum(_is_finite(row["value"]) for row in self._rows)
-        if len(self._rows) < least:
-            return "rows of results", f"{len(self._rows)} rows, at least {least} were promised"
-        return (
-            f"{len(self._rows)} rows of results",
-            "no row has a finite value" if least and not finite else "",
-        )
-
-    def _check_value(self, task: str, metric: str) -> tuple[str, str]:
-        values = [
-            row["value"] for row in self._rows if row["task"] == task and row["metric"] == metric
-        ]
-        finite = sum(_is_finite(value) for value in values)
-        fault = "" if finite else "no such row" if not values else "no row has a finite value"
-        return f"{len(values)} rows of {task}, {metric}", fault
+    def _check_rows(self, what: str, rows: list[dict]) -> tuple[str, str]:
+        """What was looked at, and what is wrong with it: rows without a finite value."""
+        values = [row["value"] for row in rows]
+        finite = any(value is not None and math.isfinite(float(value)) for value in values)
+        fault = "" if finite else "no row has a finite value" if rows else "no such row"
+        return f"{len(rows)} rows of {what}", fault
 
 
 def _device(name: str) -> torch.device:
@@ -280,15 +275,6 @@ def _device(name: str) -> torch.device:
             "a CUDA build of torch"
         )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _check_file(path: Path) -> tuple[str, str]:
-    there = path.is_dir() and any(path.iterdir()) or path.is_file() and path.stat().st_size > 0
-    return f"file {path.name}", "" if there else f"missing or empty at {path}"
-
-
-def _is_finite(value) -> bool:
-    return value is not None and math.isfinite(float(value))
 
 
 def _text(value) -> str:

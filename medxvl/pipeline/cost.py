@@ -109,9 +109,17 @@ def missing(preset, names: list[str], sources: dict) -> list[str]:
                 f"    {roles.GET[role]}",
                 f"    then --data {role}=NAME:PATH",
             ]
-    for setting, file in weights_wanted(preset, names).items():
-        from medxvl.weights import convert
+    from medxvl.weights import convert
 
+    starts = {
+        "21_xvl_pretrain": ("vision_weights", "text_weights"),
+        "11_medvill_pretrain": ("medvill_vision_weights", "medvill_text_weights"),
+    }
+    wanted = [setting for name in starts if name in names for setting in starts[name]]
+    for setting in wanted:
+        file = getattr(preset, setting)
+        if not file:
+            continue
         try:
             convert.locate(file)
         except FileNotFoundError:
@@ -121,14 +129,6 @@ def missing(preset, names: list[str], sources: dict) -> list[str]:
                 f"    then into {paths.WEIGHTS}, or --set {setting}=PATH",
             ]
     return lines
-
-
-def weights_wanted(preset, names: list[str]) -> dict[str, str]:
-    """Weight files that trainings among `names` start from, by setting."""
-    uses = {"21_xvl_pretrain": ("vision_weights", "text_weights"),
-            "11_medvill_pretrain": ("medvill_vision_weights", "medvill_text_weights")}  # fmt: skip
-    wanted = [setting for name, settings in uses.items() if name in names for setting in settings]
-    return {setting: getattr(preset, setting) for setting in wanted if getattr(preset, setting)}
 
 
 def studies(sources: dict) -> tuple[dict[str, int], str]:
@@ -159,7 +159,8 @@ def studies(sources: dict) -> tuple[dict[str, int], str]:
 def work(preset, sizes: dict[str, int]) -> list[Work]:
     """The long parts of the notebooks, with their operations."""
     p, train = preset, sizes["train"]
-    places = pipeline_operations.medvill_places(p)
+    cell = 32 if p.medvill_trunk == "resnet50" else p.medvill_patch
+    places = (p.medvill_image_size // cell) ** 2  # image tokens of MedViLL, all of them
     words = min(REPORT, p.medvill_text)
 
     def tuned(text):  # one sample forward, all image tokens, the image encoder included

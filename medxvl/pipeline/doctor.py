@@ -2,17 +2,22 @@
 medxvl.pipeline doctor [PRESET]`.
 """
 
+import importlib
 import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import medxvl
 from medxvl.config import paths, presets, roles, threads
 from medxvl.pipeline import manifest
+
+# What must be importable; most of the other packages come with these.
+IMPORTED = ("torch", "timm", "transformers", "pandas", "h5py", "sklearn", "matplotlib",
+            "seaborn", "cv2", "pydicom", "papermill", "ipywidgets")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,7 @@ def check(preset, data: str = "") -> list[Check]:
     """Look at Python, packages, device, machine and data for a run with the Preset `preset` and the
     data `data`.
     """
-    return [
-        _python(),
-        _packages(),
-        *_torch(preset),
-        _kernel(),
-        _memory(),
-        *_disk(),
-        *_data(preset, data),
-        *_weights(preset),
-        _paper_values(),
-    ]
+    return [*_installation(), *_machine(preset), *_data(preset, data), *_weights(preset)]
 
 
 def missing(checks: list[Check]) -> list[str]:
@@ -63,119 +58,70 @@ def report(checks: list[Check]) -> str:
     return "\n".join(lines)
 
 
-def _python() -> Check:
+def _installation() -> Iterator[Check]:
+    """Python, the packages, the kernel of notebooks, and what the checkout must hold."""
     ok = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return Check(
-        "Python",
-        ok,
-        f"{platform.python_version()} at {sys.executable}",
-        "" if ok else "use Python 3.11, 3.12 or 3.13",
-    )
+    todo = "" if ok else "use Python 3.11, 3.12 or 3.13"
+    yield Check("Python", ok, f"{platform.python_version()} at {sys.executable}", todo)
 
-
-def _packages() -> Check:
-    faults, count = [], 0
-    for name, pinned in manifest.required_versions().items():
+    faults, pinned = [], manifest.required_versions()
+    installed = manifest.package_versions()  # many pins are for other systems
+    for name, here in installed.items():
+        if here.split("+")[0] != pinned[name]:  # torch's CPU build calls itself 2.13.0+cpu
+            faults.append(f"{name} {here} instead of {pinned[name]}")
+    lacking = []
+    for name in IMPORTED:
         try:
-            here = version(name)
-        except PackageNotFoundError:
-            # many are for other systems; those that matter are seen by importing them below
-            continue
-        count += 1
-        if here.split("+")[0] != pinned:  # torch's CPU build calls itself 2.13.0+cpu
-            faults.append(f"{name} {here} instead of {pinned}")
-    needs = (
-        "torch",
-        "timm",
-        "transformers",
-        "pandas",
-        "h5py",
-        "sklearn",
-        "matplotlib",
-        "seaborn",
-        "cv2",
-        "pydicom",
-        "papermill",
-        "ipywidgets",
-    )
-    lacking = [name for name in needs if not _imports(name)]
-    found = (
-        ", ".join([f"{name} cannot be imported" for name in lacking] + faults)
-        or f"{count} as pinned in requirements.txt"
-    )
-    return Check(
+            importlib.import_module(name)
+        except Exception:  # whatever an import may die of
+            lacking.append(f"{name} cannot be imported")
+    yield Check(
         "packages",
         not lacking and not faults,
-        found,
+        ", ".join(lacking + faults) or f"{len(installed)} as pinned in requirements.txt",
         "run ./run_all.sh, or pip install -r requirements.txt" if lacking or faults else "",
         needed=bool(lacking) or not faults,
     )
 
+    # a notebook must run in this environment, not in some other that is called python3 too
+    env = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
+    here = Path(sys.prefix).resolve()
+    ok = not env or here in (Path(env).resolve(), (paths.ROOT / ".venv").resolve())
+    ok = ok and Path(__file__).resolve().parent.parent == paths.ROOT / "medxvl"
+    yield Check(
+        "kernel",
+        ok,
+        f"{sys.prefix}, medxvl from {paths.ROOT}",
+        "" if ok else "choose the environment's own kernel: start JupyterLab with ./run_all.sh lab",
+    )
 
-def _imports(name: str) -> bool:
-    try:
-        __import__(name)
-    except Exception:  # whatever an import may die of
-        return False
-    return True
+    ok = paths.PAPER_VALUES.is_file()
+    found = str(paths.PAPER_VALUES.relative_to(paths.ROOT))
+    todo = "" if ok else "the checkout is not whole: clone it again"
+    yield Check("published values", ok, found, todo)
 
 
-def _torch(preset) -> list[Check]:
+def _machine(preset) -> Iterator[Check]:
+    """Device, memory and disk."""
+    import psutil
     import torch
 
     cuda = torch.cuda.is_available()
-    found = (
-        ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        if cuda
-        else f"CPU, {threads.cores()} cores"
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    todo = "enough for smoke and demo"
+    if preset.name == "paper":
+        todo = "the published settings take days without a GPU"
+    yield Check(
+        "device",
+        cuda or preset.device != "cuda",
+        ", ".join(names) if cuda else f"CPU, {threads.cores()} cores",
+        "" if cuda else todo,
     )
-    todo = (
-        "" if cuda or preset.name != "paper" else "the published settings take days without a GPU"
-    )
-    return [
-        Check(
-            "device",
-            cuda or preset.device != "cuda",
-            found,
-            todo or ("" if cuda else "enough for smoke and demo"),
-        )
-    ]
-
-
-def _kernel() -> Check:
-    """A notebook must run in this environment, not in some other that is called python3 too."""
-    env = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
-    inside = (
-        not env
-        or Path(sys.prefix).resolve() == Path(env).resolve()
-        or (paths.ROOT / ".venv").resolve() == Path(sys.prefix).resolve()
-    )
-    here = Path(__file__).resolve().parent.parent == paths.ROOT / "medxvl"
-    return Check(
-        "kernel",
-        inside and here,
-        f"{sys.prefix}, medxvl from {paths.ROOT}",
-        ""
-        if inside and here
-        else "choose the environment's own kernel: start JupyterLab with ./run_all.sh lab",
-    )
-
-
-def _memory() -> Check:
-    import psutil
 
     free = psutil.virtual_memory().available / 2**30
-    return Check(
-        "memory",
-        free >= 4,
-        f"{free:.1f} GB available",
-        "" if free >= 4 else "close other programs: the demo needs up to 4 GB",
-        needed=False,
-    )
+    todo = "" if free >= 4 else "close other programs: the demo needs up to 4 GB"
+    yield Check("memory", free >= 4, f"{free:.1f} GB available", todo, needed=False)
 
-
-def _disk() -> list[Check]:
-    checks = []
     for what, folder, variable in (
         ("disk for data", paths.DATA, "MEDXVL_DATA"),
         ("disk for results", paths.RUNS, "MEDXVL_RUNS"),
@@ -183,17 +129,9 @@ def _disk() -> list[Check]:
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free, writable = shutil.disk_usage(there).free / 2**30, os.access(there, os.W_OK)
         ok = free >= 2 and writable
-        checks.append(
-            Check(
-                what,
-                ok,
-                f"{free:.0f} GB free{'' if writable else ', but not writable'} at {folder}",
-                ""
-                if ok
-                else f"free 2 GB, or name another place with the environment variable {variable}",
-            )
-        )
-    return checks
+        todo = f"free 2 GB, or name another place with the environment variable {variable}"
+        found = f"{free:.0f} GB free{'' if writable else ', but not writable'} at {folder}"
+        yield Check(what, ok, found, "" if ok else todo)
 
 
 def _data(preset, data: str) -> list[Check]:
@@ -259,16 +197,6 @@ def _weights(preset) -> list[Check]:
                 )
                 checks.append(Check(setting, False, f"no {file}", todo, needed=False))
     return checks
-
-
-def _paper_values() -> Check:
-    ok = paths.PAPER_VALUES.is_file()
-    return Check(
-        "published values",
-        ok,
-        str(paths.PAPER_VALUES.relative_to(paths.ROOT)),
-        "" if ok else "the checkout is not whole: clone it again",
-    )
 
 
 def main(arguments: list[str]) -> int:

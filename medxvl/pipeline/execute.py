@@ -142,7 +142,7 @@ def follow(command: list[str], folder: Path, lock) -> tuple[int, bool]:
     log = folder / "logs" / "snakemake.log"
     log.parent.mkdir(exist_ok=True)
     told, began, last_word = {}, time.time(), time.time()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with open(log, "w", encoding="utf-8") as stream:
         child = subprocess.Popen(
             command,
@@ -184,10 +184,6 @@ def stop(child: subprocess.Popen) -> int:
         except subprocess.TimeoutExpired:
             continue
     return child.wait()
-
-
-def _interrupt(*_):
-    raise KeyboardInterrupt
 
 
 def tell(folder: Path, told: dict, began: float) -> bool:

@@ -83,11 +83,6 @@ def ibot_image(p) -> float:
     return 2 * (4 * large + (3 + 1) * (1 + masked) * head) + 3 * p.ibot_local_crops * (small + head)
 
 
-def medvill_places(p) -> int:
-    """Image tokens of MedViLL on one image, all of them."""
-    return (p.medvill_image_size // (32 if p.medvill_trunk == "resnet50" else p.medvill_patch)) ** 2
-
-
 def medvill(p, positions: int, words: int) -> float:
     """Forward operations of MedViLL's BERT on `positions` image tokens and `words` tokens of
     text.

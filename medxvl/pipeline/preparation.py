@@ -22,12 +22,7 @@ def main(arguments: list[str]) -> int:
     folder = paths.RUNS / preset.name
     record = records.begin(folder, step := step_name(options.role))
     try:
-        if options.role == "phantom":
-            done = make_phantom(preset, options.workers)
-        else:
-            done = prepare_role(
-                roles.sources(preset, options.data)[options.role], preset, options.workers
-            )
+        done = prepare(options.role, preset, options.data, options.workers)
     except Exception as error:  # whatever it is, the record must tell
         told = isinstance(
             error, (ValueError, OSError)
@@ -48,16 +43,16 @@ def step_name(role: str) -> str:
     return "phantom" if role == "phantom" else f"prepare_{role}"
 
 
-def make_phantom(preset, workers: int) -> dict:
-    """Write the phantom's raw trees if they are not there; what the marker file says of them."""
-    from data_prep.phantom.write import write_raw
+def prepare(role: str, preset, data: str, workers: int) -> dict:
+    """Prepare the data of a role, or write the phantom's raw trees, where they are not there yet;
+    what the marker file says of them.
+    """
+    if role == "phantom":
+        from data_prep.phantom.write import write_raw
 
-    raw = write_raw(roles.phantom_raw(preset), preset.studies, preset.phantom_seed, workers)
-    return {"raw": str(raw), "studies": preset.studies, "seed": preset.phantom_seed}
-
-
-def prepare_role(source, preset, workers: int) -> dict:
-    """Prepare a role's data if they are not; what the marker file says of them."""
+        raw = write_raw(roles.phantom_raw(preset), preset.studies, preset.phantom_seed, workers)
+        return {"raw": str(raw), "studies": preset.studies, "seed": preset.phantom_seed}
+    source = roles.sources(preset, data)[role]
     roles.prepare(source, preset, workers)
     dataset = datasets.Dataset(source.folder)
     return {

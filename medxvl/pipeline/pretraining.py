@@ -43,46 +43,30 @@ def main(arguments: list[str]) -> int:
 def train(training: str, preset: str, overrides: str, data: str) -> None:
     """Run the training `training` of TRAININGS; raises ValueError and FileNotFoundError."""
     medxvl.set_up()
+    from medxvl.config import paths
+    from medxvl.medvill import alignment, checkpoints
+    from medxvl.medvill import corpus as medvill_corpus
+    from medxvl.medvill import pretrain as medvill
     from medxvl.notebook import runs
     from medxvl.training import loop
+    from medxvl.training.progress import progress
+    from medxvl.xvl import corpus, ibot_pretrain
+    from medxvl.xvl import pretrain as xvl
 
     notebook, name = TRAININGS[training]
     run = runs.start(notebook, preset, overrides, data)
     folder = run.checkpoints / name
+    vocabulary = {"xvl": corpus.vocabulary, "medvill": medvill_corpus.vocabulary}.get(training)
+    # one process prepares the data and trains the vocabulary, the others read them
     with loop.accelerator("fp32", run.device).main_process_first():
         dataset = run.dataset("main")
-        tokenizer = _vocabulary(training, dataset, run.preset, folder)
-    _fit(training, run, dataset, tokenizer, folder)
-
-
-def _vocabulary(training: str, dataset, preset, folder):
-    if training == "xvl":
-        from medxvl.xvl import corpus
-
-        return corpus.vocabulary(dataset, preset, folder)
-    if training == "medvill":
-        from medxvl.medvill import corpus
-
-        return corpus.vocabulary(dataset, preset, folder)
-    return None
-
-
-def _fit(training: str, run, dataset, tokenizer, folder) -> None:
-    from medxvl.training.progress import progress
-
+        tokenizer = vocabulary(dataset, run.preset, folder) if vocabulary else None
     if training == "ibot":
-        from medxvl.xvl import ibot_pretrain
-
         ibot_pretrain.fit(run.preset, dataset, folder, run.device, progress)
     elif training == "xvl":
-        from medxvl.xvl import pretrain
-
-        pretrain.fit(run.preset, dataset, tokenizer, folder, run.device, progress)
+        xvl.fit(run.preset, dataset, tokenizer, folder, run.device, progress)
     else:
-        from medxvl.config import paths
-        from medxvl.medvill import alignment, checkpoints, pretrain
-
         if run.preset.medvill_alignment_epochs:
             there = paths.shared_checkpoints(run.preset.name, checkpoints.ALIGNED_FOLDER)
             alignment.fit(run.preset, dataset, tokenizer, there, run.device, progress)
-        pretrain.fit(run.preset, dataset, tokenizer, folder, run.device, progress)
+        medvill.fit(run.preset, dataset, tokenizer, folder, run.device, progress)

@@ -9,6 +9,8 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medxvl.config import notebooks, paths, presets, records, sweeps, threads
@@ -61,7 +63,7 @@ def run(name: str, folder: Path, parameters: dict[str, str]) -> str:
     partial, failed = output.with_suffix(".partial.ipynb"), output.with_suffix(".failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     record = records.begin(folder, name)
-    with PeakMemory() as memory:
+    with peak_memory() as memory:
         try:
             check_parameters(source, parameters)
             error, details = execute(source, partial, parameters, folder / "logs" / f"{name}.log")
@@ -75,7 +77,7 @@ def run(name: str, folder: Path, parameters: dict[str, str]) -> str:
     else:
         os.replace(partial, output)
         failed.unlink(missing_ok=True)
-    records.end(folder, record, error=error, details=details, peak_mb=memory.peak_mb)
+    records.end(folder, record, error=error, details=details, peak_mb=max(memory))
     return error
 
 
@@ -152,30 +154,29 @@ def execute(source: Path, output: Path, parameters: dict, log: Path) -> tuple[st
     return "", ""
 
 
-class PeakMemory:
-    """Sample the memory (resident, summed over the processes started here) while a block runs:
-    `peak_mb`.
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """Sample the memory (resident, summed over the processes started here) while a block runs: MB,
+    a number a sample.
     """
+    import psutil
 
-    def __enter__(self):
-        import psutil
+    samples, ended, process = [0], threading.Event(), psutil.Process()
 
-        self.peak_mb, self._stop, process = 0, threading.Event(), psutil.Process()
+    def sample():
+        while not ended.wait(0.5):
+            total = 0
+            for child in process.children(recursive=True):
+                try:
+                    total += child.memory_info().rss
+                except psutil.Error:  # it ended meanwhile
+                    pass
+            samples.append(round(total / 2**20))
 
-        def sample():
-            while not self._stop.wait(0.5):
-                total = 0
-                for child in process.children(recursive=True):
-                    try:
-                        total += child.memory_info().rss
-                    except psutil.Error:  # it ended meanwhile
-                        pass
-                self.peak_mb = max(self.peak_mb, round(total / 2**20))
-
-        self._thread = threading.Thread(target=sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()

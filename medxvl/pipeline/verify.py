@@ -89,10 +89,14 @@ def differences(
             one, two = (manifest.rows_of(folder, step, kind) for folder in (first, second))
             if one == two:
                 continue
-            keyed = [{_key(line): line for line in lines} for lines in (one, two)]
+            columns = [column for column in (one or two)[0] if column not in _NOT_KEY]
+            first_by, second_by = (
+                {tuple(line.get(column, "") for column in columns): line for line in lines}
+                for lines in (one, two)
+            )
             before = len(found)
-            for key in dict.fromkeys([*keyed[0], *keyed[1]]):
-                a, b = keyed[0].get(key), keyed[1].get(key)
+            for key in first_by | second_by:
+                a, b = first_by.get(key), second_by.get(key)
                 if a != b:
                     found.append(
                         (step, f"{kind[:-1]} {' '.join(filter(None, key))}: {_told(a, b)}")
@@ -100,10 +104,6 @@ def differences(
             if len(found) == before:
                 found.append((step, f"{kind}: the same lines in another order or number"))
     return found
-
-
-def _key(line: dict) -> tuple:
-    return tuple(cell for column, cell in line.items() if column not in _NOT_KEY)
 
 
 def _told(a: dict | None, b: dict | None) -> str:

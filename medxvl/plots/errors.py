@@ -31,7 +31,12 @@ def by_type(rows, note=""):
     rows["type"] = rows.subset.str.split(", ").str[1].fillna("all five")
     datasets = sorted(dict.fromkeys(rows.dataset), key=lambda name: list(rows.dataset).index(name))
     types = list(dict.fromkeys(rows.type))
-    names = sorted(dict.fromkeys(rows.series), key=lambda name: _look(name) is not None)
+    looks = {
+        name: next((look for end, look in _LOOKS.items() if name.endswith(end)), (BLUE, "o"))
+        for name in rows.series
+    }
+    # our own model first, then what has a look of its own
+    looks = dict(sorted(looks.items(), key=lambda item: item[1] in _LOOKS.values()))
     fig, axes = plt.subplots(
         len(datasets),
         2,
@@ -42,7 +47,7 @@ def by_type(rows, note=""):
     for line, dataset in zip(axes, datasets, strict=True):
         for ax, run in zip(line, RUNS, strict=True):
             part = rows[(rows.dataset == dataset) & (rows.run == run)]
-            _panel(ax, part, types, names)
+            _panel(ax, part, types, looks)
             ax.set_title(f"{dataset}, {run}")
     for ax in axes[-1]:
         ax.set_xlabel("AUROC, 95 % CI from resampling patients")
@@ -60,19 +65,13 @@ def by_type(rows, note=""):
     return fig
 
 
-def _look(name):
-    return next((look for end, look in _LOOKS.items() if name.endswith(end)), None)
-
-
-def _panel(ax, rows, types, names):
+def _panel(ax, rows, types, looks):
     ax.axvline(0.5, color="0.6", lw=0.8, ls=(0, (2, 2)))
-    for name, offset in zip(
-        names, np.linspace(-0.28, 0.28, len(names)) if len(names) > 1 else [0], strict=True
-    ):
+    offsets = np.linspace(-0.28, 0.28, len(looks)) if len(looks) > 1 else [0]
+    for (name, (colour, marker)), offset in zip(looks.items(), offsets, strict=True):
         part = rows[rows.series == name].drop_duplicates("type").set_index("type").reindex(types)
         if part.value.isna().all():
             continue
-        colour, marker = _look(name) or (BLUE, "o")
         at = np.arange(len(types)) + offset
         control = not part.control.fillna("").eq("").all()
         ax.hlines(at, part.ci_low, part.ci_high, color=colour, lw=0.8 if control else 1.5)
