@@ -80,7 +80,7 @@ class Encoders(nn.Module):
             states, feature = self.encode_text(ids, mask)
             return states[:, 0], feature
         words = unpadded.embed(self.text.embeddings, ids, mask, unpadded.from_mask(mask))
-        state = unpadded.run(self.text.encoder.layer, words, mask, keep=first_of(mask))
+        state = unpadded.run(self.text.encoder.layer, words, mask, keep=unpadded.first_of(mask))
         return state, unit(self.text_proj(state))
 
     @property
@@ -159,7 +159,9 @@ class XVL(nn.Module):
 
     def match_logits(self, text: Tensor, mask: Tensor, image: Tensor) -> Tensor:
         """Matched / not matched (B, 2) from text states and image tokens, one pair a row."""
-        logits = self.itm_head(self.online.fusion.tokens(text, mask, image, first_of(mask)))
+        logits = self.itm_head(
+            self.online.fusion.tokens(text, mask, image, unpadded.first_of(mask))
+        )
         return self.both_directions(logits, text, mask, image)
 
     def match_every(self, text: Tensor, mask: Tensor, image: Tensor) -> Tensor:
@@ -182,7 +184,7 @@ class XVL(nn.Module):
         image = fusion.regroup(image, groups)
         everywhere = torch.ones(image.shape[:2], dtype=mask.dtype, device=mask.device)
         fused = self.image_fusion.tokens(
-            image, everywhere, text, first_of(everywhere), memory_mask=mask
+            image, everywhere, text, unpadded.first_of(everywhere), memory_mask=mask
         )
         return (logits + self.image_itm_head(fused)) / 2
 
@@ -289,7 +291,7 @@ class XVL(nn.Module):
             None if images is tokens else torch.arange(mine.start, mine.stop, device=tokens.device)
         )
         groups = (own, own, other_image, own)
-        keep = first_of(masks)
+        keep = unpadded.first_of(masks)
         keep[3 * n :] = b.labels != -100
         fused = self.online.fusion.tokens(texts, masks, images, keep, groups)
         matched = torch.zeros(3 * n, dtype=torch.long, device=fused.device)
@@ -335,10 +337,3 @@ def exactly(x: Tensor):
     would show.
     """
     return torch.autocast(x.device.type, enabled=False)
-
-
-def first_of(mask: Tensor) -> Tensor:
-    """(B, L) bool: the first token of every row, `[CLS]`."""
-    first = torch.zeros(mask.shape, dtype=torch.bool, device=mask.device)
-    first[:, 0] = True
-    return first
