@@ -82,7 +82,7 @@ def load_into(
     say what went where.
 
     `part`: all, or its encoder `vision` or `text` alone. Momentum twins that the file does not hold
-    become copies of the model. Raises FileNotFoundError and ValueError as `convert.convert` does, and
+    become copies of the model. Raises as `convert.convert` does, and
     ValueError when shapes differ, weights are not finite, or (unless `strict` is False) some are
     missing or unknown; the model is then as it was.
     """

@@ -62,26 +62,22 @@ class Encoders(nn.Module):
         tokens = self.vision.forward_features(images)
         return tokens, unit(self.vision_proj(tokens[:, 0]))
 
-    def encode_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Text states (N, L, d) and unit features (N, D)."""
+    def encode_text(
+        self, ids: Tensor, mask: Tensor, summary: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Text states (N, L, d) and unit features (N, D); with `summary` of the states those of
+        `[CLS]` alone, (N, d), and no other is computed where the model runs `packed`.
+        """
         if self.packed:
             layout = unpadded.from_mask(mask)
             words = unpadded.embed(self.text.embeddings, ids, mask, layout)
-            states = layout.pad(unpadded.run(self.text.encoder.layer, words, mask))
+            keep = unpadded.first_of(mask) if summary else None
+            states = unpadded.run(self.text.encoder.layer, words, mask, keep=keep)
+            states = states[:, None] if summary else layout.pad(states)
         else:
             states = self.text(ids, attention_mask=mask).last_hidden_state
-        return states, unit(self.text_proj(states[:, 0]))
-
-    def summarise_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`[CLS]` states (N, d) and unit features (N, D): what `encode_text` gives, where no other
-        token is needed.
-        """
-        if not self.packed:
-            states, feature = self.encode_text(ids, mask)
-            return states[:, 0], feature
-        words = unpadded.embed(self.text.embeddings, ids, mask, unpadded.from_mask(mask))
-        state = unpadded.run(self.text.encoder.layer, words, mask, keep=unpadded.first_of(mask))
-        return state, unit(self.text_proj(state))
+        feature = unit(self.text_proj(states[:, 0]))
+        return (states[:, 0] if summary else states), feature
 
     @property
     def look(self) -> nn.Module:
@@ -206,7 +202,7 @@ class XVL(nn.Module):
                 torch.cat([F.pad(t, (0, most - t.shape[1])) for t in pair])
                 for pair in ((b.ids, b.sentence_ids), (b.mask, b.sentence_mask))
             )
-            reports, features = twin.summarise_text(ids, mask)
+            reports, features = twin.encode_text(ids, mask, summary=True)
             masked, _ = twin.encode_text(b.masked_ids, b.mask)
             return Momentum(
                 *twin.encode_image(b.plain), reports[:n], features[:n], masked, features[n:]
