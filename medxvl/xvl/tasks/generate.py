@@ -4,15 +4,12 @@ writes the findings section.
 Baselines and scores are those of medxvl.medvill.tasks.generate.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from medxvl.data import text
-from medxvl.training import distributed
-from medxvl.xvl import finetune, writer, writing
-from medxvl.xvl.finetune import CHUNK, FineTuning, Pictures
+from medxvl.xvl import writing
+from medxvl.xvl.finetune import CHUNK, Pictures
 
 
 def findings_texts(dataset, rows, preset) -> list[str]:
@@ -33,80 +30,15 @@ def with_report(dataset, split: str, preset) -> tuple[np.ndarray, list[str]]:
     return rows[[bool(t) for t in texts]], [t for t in texts if t]
 
 
-class Writing(FineTuning):
-    """Fine-tuning on the split `train`; the epoch with the highest likelihood a word on `valid` is
-    kept.
-    """
-
-    score_label = "validation log-likelihood a word"
-    groups = (*FineTuning.groups, "writer")
+class Generating(writing.Writing):
+    """Fine-tuning of a decoder on the findings sections of the split `train`."""
 
     def __init__(self, preset, dataset, start, tokenizer, device):
-        self.rows, self.texts = with_report(dataset, "train", preset)
-        self.valid = with_report(dataset, "valid", preset)[0]
-        self.dataset, self.tokenizer = dataset, tokenizer
-        pictures = Pictures(dataset, self.rows, preset, device)
+        train, valid = (with_report(dataset, split, preset) for split in ("train", "valid"))
+        most = preset.xvl_generate_most + 1
         super().__init__(
-            "xvl_generate",
-            preset,
-            start,
-            pictures,
-            len(self.rows),
-            dataset.fingerprint,
-            device,
+            "xvl_generate", preset, dataset, start, tokenizer, device, train, valid, most
         )
-
-    def module(self) -> writer.Writer:
-        return writer.start_from(self.start, reads=False)
-
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
-
-    def inputs(self, picked, rng, generator) -> tuple:
-        own = picked[distributed.own(len(picked))]
-        return self.images(picked, generator), *text.encode(
-            self.tokenizer, [self.texts[k] for k in own], self.preset.xvl_generate_most + 1
-        )
-
-    def score(self, epoch: int) -> float:
-        losses, words = likelihood(
-            self.tuned, self.tokenizer, self.dataset, self.valid, self.device
-        )
-        return -float(losses.sum() / words.sum())
-
-
-def fit(
-    preset, dataset, start, tokenizer, folder: Path, device, progress
-) -> tuple[writer.Writer, str]:
-    """Fine-tune a decoder that starts from the pre-trained `start`; the writer and what identifies
-    it.
-    """
-    return finetune.fit(
-        Writing(preset, dataset, start, tokenizer, device), preset, folder, device, progress
-    )
-
-
-def likelihood(
-    tuned, tokenizer, dataset, rows, device, images_of=None
-) -> tuple[np.ndarray, np.ndarray]:
-    """`writing.likelihood` of the reports of the rows."""
-    texts = findings_texts(dataset, rows, tuned.preset)
-    return writing.likelihood(
-        tuned,
-        tokenizer,
-        dataset,
-        rows,
-        texts,
-        tuned.preset.xvl_generate_most + 1,
-        device,
-        images_of=images_of,
-    )
-
-
-def write(tuned, tokenizer, dataset, rows, device, beams: int = 1, images_of=None) -> list[str]:
-    """Reports for the images of the rows, or of `images_of` (n,) in their place."""
-    most = tuned.preset.xvl_generate_most
-    return writing.write(tuned, tokenizer, dataset, rows, most, beams, device, images_of=images_of)
 
 
 @torch.no_grad()

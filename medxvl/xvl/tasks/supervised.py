@@ -82,9 +82,6 @@ class Diagnosing(FineTuning):
         torch.manual_seed(self.preset.seed)
         return Diagnosis(self.preset, finetune.copied(self.start), len(self.findings))
 
-    def ids(self, picked) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.rows[picked]].tolist()
-
     def inputs(self, picked, rng, generator) -> tuple:
         return self.images(picked, generator), self.y[picked[distributed.own(len(picked))]]
 
@@ -112,17 +109,6 @@ def named(preset) -> str:
     """What rows call the model."""
     return NAMES.get(
         preset.supervised_start, f"{Path(preset.supervised_start).name} fine-tuned on labels"
-    )
-
-
-def fit(
-    preset, dataset, start: nn.Module, findings, folder: Path, device, progress
-) -> tuple[Diagnosis, str]:
-    """Fine-tune the encoder `start` on the labels of `findings`; the module, and what identifies
-    it.
-    """
-    return finetune.fit(
-        Diagnosing(preset, dataset, start, findings, device), preset, folder, device, progress
     )
 
 

@@ -9,7 +9,6 @@ given. The release's own driver raises; where it says nothing, the paper's proto
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from medxvl.data import questions, text
 from medxvl.training import distributed
-from medxvl.xvl import finetune, writer
+from medxvl.xvl import writer
 from medxvl.xvl.finetune import CHUNK, FineTuning, Pictures
 
 
@@ -66,7 +65,10 @@ class Answering(FineTuning):
     def inputs(self, picked, rng, generator) -> tuple:
         own, most = distributed.own(len(picked)), self.preset.max_tokens
         chosen = self.train.iloc[picked[own]]
-        images = self.images(picked, generator) if self.sees else blank(self.tuned, len(chosen))
+        if self.sees:
+            images = self.images(picked, generator)
+        else:  # one empty image token each: the same model, without an image
+            images = torch.zeros(len(chosen), 1, self.preset.vision_width)
         answer = text.encode(self.tokenizer, chosen["answer"].tolist(), most)
         return images, *answer, *text.encode(self.tokenizer, chosen["question"].tolist(), most)
 
@@ -85,11 +87,6 @@ class Answering(FineTuning):
         return float((given == self.valid["answer"].to_numpy()).mean())
 
 
-def blank(tuned: writer.Writer, n: int) -> Tensor:
-    """(n, 1, e) one empty image token each: the same model, without an image."""
-    return torch.zeros(n, 1, tuned.preset.vision_width)
-
-
 @torch.no_grad()
 def rank(
     tuned: writer.Writer, memory, answers: tuple[Tensor, Tensor], first: int
@@ -101,9 +98,8 @@ def rank(
     and ordered by that of all.
     """
     ids, mask = answers
-    chosen = tuned.first_words(memory)[:, ids[:, 1]].argsort(dim=1, descending=True, stable=True)[
-        :, :first
-    ]
+    words, _ = tuned.decoder.step(tuned.decoder.start(memory), None)  # (n, V)
+    chosen = words[:, ids[:, 1]].argsort(dim=1, descending=True, stable=True)[:, :first]
     n, k = chosen.shape
     beside = memory.select(torch.arange(n, device=ids.device).repeat_interleave(k))
     likely = tuned.log_likelihood(beside, ids[chosen.flatten()], mask[chosen.flatten()]).view(n, k)
@@ -134,7 +130,10 @@ def ranked(
         t.to(device) for t in text.encode(tokenizer, table["question"].tolist(), preset.max_tokens)
     ]
     for part in torch.arange(len(table)).split(CHUNK):
-        images = pictures.tokens(tuned.vision, part) if sees else blank(tuned, len(part)).to(device)
+        if sees:
+            images = pictures.tokens(tuned.vision, part)
+        else:
+            images = torch.zeros(len(part), 1, preset.vision_width, device=device)
         memory = tuned.remember(images, tuple(t[part.to(device)] for t in asked))
         found.append(rank(tuned, memory, candidates, preset.xvl_vqa_first))
     return tuple(torch.cat(x).cpu().numpy() for x in zip(*found, strict=True))
@@ -146,13 +145,3 @@ def predict(
     """(n,) the best of `answers` for each question; see `ranked`."""
     order, _ = ranked(tuned, tokenizer, dataset, table, answers, device, sees, images_of)
     return np.array(answers, dtype=object)[order[:, 0]]
-
-
-def fit(
-    preset, dataset, table, start, tokenizer, folder: Path, device, progress, sees: bool = True
-) -> tuple[writer.Writer, list[str], str]:
-    """Fine-tune `start`, a pre-trained X-VL (`sees` False: without images, a control); the module,
-    its candidate answers, and what identifies it."""
-    task = Answering(preset, dataset, table, start, tokenizer, device, sees)
-    tuned, told = finetune.fit(task, preset, folder, device, progress)
-    return tuned, task.answers, told

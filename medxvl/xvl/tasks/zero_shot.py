@@ -12,9 +12,9 @@ import torch
 
 from data_prep.reports import prompts
 from medxvl.config import presets
+from medxvl.data import text
 from medxvl.evaluation import metrics
 from medxvl.layers import vision_transformer
-from medxvl.xvl import text_features
 
 TOKENS = 8192  # words of image-sentence pairs a call of the fusion encoder
 IMAGES = 256  # images a call of the vision encoder, at 64 px
@@ -52,7 +52,9 @@ def score(
     sentences = [
         s for finding, positives in described.items() for s in (*positives, denied[finding])
     ]
-    states, mask, f_text = text_features.of(model, tokenizer, sentences)
+    cleaned = [text.clean_report(s, preset.max_words) for s in sentences]
+    ids, mask = (t.to(device) for t in text.encode(tokenizer, cleaned, preset.max_tokens))
+    states, f_text = model.online.encode_text(ids, mask)
 
     logits, cosines = [], []
     step = max(1, IMAGES * 64**2 // preset.image_size**2)

@@ -15,7 +15,7 @@ from medxvl.config import presets
 from medxvl.data import questions as asked
 from medxvl.data import text
 from medxvl.evaluation import controls, metrics, retrieval
-from medxvl.xvl import checkpoints, pretrain, scoring
+from medxvl.xvl import checkpoints, finetune, pretrain, scoring
 from medxvl.xvl import writer as xvl_writer
 from medxvl.xvl.tasks import retrieve, vqa
 
@@ -193,7 +193,7 @@ def test_sentences_look_for_images(trained, data, words):
         "a sentence's shortlist alone"
     )
     people = data.index.patient_id.iloc[rows].to_numpy()
-    table = retrieve.sentence_tables(scores, asked.which, 6)["contrast only"]
+    table = retrieve.ways(scores, asked.which, 6, by_text=True)["contrast only"]
     made = retrieve.evaluate_queries(table, has, finding, people, dataset="d", preset=PRESET)
     found = {(r["subset"], r["metric"]): r for r in made}
     assert {s for s, _ in found} == {
@@ -288,7 +288,8 @@ def test_the_first_token_chooses_who_is_ranked(large, data, words):
         ids, _ = text.encode(words, answers, PRESET.max_tokens)
         pictures = vqa.Pictures(data, table["row"].to_numpy(), PRESET, CPU)
         given = text.encode(words, table.question.tolist(), PRESET.max_tokens)
-        first = large.first_words(large.remember(pictures.tokens(large.vision, range(5)), given))
+        memory = large.remember(pictures.tokens(large.vision, range(5)), given)
+        first, _ = large.decoder.step(large.decoder.start(memory), None)
     for n in range(5):
         large_wins = (
             first[n, ids[0, 1]] > first[n, ids[1, 1]]
@@ -298,17 +299,19 @@ def test_the_first_token_chooses_who_is_ranked(large, data, words):
 
 def test_answers_need_the_picture(trained, data, words, tmp_path):
     table, start = questions(data), trained[0]
-    tuned, answers, told = vqa.fit(PRESET, data, table, start, words, tmp_path / "a", CPU, Bar())
-    blind, same, _ = vqa.fit(
-        PRESET, data, table, start, words, tmp_path / "b", CPU, Bar(), sees=False
-    )
+    task = vqa.Answering(PRESET, data, table, start, words, CPU)
+    tuned, told = finetune.fit(task, PRESET, tmp_path / "a", CPU, Bar())
+    unseen = vqa.Answering(PRESET, data, table, start, words, CPU, sees=False)
+    blind, _ = finetune.fit(unseen, PRESET, tmp_path / "b", CPU, Bar())
+    answers = task.answers
+    assert unseen.answers == answers
     test = table[table.split == "test"].reset_index(drop=True)
     right = {
         "own": vqa.predict(tuned, words, data, test, answers, CPU),
         "other": vqa.predict(
             tuned, words, data, test, answers, CPU, images_of=asked.swapped(test, 0)
         ),
-        "blind": vqa.predict(blind, words, data, test, same, CPU, sees=False),
+        "blind": vqa.predict(blind, words, data, test, answers, CPU, sees=False),
         "majority": asked.majority(table[table.split == "train"], test),
     }
     right = {name: (given == test.answer.to_numpy()).mean() for name, given in right.items()}

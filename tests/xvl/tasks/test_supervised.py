@@ -14,7 +14,7 @@ from train_helpers import Bar
 
 from medxvl.config import presets
 from medxvl.evaluation import controls, metrics
-from medxvl.xvl import checkpoints, ibot
+from medxvl.xvl import checkpoints, finetune, ibot
 from medxvl.xvl import model as xvl
 from medxvl.xvl.tasks import supervised
 
@@ -37,9 +37,8 @@ def model():
 def test_it_learns_by_the_picture(model, tmp_path):
     data, before = Fake(), {k: v.clone() for k, v in model.state_dict().items()}
     data.index.loc[:9, "Edema"] = -1.0  # uncertain: no label
-    tuned, told = supervised.fit(
-        PRESET, data, supervised.start(PRESET, model), FINDINGS, tmp_path, CPU, Bar()
-    )
+    task = supervised.Diagnosing(PRESET, data, supervised.start(PRESET, model), FINDINGS, CPU)
+    tuned, told = finetune.fit(task, PRESET, tmp_path, CPU, Bar())
     assert told.startswith("fine-tuned ") and all(
         torch.equal(v, before[k]) for k, v in model.state_dict().items()
     )
