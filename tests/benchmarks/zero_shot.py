@@ -85,7 +85,7 @@ def main() -> None:
     )
 
     def batched():
-        return zero_shot.score(model, tokenizer, images, prompts.PROMPTS)["ITM"]
+        return zero_shot.score([model], tokenizer, images, prompts.PROMPTS)["ITM"]
 
     ways = {
         "in batches": (given.images, batched),

@@ -135,16 +135,10 @@ def to_correct(
     return pd.DataFrame(rows, columns=["set", "place", "kind", "asked", "wanted"])
 
 
-def surely(found: list[str], asked: list[str], gains: np.ndarray, margin: float) -> list[str]:
-    """The correction where it is likelier than the report as it stands by more than `margin`
-    (natural logarithm), else the report.
-    """
-    return [f if gain > margin else a for f, a, gain in zip(found, asked, gains, strict=True)]
-
-
 def margin(found: list[str], asked: list[str], gains: np.ndarray, kept: float) -> float:
     """The least margin, 0 or more, that leaves the share `kept` of these reports, none of which has
-    an error, as they are.
+    an error, as they are, where a correction is taken only if it is likelier than the report by
+    more than the margin (natural logarithm).
     """
     changed = np.sort(
         gains[

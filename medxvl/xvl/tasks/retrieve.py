@@ -21,18 +21,14 @@ QUERIES = "sentence to image"
 KS = (5, 10, 50)  # precision of the queries that are sentences
 
 
-def pool(dataset, split: str, preset) -> np.ndarray:
-    """Rows of the studies that are ranked against each other: those with a report,
-    `xvl_retrieve_pool` of them at most.
+def pool(dataset, split: str, preset) -> tuple[np.ndarray, list[str]]:
+    """Rows of the studies that are ranked against each other, those with a report,
+    `xvl_retrieve_pool` of them at most; and their cleaned impressions, as the model reads them.
     """
     rows = dataset.rows(split)
     rows = rows[[bool(parts) for parts in corpus.report_sentences(dataset, rows, preset)]]
-    return retrieval.sample(rows, preset.xvl_retrieve_pool, preset.seed)
-
-
-def reports(dataset, rows, preset) -> list[str]:
-    """(n,) the cleaned impressions, as the model reads them."""
-    return [text.join(parts) for parts in corpus.report_sentences(dataset, rows, preset)]
+    rows = retrieval.sample(rows, preset.xvl_retrieve_pool, preset.seed)
+    return rows, [text.join(parts) for parts in corpus.report_sentences(dataset, rows, preset)]
 
 
 @torch.no_grad()

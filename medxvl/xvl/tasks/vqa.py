@@ -75,7 +75,7 @@ class Answering(FineTuning):
     def score(self, epoch: int) -> float:
         if self.valid.empty:
             return 0.0
-        given = predict(
+        given, _ = ranked(
             self.tuned,
             self.tokenizer,
             self.dataset,
@@ -84,7 +84,7 @@ class Answering(FineTuning):
             self.device,
             self.sees,
         )
-        return float((given == self.valid["answer"].to_numpy()).mean())
+        return float((given[:, 0] == self.valid["answer"].to_numpy()).mean())
 
 
 @torch.no_grad()
@@ -118,8 +118,8 @@ def ranked(
     sees: bool = True,
     images_of=None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`rank` for each question of `table`, answers as numbers in `answers`; `images_of` (n,): rows
-    whose image is shown instead (a control)."""
+    """`rank` for each question of `table`: the `xvl_vqa_first` best of `answers`, the best first,
+    and their log-probabilities. `images_of` (n,): rows whose image is shown instead (a control)."""
     tuned.eval()
     preset, found = tuned.preset, []
     pictures = Pictures(
@@ -136,12 +136,5 @@ def ranked(
             images = torch.zeros(len(part), 1, preset.vision_width, device=device)
         memory = tuned.remember(images, tuple(t[part.to(device)] for t in asked))
         found.append(rank(tuned, memory, candidates, preset.xvl_vqa_first))
-    return tuple(torch.cat(x).cpu().numpy() for x in zip(*found, strict=True))
-
-
-def predict(
-    tuned, tokenizer, dataset, table, answers: list[str], device, sees: bool = True, images_of=None
-) -> np.ndarray:
-    """(n,) the best of `answers` for each question; see `ranked`."""
-    order, _ = ranked(tuned, tokenizer, dataset, table, answers, device, sees, images_of)
-    return np.array(answers, dtype=object)[order[:, 0]]
+    order, likely = (torch.cat(x).cpu().numpy() for x in zip(*found, strict=True))
+    return np.array(answers, dtype=object)[order], likely

@@ -199,7 +199,6 @@ def test_sure_corrections():
         and correct_errors.margin(found, asked, gains, 0.5) == 1
     )
     assert correct_errors.margin(found, asked, gains, 0.25) == 0
-    assert correct_errors.surely(found, asked, gains, 1.0) == ["a", "b", "y", "z"]
 
 
 def test_gains_are_of_the_texts(start, corrector):
