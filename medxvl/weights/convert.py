@@ -57,19 +57,6 @@ class Report:
     kind: str = ""
     file: Path | None = None
 
-    def __str__(self):
-        count = {
-            "used": len(self.weights),
-            "reshaped": len(self.reshaped),
-            "missing": len(self.missing),
-            "unexpected": len(self.unexpected),
-            "of another shape": len(self.mismatched),
-            "left out": len(self.left_out),
-        }
-        return f"{self.file} ({self.kind}): " + ", ".join(
-            f"{n} {what}" for what, n in count.items()
-        )
-
 
 @dataclass
 class Checkpoint:

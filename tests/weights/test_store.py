@@ -128,7 +128,7 @@ def test_strict_and_not(tmp_path):
     ):
         store.load_into(model(), tmp_path / "x.pth", "vision")
     report = store.load_into(model(), tmp_path / "x.pth", "vision", strict=False)
-    assert report.unexpected == ["adapter.weight"] and "1 unexpected" in str(report)
+    assert report.unexpected == ["adapter.weight"]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
