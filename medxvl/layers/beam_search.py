@@ -6,7 +6,7 @@ A `step(state, words)` takes what was decoded last, (N,) ids (None at first), an
 the model behind it: MedViLL's is in medxvl.medvill.writer.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -47,7 +47,6 @@ class Texts:
 
     words: Tensor
     scores: Tensor
-    logits: list = field(default_factory=list)
 
 
 @torch.no_grad()

@@ -160,11 +160,19 @@ class FusionEncoder(nn.Module):
 
     def every_pair(self, x, mask, memory, memory_mask=None) -> Tensor:
         """Fused first tokens (I, B, d) of every one of x (B, L, d) with every one of memory (I, P,
-        e); see unpadded.every_pair.
+        e).
+
+        What does not depend on the pair is computed once: the first layer's self-attention a row of
+        x, keys and values one of memory.
         """
-        return unpadded.every_pair(
-            self.encoder.layer, unpadded.from_mask(mask).pack(x), mask, memory, memory_mask
-        )
+        layers, own = self.encoder.layer, unpadded.from_mask(mask)
+        x = own.pack(x)
+        x = unpadded.attend(layers[0].attention, x, own, x, own).repeat(len(memory), 1)
+        seen = torch.arange(len(memory), device=x.device).repeat_interleave(len(mask))
+        mask = mask.repeat(len(memory), 1)
+        first = unpadded.first_of(mask)
+        fused = unpadded.run(layers, x, mask, memory, seen, memory_mask, first, begun=True)
+        return fused.unflatten(0, (len(memory), -1))
 
 
 def regroup(x: Tensor, groups) -> Tensor:

@@ -56,6 +56,13 @@ def from_mask(mask: Tensor) -> Layout:
     return Layout(*mask.shape, None if len(at) == mask.numel() else at)
 
 
+def first_of(mask: Tensor) -> Tensor:
+    """(B, L) bool: the first token of every row, `[CLS]`."""
+    first = torch.zeros(mask.shape, dtype=torch.bool, device=mask.device)
+    first[:, 0] = True
+    return first
+
+
 def grouped(row: Tensor, rows: int) -> Layout:
     """Layout that gathers tokens by `row` (T,), each row's tokens side by side in their order."""
     count = torch.bincount(row, minlength=rows)
@@ -104,24 +111,6 @@ def run(
             x = attend(layer.crossattention, x, seen_by, memory, memory_at)
         x = layer.feed_forward_chunk(x)
     return x
-
-
-def every_pair(layers, x, mask, memory, memory_mask=None) -> Tensor:
-    """First token of every text in x (T, d) with mask (B, L), fused with every one of memory (I, P,
-    e): (I, B, d).
-
-    What does not depend on the pair is computed once: the first layer's self-attention a text, keys
-    and values one of memory.
-    """
-    own = from_mask(mask)
-    x = attend(layers[0].attention, x, own, x, own).repeat(len(memory), 1)
-    seen = torch.arange(len(memory), device=x.device).repeat_interleave(len(mask))
-    mask = mask.repeat(len(memory), 1)
-    first = torch.zeros_like(mask, dtype=torch.bool)
-    first[:, 0] = True
-    return run(layers, x, mask, memory, seen, memory_mask, first, begun=True).unflatten(
-        0, (len(memory), -1)
-    )
 
 
 def joint(layers, x: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:

@@ -208,7 +208,7 @@ def resize_positions(positions: Tensor, grid, offset: float = 0.0) -> Tensor:
     columns); bicubic, `[CLS]` kept.
 
     The encoder in use scales by (side + 0.1) / g, as DINO does; loading a checkpoint by the sizes
-    alone (offset 0).
+    alone (offset 0), as X-VL's release does.
     """
     old = round((positions.shape[1] - 1) ** 0.5)
     if tuple(grid) == (old, old):
@@ -238,14 +238,3 @@ def last_attention(model: VisionTransformer, images: Tensor) -> Tensor:
     x = block.norm1(torch.cat([x[1], x[0]], dim=1))
     q, k, _ = block.attn.qkv(x).unflatten(-1, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return (q @ k.transpose(-2, -1) * block.attn.scale).softmax(dim=-1)
-
-
-def pool_patches(patches: Tensor, kernel: int) -> Tensor:
-    """Average patch tokens (B, g * g, width) over squares of `kernel` x `kernel`; what does not
-    fill one is left out.
-
-    The release's pre-training model takes the root of g as kernel, its retrieval model g / 4.
-    """
-    side = round(patches.shape[1] ** 0.5)
-    grid = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    return F.avg_pool2d(grid, kernel).flatten(2).transpose(1, 2)

@@ -8,7 +8,7 @@ import medxvl
 
 
 def inspect(path, branch: str = "") -> str:
-    """What the checkpoint at `path` is, as text. Raises as `store.load` does."""
+    """What the checkpoint at `path` is, as text. Raises as `convert.convert` does."""
     medxvl.set_up()
     from medxvl.medvill.model import MedViLL
     from medxvl.weights import convert

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medxvl.config import paths, presets
@@ -58,19 +57,6 @@ class Report:
     kind: str = ""
     file: Path | None = None
 
-    def __str__(self):
-        count = {
-            "used": len(self.weights),
-            "reshaped": len(self.reshaped),
-            "missing": len(self.missing),
-            "unexpected": len(self.unexpected),
-            "of another shape": len(self.mismatched),
-            "left out": len(self.left_out),
-        }
-        return f"{self.file} ({self.kind}): " + ", ".join(
-            f"{n} {what}" for what, n in count.items()
-        )
-
 
 @dataclass
 class Checkpoint:
@@ -114,9 +100,15 @@ def convert(path, branch: str = "", models: tuple = ()) -> Checkpoint:
     try:
         encoders = {name: layouts.part(kind, state, name) for name in ("vision", "text")}
         found = layouts.sizes(encoders["vision"], encoders["text"])
-        model = _class_of(kind, models)
-        ours = _renamed(kind, state, encoders, model)
-        report = fit(ours, _skeleton(kind, state, raw.about, encoders, found, model))
+        whole = KINDS[kind][0] if kind not in layouts.ENCODERS_ALONE else ""
+        model = next((m for m in models if m.FAMILY == whole or m.SAVED_AS == kind), None)
+        if KINDS[kind][0] == "medxvl":
+            ours = dict(state)
+        elif model is not None:
+            ours = model.from_released(state)
+        else:
+            ours = {f"{name}.{k}": v for name, part in encoders.items() for k, v in part.items()}
+        report = fit(ours, _skeleton(kind, state, ours, raw.about, encoders, found, model))
     except (
         LookupError,
         RuntimeError,
@@ -151,26 +143,8 @@ def convert(path, branch: str = "", models: tuple = ()) -> Checkpoint:
 _ENCODER = re.compile(r"(online\.)?(vision|text)\.|trunk\.|bert\.|image_proj\.")
 
 
-def _class_of(kind: str, models: tuple) -> type | None:
-    """The class among `models` that a whole checkpoint of this kind is for."""
-    for model in models:
-        whole = KINDS[kind][0] == model.FAMILY and kind not in layouts.ENCODERS_ALONE
-        if whole or kind == model.SAVED_AS:
-            return model
-    return None
-
-
-def _renamed(kind: str, state: dict, encoders: dict, model: type | None) -> dict[str, Tensor]:
-    """The whole checkpoint under our names; single encoders as vision.* or text.*."""
-    if KINDS[kind][0] == "medxvl":
-        return dict(state)
-    if model is not None:
-        return model.from_released(state)
-    return {f"{name}.{k}": v for name, weights in encoders.items() for k, v in weights.items()}
-
-
 def _skeleton(
-    kind: str, state: dict, about: dict, encoders: dict, found: dict, model: type | None
+    kind: str, state: dict, ours: dict, about: dict, encoders: dict, found: dict, model: type | None
 ) -> dict[str, Tensor]:
     """Names and shapes of our model of the sizes that were found, without memory for its
     weights.
@@ -179,7 +153,7 @@ def _skeleton(
     words = found.get("vocabulary", preset.vocabulary)
     if KINDS[kind][0] == "medxvl":
         if "preset" not in about or model is None:
-            return state
+            return ours
         known = asdict(preset)
         preset = replace(
             preset, **{k: v for k, v in json.loads(about["preset"]).items() if k in known}
@@ -187,7 +161,7 @@ def _skeleton(
     elif model is not None:
         preset = replace(preset, **model.sized(found, state))
     elif KINDS[kind][0] == "medvill":  # for another class than its own: its encoders as they are
-        return _renamed(kind, state, encoders, None)
+        return ours
     else:
         preset = replace(preset, **found)
     with torch.device("meta"):
@@ -233,7 +207,10 @@ def fit(found: dict[str, Tensor], wanted: dict) -> Report:
 def _reshape(report: Report, key: str, tensor: Tensor, shape: tuple) -> None:
     new, how = None, ""
     if key.endswith("pos_embed") and tensor.ndim == 3 and tensor.shape[-1] == shape[-1]:
-        new, how = interpolate_grid(tensor, shape[1]), "interpolated to another image size"
+        old, side = math.isqrt(tensor.shape[1] - 1), math.isqrt(shape[1] - 1)
+        if old and old**2 + 1 == tensor.shape[1] and side**2 + 1 == shape[1]:
+            grid = vision_transformer.resize_positions(tensor.float(), (side, side))
+            new, how = grid.to(tensor.dtype), "interpolated to another image size"
     elif (
         key.endswith("position_embeddings.weight")
         and tensor.shape[1:] == shape[1:]
@@ -252,20 +229,6 @@ def _reshape(report: Report, key: str, tensor: Tensor, shape: tuple) -> None:
     else:
         report.weights[key] = new
         report.reshaped[key] = f"{tuple(tensor.shape)} -> {shape}, {how}"
-
-
-def interpolate_grid(embedding: Tensor, tokens: int) -> Tensor | None:
-    """Position embedding (1, 1 + g * g, d) for `tokens` = 1 + G * G tokens; `[CLS]` stays. None
-    when a grid is not square.
-    """
-    g, new = math.isqrt(embedding.shape[1] - 1), math.isqrt(tokens - 1)
-    if g * g + 1 != embedding.shape[1] or new * new + 1 != tokens or not g:
-        return None
-    grid = embedding[:, 1:].float().reshape(1, g, g, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    return torch.cat(
-        [embedding[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2).to(embedding.dtype)], dim=1
-    )
 
 
 def complain(report: Report, what: str, found: dict, model: dict) -> str:

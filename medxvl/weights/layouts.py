@@ -77,6 +77,16 @@ _LEFT_OUT = (
 )
 
 
+# a weight that every checkpoint of the family has, and what may stand before its name
+_MEDVILL = "txt_embeddings.word_embeddings.weight", ("enc.", "bert.", "")
+_BERT = (
+    "embeddings.word_embeddings.weight",
+    ("text_encoder.bert.", "text_encoder.", "bert.", ""),
+)
+# children of a ResNet that is an `nn.Sequential`, in its usual names
+_RESNET = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+
+
 # --- which layout ---------------------------------------------------------------------------------
 def tidy(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Keys without what wrappers put before all of them (`module.`, `_orig_mod.`) and with today's
@@ -109,7 +119,7 @@ def recognise(keys, about: dict | None = None, branch: str = "") -> str:
         if has("fusion_decoder."):
             return "X-VL answers or correction"
         return "X-VL pre-training" if has("fusion_encoder.bert.") else "X-VL retrieval or zero-shot"
-    prefix = medvill_prefix(keys)
+    prefix = _prefix(keys, *_MEDVILL)
     if prefix == "enc.":
         task = "pre-training" if has("mlm.") else "classification" if has("clf.") else "retrieval"
         return f"MedViLL {task}"
@@ -127,27 +137,16 @@ def recognise(keys, about: dict | None = None, branch: str = "") -> str:
             ("head.", "masked_embed", "backbone.masked_embed")
         )
         return "iBOT or DINO" if trained else "Vision Transformer"
-    if bert_prefix(keys) is not None:
+    if _prefix(keys, *_BERT) is not None:
         return "CXR-BERT" if any("cls_projection_head." in k for k in keys) else "BERT"
     if {"conv1.weight", "layer1.0.conv3.weight", "layer4.2.bn3.weight"} <= keys:
         return "ResNet-50"
     return ""
 
 
-def medvill_prefix(keys) -> str | None:
-    found = (
-        p for p in ("enc.", "bert.", "") if f"{p}txt_embeddings.word_embeddings.weight" in keys
-    )
-    return next(found, None)
-
-
-def bert_prefix(keys) -> str | None:
-    found = (
-        p
-        for p in ("text_encoder.bert.", "text_encoder.", "bert.", "")
-        if f"{p}embeddings.word_embeddings.weight" in keys
-    )
-    return next(found, None)
+def _prefix(keys, name: str, candidates: tuple[str, ...]) -> str | None:
+    """The first of `candidates` under which `name` is one of the keys."""
+    return next((prefix for prefix in candidates if prefix + name in keys), None)
 
 
 # --- our names ------------------------------------------------------------------------------------
@@ -171,14 +170,16 @@ def part(kind: str, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
             ),
         )
     if family == "medvill":
-        prefix = medvill_prefix(state)
-        return (
-            _resnet(_under(state, f"{prefix}img_encoder.model."))
-            if name == "vision"
-            else _medvill_bert(state, prefix)
-        )
+        prefix = _prefix(state, *_MEDVILL)
+        if name == "vision":
+            children = _under(state, f"{prefix}img_encoder.model.")
+            split = ((k.partition("."), v) for k, v in children.items())
+            return {_RESNET.get(child, child) + dot + rest: v for (child, dot, rest), v in split}
+        kept = (f"{prefix}txt_embeddings.", f"{prefix}encoder.", f"{prefix}pooler.")
+        named = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(kept)}
+        return {k.replace("txt_embeddings.", "embeddings."): v for k, v in named.items()}
     if family == "bert" and name == "text":
-        return _under(state, bert_prefix(state)) | {
+        return _under(state, _prefix(state, *_BERT)) | {
             k: v for k, v in state.items() if "_head." in k or k.startswith("cls.")
         }
     if family == "vit" and name == "vision":
@@ -193,21 +194,6 @@ def _under(state, *prefixes) -> dict[str, Tensor]:
         if found:
             return found
     return {}
-
-
-def _resnet(state) -> dict[str, Tensor]:
-    """A ResNet whose children have numbers, as `nn.Sequential` names them, under its usual
-    names.
-    """
-    names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-    split = ((k.partition("."), v) for k, v in state.items())
-    return {names.get(child, child) + dot + rest: v for (child, dot, rest), v in split}
-
-
-def _medvill_bert(state, prefix) -> dict[str, Tensor]:
-    kept = (f"{prefix}txt_embeddings.", f"{prefix}encoder.", f"{prefix}pooler.")
-    named = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(kept)}
-    return {k.replace("txt_embeddings.", "embeddings."): v for k, v in named.items()}
 
 
 # --- sizes ----------------------------------------------------------------------------------------

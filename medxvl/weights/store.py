@@ -75,16 +75,6 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def load(path, branch: str = "", models: tuple = ()) -> convert.Checkpoint:
-    """A checkpoint of any known layout, recognised and renamed; `branch`: teacher or student, where
-    there are both.
-
-    Raises FileNotFoundError (where to get the file) and ValueError (damaged, unsafe, or of no known
-    layout).
-    """
-    return convert.convert(path, branch, models)
-
-
 def load_into(
     model: nn.Module, path, part: str = "all", *, strict: bool = True, branch: str = ""
 ) -> convert.Report:
@@ -92,7 +82,7 @@ def load_into(
     say what went where.
 
     `part`: all, or its encoder `vision` or `text` alone. Momentum twins that the file does not hold
-    become copies of the model. Raises FileNotFoundError and ValueError as `load` does, and
+    become copies of the model. Raises as `convert.convert` does, and
     ValueError when shapes differ, weights are not finite, or (unless `strict` is False) some are
     missing or unknown; the model is then as it was.
     """
@@ -120,7 +110,9 @@ def load_into(
         or not report.weights
         or (strict and (report.missing or report.unexpected))
     ):
-        ours = layouts.sizes(*((wanted, wanted) if part != "all" else _encoder_states(model)))
+        pair = [convert.encoder(model, name) for name in ("vision", "text")]
+        pair = pair if part == "all" else [target, target]
+        ours = layouts.sizes(*(encoder.state_dict() for encoder in pair))
         what = "the model" if part == "all" else f"the {part} encoder of the model"
         raise ValueError(convert.complain(report, what, found.sizes, ours))
     # A sum is quicker than a look at every number, and not finite when one of them is not.
@@ -138,10 +130,6 @@ def load_into(
     if hasattr(model, "reset_twin") and not any(k.startswith("twin.") for k in report.weights):
         model.reset_twin()
     return report
-
-
-def _encoder_states(model: nn.Module):
-    return (convert.encoder(model, name).state_dict() for name in ("vision", "text"))
 
 
 def start_from(model: nn.Module, named: dict[str, str], branch: str = "") -> list[convert.Report]:

@@ -40,8 +40,8 @@ def own_start(preset) -> Path:
 
 
 def branch(preset) -> str:
-    """What `store.load` is told of the vision encoder's file: "" is its teacher where it has one,
-    else all there is."""
+    """The part of the vision encoder's file to read (`store.load_into`): "" is its teacher where
+    it has one, else all there is."""
     return preset.vision_branch.removeprefix("teacher")
 
 

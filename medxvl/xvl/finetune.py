@@ -60,10 +60,13 @@ class Tuned(nn.Module):
 
 
 class FineTuning(finetune.FineTuning):
-    """A task's training; the module is a Tuned."""
+    """A task's training on studies of `dataset`; the module is a Tuned."""
 
     common, groups = "xvl_tune", ("both", "model", "xvl_tune")
     pictures_of = Pictures
 
     def encoder(self) -> nn.Module:
         return self.tuned.vision
+
+    def ids(self, picked: np.ndarray) -> list[str]:
+        return self.dataset.index["study_id"].iloc[self.pictures.rows[picked]].tolist()

@@ -10,6 +10,7 @@ Shapes: N images, G = 2 large crops, P patches, K prototypes.
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -40,13 +41,13 @@ def views(
     `vision_transformer.augmented_view`.
     """
     n = batch or len(images)
-
-    def crop(area, size):
-        return vision_transformer.augmented_view(images, preset, generator, own, batch, area, size)
-
-    large = [crop((preset.ibot_global_low, 1.0), preset.image_size) for _ in range(GLOBAL)]
+    crop = partial(
+        vision_transformer.augmented_view, images, preset, generator, own=own, batch=batch
+    )
+    whole = (preset.ibot_global_low, 1.0)
+    large = [crop(area=whole, size=preset.image_size) for _ in range(GLOBAL)]
     area = (preset.ibot_local_low, preset.ibot_local_high)
-    small = [crop(area, preset.ibot_local_size) for _ in range(preset.ibot_local_crops)]
+    small = [crop(area=area, size=preset.ibot_local_size) for _ in range(preset.ibot_local_crops)]
     side = preset.image_size // preset.patch_size
     masked = [draw_masks(n, side, preset, generator)[own] for _ in range(GLOBAL)]
     return Views(torch.cat(large), torch.cat(small) if small else large[0][:0], torch.cat(masked))
@@ -93,24 +94,19 @@ class Head(nn.Module):
         return F.linear(F.normalize(self.mlp(x), dim=-1), F.normalize(self.prototypes, dim=-1))
 
 
-class Branch(nn.Module):
-    """A vision encoder with its head: the student, and the teacher."""
-
-    def __init__(self, preset):
-        super().__init__()
-        self.backbone = vision_transformer.build(preset)
-        self.head = Head(preset.vision_width, preset)
-
-
 class IBOT(nn.Module):
     """Student, teacher and centres. `forward(views, done)` gives the loss terms by name; `total` is
     what is minimised.
+
+    Student and teacher are a vision encoder, `backbone`, with its `head` each: the layout of iBOT's
+    published files.
     """
 
     def __init__(self, preset):
         super().__init__()
         self.preset = preset
-        self.student = Branch(preset)
+        backbone, head = vision_transformer.build(preset), Head(preset.vision_width, preset)
+        self.student = nn.ModuleDict({"backbone": backbone, "head": head})
         self.blank = nn.Parameter(torch.zeros(preset.vision_width))  # stands for a masked patch
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.register_buffer("centre", torch.zeros(preset.ibot_prototypes))
@@ -144,7 +140,9 @@ class IBOT(nn.Module):
             self.preset.ibot_centre_momentum,
         )
         out = self.teacher.head(vision_transformer.tokens(self.teacher.backbone, large)).float()
-        soft = F.softmax((out - self.centres()) / temperature, dim=-1)
+        patches = self.patch_centre[None].expand(out.shape[1] - 1, -1)
+        centres = torch.cat([self.centre[None], patches])  # (1 + P, K)
+        soft = F.softmax((out - centres) / temperature, dim=-1)
         if self.training:
             for centre, rows in (
                 (self.centre, out[:, 0]),
@@ -152,11 +150,6 @@ class IBOT(nn.Module):
             ):
                 centre.lerp_(gather(rows.mean(dim=0, keepdim=True)).mean(dim=0), 1 - keep)
         return soft[:, 0], soft[:, 1:]
-
-    def centres(self) -> Tensor:
-        """(1 + P, K): the centre of `[CLS]`, then that of the patches."""
-        patches = self.teacher.backbone.patch_embed.num_patches
-        return torch.cat([self.centre[None], self.patch_centre[None].expand(patches, -1)])
 
     def forward(self, v: Views, done: float) -> dict[str, Tensor]:
         """Loss terms; `done` is the share of the training that lies behind, from which the
@@ -181,15 +174,6 @@ class IBOT(nn.Module):
             "patch": masked_patches(out[len(crops) :], patch_target[v.masked], v.masked),
         }
         return terms | {"total": terms["cls"] + terms["patch"]}
-
-    def checkpoint(self) -> dict[str, dict[str, Tensor]]:
-        """Weights in the layout of iBOT's published files: `teacher` and `student`, prefix
-        `backbone.` (and `head.`).
-        """
-        return {
-            name: {k: v.clone() for k, v in getattr(self, name).state_dict().items()}
-            for name in ("teacher", "student")
-        }
 
 
 def other_crops(logits: Tensor, target: Tensor) -> Tensor:

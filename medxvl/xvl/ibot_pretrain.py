@@ -26,9 +26,9 @@ WEIGHTS = checkpoints.OWN_FILE
 class Objective(nn.Module):
     """iBOT with one `forward`: that is what autocast and DDP wrap."""
 
-    def __init__(self, preset):
+    def __init__(self, model: ibot.IBOT):
         super().__init__()
-        self.model = ibot.IBOT(preset)
+        self.model = model
 
     def forward(self, views: ibot.Views, done: float, follows: bool) -> dict[str, Tensor]:
         self.model.follows = follows
@@ -51,12 +51,8 @@ class SelfDistillation(loop.Task):
         self.recipe = Recipe.of(preset, ("model", "ibot"), dataset.fingerprint, __name__)
 
     def build(self, device) -> Objective:
-        self.objective = Objective(self.preset).to(device)
-        return self.objective
-
-    @property
-    def model(self) -> ibot.IBOT:
-        return self.objective.model
+        self.model = ibot.IBOT(self.preset).to(device)
+        return Objective(self.model)
 
     def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
         self.epoch, picked = epoch, order[k * self.size : (k + 1) * self.size]
@@ -66,20 +62,13 @@ class SelfDistillation(loop.Task):
         done = (epoch + k / self.batches(epoch)) / self.epochs
         return studies, (views, done, k % self.preset.accumulation == 0)
 
-    def _now(self, epoch: int, step: int, steps: int) -> dict[str, float]:
-        return ibot.schedule(self.preset, (epoch + step / steps) / self.epochs)
-
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
         """iBOT's schedule, for 256 images a step, in proportion to ours."""
-        return (
-            self._now(epoch, step, steps)["learning_rate"]
-            * self.size
-            * self.preset.accumulation
-            / 256
-        )
+        now = ibot.schedule(self.preset, (epoch + step / steps) / self.epochs)
+        return now["learning_rate"] * self.size * self.preset.accumulation / 256
 
     def weight_decay(self, epoch: int, step: int, steps: int) -> float:
-        return self._now(epoch, step, steps)["weight_decay"]
+        return ibot.schedule(self.preset, (epoch + step / steps) / self.epochs)["weight_decay"]
 
     def clip(self, model) -> None:
         """Each parameter's gradient is cut; the prototypes get none in the first epochs."""
@@ -92,10 +81,11 @@ class SelfDistillation(loop.Task):
         return (epoch + 1) / self.epochs
 
     def save(self, path: Path, score: float) -> None:
+        """In the layout of iBOT's published files: `teacher` and `student`."""
         state = {
-            f"{branch}.{k}": v.contiguous()
-            for branch, part in self.model.checkpoint().items()
-            for k, v in part.items()
+            k: v.contiguous()
+            for k, v in self.model.state_dict().items()
+            if k.startswith(("teacher.", "student."))
         }
         store.write(state, path, self.recipe.about())
 

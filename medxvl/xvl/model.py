@@ -62,26 +62,22 @@ class Encoders(nn.Module):
         tokens = self.vision.forward_features(images)
         return tokens, unit(self.vision_proj(tokens[:, 0]))
 
-    def encode_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Text states (N, L, d) and unit features (N, D)."""
+    def encode_text(
+        self, ids: Tensor, mask: Tensor, summary: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Text states (N, L, d) and unit features (N, D); with `summary` of the states those of
+        `[CLS]` alone, (N, d), and no other is computed where the model runs `packed`.
+        """
         if self.packed:
             layout = unpadded.from_mask(mask)
             words = unpadded.embed(self.text.embeddings, ids, mask, layout)
-            states = layout.pad(unpadded.run(self.text.encoder.layer, words, mask))
+            keep = unpadded.first_of(mask) if summary else None
+            states = unpadded.run(self.text.encoder.layer, words, mask, keep=keep)
+            states = states[:, None] if summary else layout.pad(states)
         else:
             states = self.text(ids, attention_mask=mask).last_hidden_state
-        return states, unit(self.text_proj(states[:, 0]))
-
-    def summarise_text(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`[CLS]` states (N, d) and unit features (N, D): what `encode_text` gives, where no other
-        token is needed.
-        """
-        if not self.packed:
-            states, feature = self.encode_text(ids, mask)
-            return states[:, 0], feature
-        words = unpadded.embed(self.text.embeddings, ids, mask, unpadded.from_mask(mask))
-        state = unpadded.run(self.text.encoder.layer, words, mask, keep=first_of(mask))
-        return state, unit(self.text_proj(state))
+        feature = unit(self.text_proj(states[:, 0]))
+        return (states[:, 0] if summary else states), feature
 
     @property
     def look(self) -> nn.Module:
@@ -159,7 +155,9 @@ class XVL(nn.Module):
 
     def match_logits(self, text: Tensor, mask: Tensor, image: Tensor) -> Tensor:
         """Matched / not matched (B, 2) from text states and image tokens, one pair a row."""
-        logits = self.itm_head(self.online.fusion.tokens(text, mask, image, first_of(mask)))
+        logits = self.itm_head(
+            self.online.fusion.tokens(text, mask, image, unpadded.first_of(mask))
+        )
         return self.both_directions(logits, text, mask, image)
 
     def match_every(self, text: Tensor, mask: Tensor, image: Tensor) -> Tensor:
@@ -182,7 +180,7 @@ class XVL(nn.Module):
         image = fusion.regroup(image, groups)
         everywhere = torch.ones(image.shape[:2], dtype=mask.dtype, device=mask.device)
         fused = self.image_fusion.tokens(
-            image, everywhere, text, first_of(everywhere), memory_mask=mask
+            image, everywhere, text, unpadded.first_of(everywhere), memory_mask=mask
         )
         return (logits + self.image_itm_head(fused)) / 2
 
@@ -204,7 +202,7 @@ class XVL(nn.Module):
                 torch.cat([F.pad(t, (0, most - t.shape[1])) for t in pair])
                 for pair in ((b.ids, b.sentence_ids), (b.mask, b.sentence_mask))
             )
-            reports, features = twin.summarise_text(ids, mask)
+            reports, features = twin.encode_text(ids, mask, summary=True)
             masked, _ = twin.encode_text(b.masked_ids, b.mask)
             return Momentum(
                 *twin.encode_image(b.plain), reports[:n], features[:n], masked, features[n:]
@@ -289,7 +287,7 @@ class XVL(nn.Module):
             None if images is tokens else torch.arange(mine.start, mine.stop, device=tokens.device)
         )
         groups = (own, own, other_image, own)
-        keep = first_of(masks)
+        keep = unpadded.first_of(masks)
         keep[3 * n :] = b.labels != -100
         fused = self.online.fusion.tokens(texts, masks, images, keep, groups)
         matched = torch.zeros(3 * n, dtype=torch.long, device=fused.device)
@@ -335,10 +333,3 @@ def exactly(x: Tensor):
     would show.
     """
     return torch.autocast(x.device.type, enabled=False)
-
-
-def first_of(mask: Tensor) -> Tensor:
-    """(B, L) bool: the first token of every row, `[CLS]`."""
-    first = torch.zeros(mask.shape, dtype=torch.bool, device=mask.device)
-    first[:, 0] = True
-    return first

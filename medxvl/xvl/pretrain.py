@@ -157,19 +157,20 @@ class Pretraining(loop.Task):
     def start_epoch(self, epoch: int) -> None:
         if epoch == 0:
             checkpoints.start_from(self.model, self.preset)
-        if self.stage(epoch) == "objective" and epoch == self._stage(epoch).first:
-            if epoch and self.preset.fusion:
-                self.sharpen()
-            self.model.reset_twin()
-
-    def sharpen(self) -> None:
-        some, preset = np.arange(min(len(self.corpus), 256)), self.preset
-        ids, mask = text.encode(self.tokenizer, self.corpus.reports(some), preset.max_tokens)
-        view = vision_transformer.plain_view(self.corpus.images(some), preset).to(
-            self.model.temperature
-        )
-        self.model.eval()
-        warmup.sharpen(self.model.online, ids.to(self.device), mask.to(self.device), view)
+        if self.stage(epoch) != "objective" or epoch != self._stage(epoch).first:
+            return
+        if epoch and self.preset.fusion:
+            some, preset = np.arange(min(len(self.corpus), 256)), self.preset
+            ids, mask = text.encode(self.tokenizer, self.corpus.reports(some), preset.max_tokens)
+            view = vision_transformer.plain_view(self.corpus.images(some), preset)
+            self.model.eval()
+            warmup.sharpen(
+                self.model.online,
+                ids.to(self.device),
+                mask.to(self.device),
+                view.to(self.model.temperature),
+            )
+        self.model.reset_twin()
 
     def batch(self, epoch: int, k: int, order, rng, generator) -> tuple:
         stage, size = self._stage(epoch), self._size(epoch)

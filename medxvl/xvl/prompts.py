@@ -54,14 +54,15 @@ def of(preset, dataset) -> Descriptions:
     it is left out. Raises FileNotFoundError and ValueError (see `read`), and ValueError where no
     finding is left.
     """
-    labelled = [name for name in _labels(dataset) if _can_be_scored(dataset, name)]
+    labels = [name for name in dataset.card["prevalence"] if name in dataset.index]
+    labelled = [name for name in labels if _can_be_scored(dataset, name)]
     if preset.prompts:
         given = read(preset.prompts)
         chosen = {f: given.positive[f] for f in given.findings if f in labelled}
         found = Descriptions(chosen, {f: given.negative[f] for f in chosen}, given.source)
         told = f"{preset.prompts} has sentences for {', '.join(given.findings)}"
     elif any(f in labelled for f in prompts.FINDINGS):
-        chosen = {f: words for f, words in prompts.PROMPTS.items() if f in _labels(dataset)}
+        chosen = {f: words for f, words in prompts.PROMPTS.items() if f in labels}
         found = Descriptions(
             chosen, {f: prompts.negative_prompt(f) for f in chosen}, "the release's prompts"
         )
@@ -120,10 +121,6 @@ def read(path) -> Descriptions:
     return Descriptions(
         positive, {f: denied.get(f, prompts.negative_prompt(f)) for f in positive}, path.name
     )
-
-
-def _labels(dataset) -> list[str]:
-    return [name for name in dataset.card["prevalence"] if name in dataset.index]
 
 
 def _can_be_scored(dataset, name: str) -> bool:

@@ -70,7 +70,7 @@ class Ineligible:
 @dataclass
 class Reports:
     """Texts, their CheXpert labels (a table with columns of `labels.COLUMNS`; None: read off the
-    text), their patients.
+    text), their patients (n,). Raises ValueError where labels and texts are not as many.
     """
 
     texts: list[str]
@@ -83,115 +83,109 @@ class Reports:
     abnormal: np.ndarray = field(init=False)
 
     def __post_init__(self):
-        table = labeller.label_reports(self.texts) if self.labels is None else self.labels
-        if len(table) != len(self.texts):
+        if self.labels is None:
+            self.labels = labeller.label_reports(self.texts)
+        if len(self.labels) != len(self.texts):
             raise ValueError(
-                f"labels must have a row a report: expected {len(self.texts)}, found {len(table)}"
+                f"labels must have a row a report: expected {len(self.texts)}, found "
+                f"{len(self.labels)}"
             )
-        self.said = table.reindex(columns=labeller.COLUMNS).to_numpy(dtype=float) == 1
+        self.said = self.labels.reindex(columns=labeller.COLUMNS).to_numpy(dtype=float) == 1
         finding = ~np.isin(labeller.COLUMNS, ("No Finding", "Support Devices"))
         self.abnormal = self.said[:, finding].any(axis=1)
         self.normal = self.said[:, labeller.COLUMNS.index("No Finding")] & ~self.abnormal
 
 
+@dataclass
+class Studies:
+    """Rows of a dataset that have a report, with their reports."""
+
+    rows: np.ndarray
+    reports: Reports
+    cut: int = 0  # reports that were shortened to what the model reads
+
+
 def corrupt(
-    reports: list[str],
+    reports: Reports,
     kind: str,
     rng: np.random.Generator,
     *,
-    labels: pd.DataFrame | None = None,
-    patients=None,
     others: Reports | None = None,
     swaps: str = "whole words",
 ) -> list[Error | Ineligible]:
     """Each report with an error of type `kind`, or why it cannot have one; in the order of
     `reports`.
 
-    labels (n rows), patients (n,): see `Reports`. `others`: where other reports come from, by
-    default `reports` themselves; with patients given on both sides never the same patient's.
-    `swaps` of location and extent: "whole words", whatever their case and punctuation, but not
-    where the swap says the same ("left and right") or something else ("small bowel", "no large
-    effusion"); "released": lower-case words set off by blanks alone, blanks collapsed; "released,
-    Open-I": as its variant, which lacks central and peripheral. Raises ValueError for another
-    `kind` or `swaps`.
+    `others`: where other reports come from, by default `reports` themselves; with patients given on
+    both sides never the same patient's. `swaps` of location and extent: "whole words", whatever
+    their case and punctuation, but not where the swap says the same ("left and right") or something
+    else ("small bowel", "no large effusion"); "released": lower-case words set off by blanks alone,
+    blanks collapsed; "released, Open-I": as its variant, which lacks central and peripheral. Raises
+    ValueError for another `kind` or `swaps`.
     """
     if kind not in KINDS or swaps not in SWAPS:
         raise ValueError(
             f"kind={kind!r}, swaps={swaps!r}: expected one of {', '.join(KINDS)}, and one of "
             f"{'; '.join(SWAPS)}"
         )
-    reports = [str(text) for text in reports]
     if kind in WORDS:
         swap = _swap_words if swaps == "whole words" else _swap_released
-        return [swap(text, kind, rng, swaps) for text in reports]
-    own = Reports(reports, labels, patients)
+        return [swap(text, kind, rng, swaps) for text in reports.texts]
     if kind == "omission":
-        return [_omit(*item, rng) for item in zip(reports, own.abnormal, strict=True)]
-    return _from_others(own, others or own, kind, rng)
+        return [_omit(*item, rng) for item in zip(reports.texts, reports.abnormal, strict=True)]
+    return _from_others(reports, others or reports, kind, rng)
 
 
 def mixed(
-    reports: list[str],
+    reports: Reports,
     share: float,
     rng: np.random.Generator,
     kinds=PUBLISHED,
     *,
-    labels=None,
-    patients=None,
-    others=None,
-    swaps="whole words",
+    others: Reports | None = None,
+    swaps: str = "whole words",
 ) -> list[Error | None]:
     """round(share * n) of the n reports with an error, the others None: which ones, and which of
     the types that each can have, is drawn evenly. Fewer where not so many reports can have any.
     Arguments as for `corrupt`."""
-    labels = labeller.label_reports(reports) if labels is None else labels
-    made = np.full(len(reports), None, dtype=object)
-    wishes = rng.permuted(np.tile(np.arange(len(kinds)), (len(reports), 1)), axis=1)
-    others = others or Reports(list(reports), labels, patients)
+    made = np.full(len(reports.texts), None, dtype=object)
+    wishes = rng.permuted(np.tile(np.arange(len(kinds)), (len(made), 1)), axis=1)
     for wish in wishes.T:
         for number, kind in enumerate(kinds):
-            rows = np.array(
-                [k for k in np.flatnonzero(wish == number) if made[k] is None], dtype=int
+            rows = [k for k in np.flatnonzero(wish == number) if made[k] is None]
+            part = Reports(
+                [reports.texts[k] for k in rows],
+                reports.labels.iloc[rows],
+                None if reports.patients is None else np.asarray(reports.patients)[rows],
             )
-            given = None if patients is None else np.asarray(patients)[rows]
-            texts = [reports[k] for k in rows]
-            for k, error in zip(
-                rows,
-                corrupt(
-                    texts,
-                    kind,
-                    rng,
-                    labels=labels.iloc[rows],
-                    patients=given,
-                    others=others,
-                    swaps=swaps,
-                ),
-                strict=True,
-            ):
+            found = corrupt(part, kind, rng, others=others or reports, swaps=swaps)
+            for k, error in zip(rows, found, strict=True):
                 made[k] = error if isinstance(error, Error) else None
     can = np.flatnonzero([error is not None for error in made])
-    made[np.setdiff1d(can, rng.permutation(can)[: round(share * len(reports))])] = None
+    made[np.setdiff1d(can, rng.permutation(can)[: round(share * len(made))])] = None
     return made.tolist()
 
 
-def eligibility(reports: list[str], rng: np.random.Generator, kinds=KINDS, **given) -> pd.DataFrame:
-    """How many reports can have each type of error, and why the others cannot: columns type,
-    reports, eligible, why not.
+def as_read(reports: Reports, errors: list) -> list[str]:
+    """The texts of `reports`, with the error where there is one in `errors`."""
+    return [
+        text if error is None else error.text
+        for text, error in zip(reports.texts, errors, strict=True)
+    ]
+
+
+def eligibility(reports: Reports, rng: np.random.Generator) -> pd.DataFrame:
+    """How many reports can have each type of error, and why the others cannot: a row a type,
+    columns reports, eligible, why not.
     """
-    rows = []
-    for kind in kinds:
-        made = corrupt(reports, kind, rng, **given)
+    rows = {}
+    for kind in KINDS:
+        made = corrupt(reports, kind, rng)
         reasons = Counter(m.why for m in made if isinstance(m, Ineligible))
         told = "; ".join(f"{why}: {count:,}" for why, count in reasons.most_common())
-        rows.append(
-            {
-                "type": kind,
-                "reports": len(made),
-                "eligible": len(made) - reasons.total(),
-                "why not": told,
-            }
-        )
-    return pd.DataFrame(rows)
+        eligible = len(made) - reasons.total()
+        rows[kind] = {"reports": len(made), "eligible": eligible, "why not": told}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("type")
 
 
 def same(text: str) -> str:

@@ -36,9 +36,9 @@ def contrast(model, images, ids, mask, sentence_ids, sentence_mask, belongs) -> 
     if not model.preset.fusion:
         f_image, f_text = (
             gather(model.online.encode_image(images)[1]),
-            gather(model.online.summarise_text(ids, mask)[1]),
+            gather(model.online.encode_text(ids, mask, summary=True)[1]),
         )
-        f_sentence = model.online.summarise_text(sentence_ids, sentence_mask)[1]
+        f_sentence = model.online.encode_text(sentence_ids, sentence_mask, summary=True)[1]
         with exactly(f_image):
             return both_ways(model, [(1, f_image @ torch.cat([f_text, f_sentence]).t(), belongs)])
     local, tokens = vision_transformer.local_and_last(model.online.vision, images)

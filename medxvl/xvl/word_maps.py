@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from medxvl.data import text
@@ -95,15 +96,18 @@ def views(images: Tensor, preset) -> np.ndarray:
     )
 
 
-def encode(model, images: Tensor) -> Tensor:
-    """Image tokens (I, 1 + P, e) of pictures (I, S, S) uint8."""
+def encode(model, images: Tensor, read=VisionTransformer.forward_features) -> Tensor:
+    """Image tokens (I, 1 + P, e) of pictures (I, S, S) uint8, or what else `read` gives of the
+    vision encoder, such as `vision_transformer.last_attention`.
+    """
+    model.eval()
     device = next(model.parameters()).device
     with torch.no_grad():
         plain = (
             vision_transformer.plain_view(part, model.preset).to(device)
             for part in images.split(PAIRS)
         )
-        return torch.cat([model.online.encode_image(view)[0] for view in plain])
+        return torch.cat([read(model.online.vision, view) for view in plain])
 
 
 def explain(
@@ -147,24 +151,8 @@ def explain(
     )
 
 
-def last_attention(model, images: Tensor) -> Tensor:
-    """Self-attention of the vision encoder's last layer, (I, heads, 1 + P, 1 + P), for pictures (I,
-    S, S) uint8.
-    """
-    model.eval()
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        plain = (
-            vision_transformer.plain_view(part, model.preset).to(device)
-            for part in images.split(PAIRS)
-        )
-        return torch.cat(
-            [vision_transformer.last_attention(model.online.vision, view) for view in plain]
-        )
-
-
 def head_maps(attention: Tensor) -> Tensor:
-    """What `[CLS]` attends to, (I, heads, g, g), of `last_attention`."""
+    """What `[CLS]` attends to, (I, heads, g, g), of `vision_transformer.last_attention`."""
     side = round((attention.shape[-1] - 1) ** 0.5)
     return attention[:, :, 0, 1:].unflatten(-1, (side, side))
 

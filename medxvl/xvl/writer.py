@@ -192,10 +192,6 @@ class Writer(Tuned):
         losses[real] = F.cross_entropy(logits.float(), ids[:, 1:][real], reduction="none")
         return -losses.sum(dim=1)
 
-    def first_words(self, memory: Memory) -> Tensor:
-        """(n, V) log-probabilities of a text's first word."""
-        return self.decoder.step(self.decoder.start(memory), None)[0]
-
     def forward(
         self, images: Tensor, ids: Tensor, mask: Tensor, *given: Tensor
     ) -> dict[str, Tensor]:

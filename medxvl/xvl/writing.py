@@ -1,5 +1,5 @@
-"""A dataset's texts through X-VL's encoder-decoder, batch by batch: how likely they are, and what
-it writes.
+"""A dataset's texts through X-VL's encoder-decoder, batch by batch: its training, how likely texts
+are, and what it writes.
 
 `asked`: texts to be read beside the images, None for a writer that reads none. What an image is
 taken to be is a control: `images_of` (n,) are rows whose image is shown instead, `blank` (P, e)
@@ -11,8 +11,53 @@ import torch
 
 from medxvl.data import text
 from medxvl.layers import beam_search
-from medxvl.xvl.finetune import CHUNK, Pictures
+from medxvl.training import distributed
+from medxvl.xvl import writer
+from medxvl.xvl.finetune import CHUNK, FineTuning, Pictures
 from medxvl.xvl.writer import Writer
+
+
+class Writing(FineTuning):
+    """Fine-tuning of a writer that starts from a pre-trained X-VL; the epoch with the highest
+    likelihood a word on `valid` is kept.
+
+    train, valid: rows (n,) and the texts to be written for them. A task that reads texts beside
+    the images sets `asked` (those of `train`) and `valid_asked`. most: tokens of a text.
+    """
+
+    score_label = "validation log-likelihood a word"
+    groups = (*FineTuning.groups, "writer")
+    asked = valid_asked = None
+
+    def __init__(self, preset, dataset, start, tokenizer, device, train, valid, most: int):
+        self.tokenizer, self.most = tokenizer, most
+        (rows, self.texts), self.valid = train, valid
+        super().__init__(preset, start, dataset, rows, device)
+
+    def module(self) -> Writer:
+        return writer.start_from(self.start, reads=self.valid_asked is not None)
+
+    def inputs(self, picked, rng, generator) -> tuple:
+        own = picked[distributed.own(len(picked))]
+        read = text.encode(self.tokenizer, [self.texts[k] for k in own], self.most)
+        if self.asked is not None:
+            asked = [self.asked[k] for k in own]
+            read = (*read, *text.encode(self.tokenizer, asked, self.preset.max_tokens))
+        return self.images(picked, generator), *read
+
+    def score(self, epoch: int) -> float:
+        rows, texts = self.valid
+        losses, words = likelihood(
+            self.tuned,
+            self.tokenizer,
+            self.dataset,
+            rows,
+            texts,
+            self.most,
+            self.device,
+            asked=self.valid_asked,
+        )
+        return -float(losses.sum() / words.sum())
 
 
 @torch.no_grad()

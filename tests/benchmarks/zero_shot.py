@@ -28,7 +28,6 @@ from medxvl.config import presets
 from medxvl.data import text
 from medxvl.layers import vision_transformer
 from medxvl.xvl import model as xvl
-from medxvl.xvl import text_features
 from medxvl.xvl.tasks import zero_shot
 
 
@@ -86,8 +85,7 @@ def main() -> None:
     )
 
     def batched():
-        text_features.forget()
-        return zero_shot.score(model, tokenizer, images, prompts.PROMPTS)["ITM"]
+        return zero_shot.score([model], tokenizer, images, prompts.PROMPTS)["ITM"]
 
     ways = {
         "in batches": (given.images, batched),

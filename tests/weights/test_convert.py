@@ -45,7 +45,7 @@ def test_full_size_layouts(tmp_path, listed, kind, missing):
     file = tmp_path / "model.50.bin"
     torch.save(full_size(listed), file)
     assert file.stat().st_size < 1e6
-    found = store.load(file, models=MODELS)
+    found = convert.convert(file, models=MODELS)
     assert found.kind == kind
     assert found.parameters == listed["n_unique_parameters"]
     assert sum(v.numel() for v in found.raw.state.values()) == listed["n_elements"]
@@ -100,7 +100,7 @@ def test_classification_of_medvill_comes_wrapped(tmp_path):
     }
     torch.save(best, tmp_path / "model_best.pt")
     torch.save({"epoch": 9, "state_dict": {}}, tmp_path / "checkpoint.pt")
-    found = store.load(tmp_path, models=MODELS)
+    found = convert.convert(tmp_path, models=MODELS)
     assert (
         found.kind == "MedViLL classification"
         and found.raw.branch == "state_dict"
@@ -159,9 +159,11 @@ def test_position_embeddings_as_the_release_interpolates_them():
     numbers = load_file(PARITY / "xvl_units.safetensors")
     for given, expected in (("in_6x6", "out_4x4"), ("in_4x4", "out_9x9")):
         theirs = numbers[f"interp_pos_embed/{expected}"]
-        ours = convert.interpolate_grid(numbers[f"interp_pos_embed/{given}"], theirs.shape[1])
+        found = {"pos_embed": numbers[f"interp_pos_embed/{given}"]}
+        ours = convert.fit(found, {"pos_embed": theirs.shape}).weights["pos_embed"]
         assert_recorded(ours, theirs)
-    assert convert.interpolate_grid(torch.zeros(1, 12, 4), 17) is None  # not a square grid
+    no_square = convert.fit({"pos_embed": torch.zeros(1, 12, 4)}, {"pos_embed": (1, 17, 4)})
+    assert no_square.mismatched == {"pos_embed": ((1, 17, 4), (1, 12, 4))}
 
 
 @pytest.mark.numeric
@@ -216,7 +218,7 @@ def test_unknown_layout(tmp_path):
         ValueError,
         match=r"no known layout. Expected one of: X-VL pre-training.*such as layer.weight",
     ):
-        store.load(tmp_path / "x.pt", models=MODELS)
+        convert.convert(tmp_path / "x.pt", models=MODELS)
 
 
 def test_encoder_with_a_hole(tmp_path):
@@ -228,7 +230,7 @@ def test_encoder_with_a_hole(tmp_path):
         match="1 weights of its encoders are missing or of a wrong shape, such as "
         "vision.blocks.1.attn",
     ):
-        store.load(tmp_path / "x.pth", models=MODELS)
+        convert.convert(tmp_path / "x.pth", models=MODELS)
 
 
 def test_names_that_fit_and_shapes_that_do_not(tmp_path):
@@ -239,18 +241,20 @@ def test_names_that_fit_and_shapes_that_do_not(tmp_path):
     ):
         torch.save(vit(SMALL) | {key: wrong}, tmp_path / "x.pth")
         with pytest.raises(ValueError, match="do not go together|wrong shape"):
-            store.load(tmp_path / "x.pth", models=MODELS)
+            convert.convert(tmp_path / "x.pth", models=MODELS)
 
 
 def test_unknown_keys_are_named(tmp_path):
     torch.save(vit(SMALL) | {"adapter.weight": torch.zeros(2)}, tmp_path / "x.pth")
-    assert store.load(tmp_path / "x.pth", models=MODELS).report.unexpected == [
+    assert convert.convert(tmp_path / "x.pth", models=MODELS).report.unexpected == [
         "vision.adapter.weight"
     ]
     torch.save(
         full_size(XVL_KEYS["pretrain"]) | {"adapter.weight": torch.zeros(2)}, tmp_path / "y.pth"
     )
-    assert store.load(tmp_path / "y.pth", models=MODELS).report.unexpected == ["adapter.weight"]
+    assert convert.convert(tmp_path / "y.pth", models=MODELS).report.unexpected == [
+        "adapter.weight"
+    ]
 
 
 @pytest.mark.numeric
@@ -292,14 +296,14 @@ def test_other_sizes_and_colours_are_reshaped():
 def test_a_missing_file_says_where_to_get_it(name, source, tmp_path, monkeypatch):
     monkeypatch.setattr(convert.paths, "WEIGHTS", tmp_path)
     with pytest.raises(FileNotFoundError) as told:
-        store.load(name, models=MODELS)
+        convert.convert(name, models=MODELS)
     assert source in str(told.value) and f"Put it into {tmp_path}" in str(told.value)
 
 
 def test_files_are_found_in_data_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(convert.paths, "WEIGHTS", tmp_path)
     torch.save(vit(SMALL), tmp_path / "ibot_vits16.pth")
-    assert store.load("ibot_vits16.pth", models=MODELS).kind == "Vision Transformer"
+    assert convert.convert("ibot_vits16.pth", models=MODELS).kind == "Vision Transformer"
 
 
 def test_the_mask_of_medvill_is_told_by_the_name_alone(tmp_path):
@@ -311,4 +315,4 @@ def test_the_mask_of_medvill_is_told_by_the_name_alone(tmp_path):
     ):
         (tmp_path / folder).mkdir()
         torch.save(full_size(MEDVILL_KEYS["pretrain"]), tmp_path / folder / "model.50.bin")
-        assert said in convert.remarks(store.load(tmp_path / folder, models=MODELS))[0], folder
+        assert said in convert.remarks(convert.convert(tmp_path / folder, models=MODELS))[0], folder

@@ -14,7 +14,7 @@ from weight_data import MODELS, SMALL
 from medxvl.config import presets
 from medxvl.layers import fusion, vision_transformer
 from medxvl.medvill import model as medvill
-from medxvl.weights import store
+from medxvl.weights import convert, store
 
 
 def ibot(tmp_path, **branches) -> Path:
@@ -45,7 +45,7 @@ def ibot(tmp_path, **branches) -> Path:
 
 def test_ibot_the_teacher_unless_told(tmp_path):
     file = ibot(tmp_path)
-    found = store.load(file, models=MODELS)
+    found = convert.convert(file, models=MODELS)
     assert (
         found.kind == "iBOT or DINO"
         and found.raw.branch == "teacher"
@@ -57,11 +57,11 @@ def test_ibot_the_teacher_unless_told(tmp_path):
         and not found.report.unexpected
     )
     assert "also holds student" in found.raw.notes[0]
-    student = store.load(file, branch="student", models=MODELS)
+    student = convert.convert(file, branch="student", models=MODELS)
     assert student.encoders["vision"]["cls_token"].unique().item() == 1
     assert "iBOT's mask token" in student.report.left_out.values()
     with pytest.raises(ValueError, match="no part 'tutor', expected one of: teacher, student"):
-        store.load(file, branch="tutor", models=MODELS)
+        convert.convert(file, branch="tutor", models=MODELS)
 
 
 def test_teacher_and_student_in_one_safetensors_file(tmp_path):
@@ -72,7 +72,7 @@ def test_teacher_and_student_in_one_safetensors_file(tmp_path):
     }
     save_file(flat, tmp_path / "x.safetensors")
     for branch, number in (("", 2), ("teacher", 2), ("student", 1)):
-        found = store.load(tmp_path / "x.safetensors", branch=branch, models=MODELS)
+        found = convert.convert(tmp_path / "x.safetensors", branch=branch, models=MODELS)
         assert (
             found.kind == "iBOT or DINO"
             and found.encoders["vision"]["cls_token"].unique().item() == number
@@ -83,7 +83,7 @@ def test_backbone_alone(tmp_path):
     torch.save({"state_dict": vit(SMALL)}, tmp_path / "a.pth")
     torch.save(vit(SMALL), tmp_path / "b.pth")
     for file in ("a.pth", "b.pth"):
-        found = store.load(tmp_path / file, models=MODELS)
+        found = convert.convert(tmp_path / file, models=MODELS)
         assert (
             found.kind == "Vision Transformer"
             and not found.report.missing
@@ -111,7 +111,7 @@ def test_the_vision_encoder_of_the_small_presets(tmp_path, change):
         for name, value in vision_transformer.build(demo).state_dict().items()
     }
     save_file(state, tmp_path / "x.safetensors")
-    found = store.load(tmp_path / "x.safetensors", models=MODELS)
+    found = convert.convert(tmp_path / "x.safetensors", models=MODELS)
     assert found.kind == "Vision Transformer" and not found.report.missing
     assert (
         found.sizes.items()
@@ -148,7 +148,7 @@ def test_cxr_bert_under_any_prefix(tmp_path, prefix):
     (tmp_path / "config.json").write_text(
         json.dumps({"auto_map": {"AutoModel": "remote--code.CXRBertModel"}})
     )
-    found = store.load(tmp_path, models=MODELS)
+    found = convert.convert(tmp_path, models=MODELS)
     assert found.kind == "CXR-BERT" and not found.report.unexpected and not found.report.missing
     assert "not run" in " ".join(found.raw.notes)
     model = fusion.build_text_encoder(SMALL, 50)
@@ -158,7 +158,7 @@ def test_cxr_bert_under_any_prefix(tmp_path, prefix):
 
 def test_plain_bert_and_resnet(tmp_path):
     save_file(fusion.build_text_encoder(SMALL, 50).state_dict(), tmp_path / "bert.safetensors")
-    assert store.load(tmp_path / "bert.safetensors", models=MODELS).kind == "BERT"
+    assert convert.convert(tmp_path / "bert.safetensors", models=MODELS).kind == "BERT"
     resnet = medvill.MedViLL(
         replace(SMALL, medvill_layers=1, medvill_width=48, medvill_heads=1), 50
     ).trunk.net
@@ -167,7 +167,7 @@ def test_plain_bert_and_resnet(tmp_path):
         "fc.bias": torch.zeros(1000),
     }
     torch.save(state, tmp_path / "resnet50.pth")
-    found = store.load(tmp_path / "resnet50.pth", models=MODELS)
+    found = convert.convert(tmp_path / "resnet50.pth", models=MODELS)
     assert (
         found.kind == "ResNet-50" and not found.report.missing and len(found.report.left_out) == 2
     )

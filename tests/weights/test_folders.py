@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import save_file
 from weight_data import MODELS, vit
 
-from medxvl.weights import reading, store
+from medxvl.weights import convert, reading
 
 
 def names(folder) -> list[str]:
@@ -41,7 +41,7 @@ def test_shards(tmp_path):
     save_file({k: v for k, v in state.items() if k not in first}, tmp_path / "model-2.safetensors")
     where = {k: f"model-{1 if k in first else 2}.safetensors" for k in state}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    assert len(store.load(tmp_path, models=MODELS).raw.state) == len(state)
+    assert len(convert.convert(tmp_path, models=MODELS).raw.state) == len(state)
     (tmp_path / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "../../etc/model-2.safetensors"}})
     )

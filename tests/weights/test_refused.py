@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from weight_data import MODELS, Evil, vit
 
-from medxvl.weights import store
+from medxvl.weights import convert
 
 
 @pytest.mark.parametrize("modern", [True, False], ids=["zip", "before 1.6"])
@@ -27,7 +27,7 @@ def test_a_malicious_pickle_is_refused(tmp_path, where, modern):
         ValueError,
         match=r"refused, it asks for \w*\.mkdir, where only tensors, numbers and text are let in",
     ):
-        store.load(file, models=MODELS)
+        convert.convert(file, models=MODELS)
     assert not (tmp_path / "made").exists()
     torch.load(file, weights_only=False)  # the test can fail: read without care, it does run
     assert (tmp_path / "made").exists()
@@ -37,7 +37,7 @@ def test_a_bare_malicious_pickle_is_refused(tmp_path):
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         (tmp_path / "x.bin").write_bytes(pickle.dumps({"a": Evil(tmp_path / "made")}, protocol))
         with pytest.raises(ValueError, match="x.bin"):
-            store.load(tmp_path / "x.bin", models=MODELS)
+            convert.convert(tmp_path / "x.bin", models=MODELS)
         assert not (tmp_path / "made").exists()
 
 
@@ -46,7 +46,7 @@ def test_a_whole_model_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"asks for torch.nn.modules.linear.Linear.*save its state_dict\(\)"
     ):
-        store.load(tmp_path / "x.pt", models=MODELS)
+        convert.convert(tmp_path / "x.pt", models=MODELS)
 
 
 def test_torchscript_is_refused(tmp_path):
@@ -54,7 +54,7 @@ def test_torchscript_is_refused(tmp_path):
         for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
             archive.writestr(f"model/{name}", b"")
     with pytest.raises(ValueError, match="a TorchScript archive, which holds a program: not run"):
-        store.load(tmp_path / "x.pt", models=MODELS)
+        convert.convert(tmp_path / "x.pt", models=MODELS)
 
 
 def test_old_tar_files_are_refused(tmp_path):
@@ -65,7 +65,7 @@ def test_old_tar_files_are_refused(tmp_path):
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     with pytest.raises(ValueError, match="PyTorch's own tar files, from before 2017, are not read"):
-        store.load(tmp_path / "x.pth", models=MODELS)
+        convert.convert(tmp_path / "x.pth", models=MODELS)
     assert not (tmp_path / "made").exists()
 
 
@@ -74,7 +74,7 @@ def test_what_unpacks_to_more_than_it_is(tmp_path):
         archive.writestr("x/data.pkl", b"")
         archive.writestr("x/data/0", bytes(50_000_000))
     with pytest.raises(ValueError, match="unpack to 50,000,000 bytes"):
-        store.load(tmp_path / "x.pth", models=MODELS)
+        convert.convert(tmp_path / "x.pth", models=MODELS)
 
 
 def test_declared_sizes_beyond_reason(tmp_path):
@@ -82,7 +82,7 @@ def test_declared_sizes_beyond_reason(tmp_path):
     with pytest.raises(
         ValueError, match="refused, it declares 10,000,000,000 numbers; at most 4,000,000,000"
     ):
-        store.load(tmp_path / "spread.pth", models=MODELS)
+        convert.convert(tmp_path / "spread.pth", models=MODELS)
     torch.save({"w": torch.zeros(1000)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
     forged = (
         (tmp_path / "x.pth")
@@ -93,7 +93,7 @@ def test_declared_sizes_beyond_reason(tmp_path):
         forged
     )  # a storage of ten thousand billion numbers, of which the file has a thousand
     with pytest.raises(ValueError, match="declares more numbers than fit into memory|damaged"):
-        store.load(tmp_path / "x.pth", models=MODELS)
+        convert.convert(tmp_path / "x.pth", models=MODELS)
 
 
 def test_a_storage_shorter_than_declared(tmp_path):
@@ -110,7 +110,7 @@ def test_a_storage_shorter_than_declared(tmp_path):
                 ),
             )
     with pytest.raises(ValueError, match="damaged, cut short or no checkpoint"):
-        store.load(tmp_path / "b.pth", models=MODELS)
+        convert.convert(tmp_path / "b.pth", models=MODELS)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_tensors_of_other_kinds(tmp_path, odd):
     with pytest.raises(
         ValueError, match="expected plain tensors, found another kind at a.weight|damaged|refused"
     ):
-        store.load(tmp_path / "x.pth", models=MODELS)
+        convert.convert(tmp_path / "x.pth", models=MODELS)
 
 
 @pytest.mark.parametrize("content, told", [
@@ -139,7 +139,7 @@ def test_tensors_of_other_kinds(tmp_path, odd):
 def test_files_that_are_no_weights(tmp_path, content, told):
     (tmp_path / "x.bin").write_bytes(content)
     with pytest.raises(ValueError, match=told):
-        store.load(tmp_path / "x.bin", models=MODELS)
+        convert.convert(tmp_path / "x.bin", models=MODELS)
 
 
 def test_every_cut_of_a_good_file_is_noticed(tmp_path):
@@ -149,11 +149,11 @@ def test_every_cut_of_a_good_file_is_noticed(tmp_path):
     torch.save(state, tmp_path / "c.pth", _use_new_zipfile_serialization=False)
     for name in ("a.safetensors", "b.pth", "c.pth"):
         whole = (tmp_path / name).read_bytes()
-        store.load(tmp_path / name, models=MODELS)
+        convert.convert(tmp_path / name, models=MODELS)
         for share in (0.001, 0.3, 0.7, 0.9999):
             (tmp_path / "cut").write_bytes(whole[: int(share * len(whole))])
             with pytest.raises(ValueError, match="cut"):
-                store.load(tmp_path / "cut", models=MODELS)
+                convert.convert(tmp_path / "cut", models=MODELS)
 
 
 def test_a_dictionary_without_weights(tmp_path):
@@ -163,4 +163,4 @@ def test_a_dictionary_without_weights(tmp_path):
     ):
         torch.save(content, tmp_path / "x.pt")
         with pytest.raises(ValueError, match=told):
-            store.load(tmp_path / "x.pt", models=MODELS)
+            convert.convert(tmp_path / "x.pt", models=MODELS)

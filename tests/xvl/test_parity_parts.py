@@ -59,20 +59,6 @@ def test_position_embeddings_of_another_grid(source, side, wanted):
     )
 
 
-@pytest.mark.parametrize(
-    "case", ["pretrain_16", "pretrain_196", "retrieval_16", "retrieval_196", "retrieval_400"]
-)
-def test_patch_pooling(case):
-    x, y = UNITS[f"patch_pooling_{case}/x"], UNITS[f"patch_pooling_{case}/y"]
-    side = int(x.shape[1] ** 0.5)
-    assert_recorded(
-        vision_transformer.pool_patches(
-            x, int(side**0.5) if case.startswith("pretrain") else side // 4
-        ),
-        y,
-    )
-
-
 def test_fusion_layers_on_given_states():
     """The cross-attending BERT: fusion mode alone, and all four layers (text layers, then fusion)
     from given embeddings.

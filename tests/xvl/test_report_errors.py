@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from data_prep.reports import labels
 from medxvl.config import paths
 from medxvl.xvl import report_errors
-from medxvl.xvl.report_errors import Error, Ineligible
+from medxvl.xvl.report_errors import Error, Ineligible, Reports
 
 CASES = json.loads(
     (paths.ROOT / "tests" / "parity" / "xvl_error_generator.json").read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def rng(seed=0):
 
 
 def one(text, kind, seed=0, **more):
-    (made,) = report_errors.corrupt([text], kind, rng(seed), **more)
+    (made,) = report_errors.corrupt(Reports([text]), kind, rng(seed), **more)
     return made
 
 
@@ -126,10 +126,10 @@ def test_swaps_that_would_say_the_same_or_something_else(kind, text):
 
 def test_reports_of_others():
     found = {
-        kind: report_errors.corrupt(CORPUS, kind, rng())
+        kind: report_errors.corrupt(Reports(CORPUS), kind, rng())
         for kind in ("false_positive", "false_negative", "mismatch")
     }
-    said = report_errors.Reports(CORPUS)
+    said = Reports(CORPUS)
     assert said.normal.tolist() == [True, False, False, False, True, False, True], (
         "devices are no finding"
     )
@@ -154,9 +154,9 @@ def test_never_a_report_of_the_same_patient_or_of_the_same_words():
         [NORMAL, LEFT, HEART, "small LEFT pleural effusion"],
         np.array(["a", "a", "b", "c"]),
     )
+    reports = Reports(texts, patients=patients)
     assert {
-        report_errors.corrupt(texts, "false_positive", rng(s), patients=patients)[0].donor
-        for s in range(20)
+        report_errors.corrupt(reports, "false_positive", rng(s))[0].donor for s in range(20)
     } == {2, 3}
     table = pd.DataFrame(0.0, index=range(4), columns=labels.COLUMNS)
     table.loc[[1, 3], ["Pleural Effusion", "Edema"]] = [
@@ -165,27 +165,27 @@ def test_never_a_report_of_the_same_patient_or_of_the_same_words():
     ]  # labels may differ where the words do not
     assert [
         getattr(m, "donor", m)
-        for m in report_errors.corrupt(texts, "mismatch", rng(), labels=table)[1:2]
+        for m in report_errors.corrupt(Reports(texts, table), "mismatch", rng())[1:2]
     ] == [Ineligible("mismatch", LEFT, "no other report that fits")]
 
 
 def test_donors_are_drawn_from_all_that_fit():
     """The release draws from the first few reports alone."""
-    texts = [NORMAL] + [f"Pneumonia in {k} places." for k in range(40)]
+    reports = Reports([NORMAL] + [f"Pneumonia in {k} places." for k in range(40)])
     drawn = {
-        report_errors.corrupt(texts, "false_positive", rng(seed))[0].donor for seed in range(300)
+        report_errors.corrupt(reports, "false_positive", rng(seed))[0].donor for seed in range(300)
     }
     assert drawn == set(range(1, 41))
 
 
 def test_a_single_donor_that_fits_is_found():
     texts = [LEFT] * 400 + [HEART]
-    assert report_errors.corrupt(texts, "mismatch", rng())[0].donor == 400
+    assert report_errors.corrupt(Reports(texts), "mismatch", rng())[0].donor == 400
 
 
 def test_other_reports_can_be_given():
     made = report_errors.corrupt(
-        [NORMAL], "false_positive", rng(), others=report_errors.Reports([NORMAL, EDEMA])
+        Reports([NORMAL]), "false_positive", rng(), others=Reports([NORMAL, EDEMA])
     )
     assert made[0].text == EDEMA and made[0].donor == 1
 
@@ -199,8 +199,10 @@ def test_sentences():
         one(LEFT, "omission").why == "a single sentence"
         and one(NORMAL + " Clear lungs.", "omission").why == "no abnormal finding"
     )
-    texts = [HEART, "Right pneumothorax."]
-    confused = {report_errors.corrupt(texts, "confusion", rng(seed))[0].text for seed in range(20)}
+    reports = Reports([HEART, "Right pneumothorax."])
+    confused = {
+        report_errors.corrupt(reports, "confusion", rng(seed))[0].text for seed in range(20)
+    }
     assert confused == {
         "Right pneumothorax. The patient is rotated.",
         "Mild cardiomegaly. Right pneumothorax.",
@@ -214,7 +216,7 @@ def test_sentences():
     st.integers(0, 9),
 )
 def test_an_error_is_one_and_says_where(texts, kind, swaps, seed):
-    made = report_errors.corrupt(texts, kind, rng(seed), swaps=swaps)
+    made = report_errors.corrupt(Reports(texts), kind, rng(seed), swaps=swaps)
     assert len(made) == len(texts)
     for text, error in zip(texts, made, strict=True):
         assert error.original == text and error.kind == kind
@@ -241,7 +243,8 @@ def test_an_error_is_one_and_says_where(texts, kind, swaps, seed):
 def test_the_same_seed_gives_the_same_errors_and_the_global_state_stays(texts, seed):
     np.random.seed(3)
     before = np.random.get_state()[1].tolist()
-    assert report_errors.mixed(texts, 0.7, rng(seed)) == report_errors.mixed(texts, 0.7, rng(seed))
+    once, again = (report_errors.mixed(Reports(texts), 0.7, rng(seed)) for _ in range(2))
+    assert once == again
     assert np.random.get_state()[1].tolist() == before
 
 
@@ -257,21 +260,21 @@ def test_a_side_swapped_twice_is_as_before(text):
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_a_share_of_a_corpus(share):
-    texts = CORPUS[:6] * 100
-    made = report_errors.mixed(texts, share, rng())
+    reports = Reports(CORPUS[:6] * 100)
+    made = report_errors.mixed(reports, share, rng())
     assert sum(m is not None for m in made) == round(share * 600)
     kinds = pd.Series([m.kind for m in made if m]).value_counts()
     assert set(kinds.index) == set(report_errors.PUBLISHED) or share < 0.1
-    assert {m.kind for m in report_errors.mixed(texts, 1.0, rng(), kinds=("extent",)) if m} == {
+    assert {m.kind for m in report_errors.mixed(reports, 1.0, rng(), kinds=("extent",)) if m} == {
         "extent"
     }
-    assert sum(m is not None for m in report_errors.mixed([NORMAL] * 10, 0.5, rng())) == 0, (
-        "no report can have an error"
-    )
+    assert (
+        sum(m is not None for m in report_errors.mixed(Reports([NORMAL] * 10), 0.5, rng())) == 0
+    ), "no report can have an error"
 
 
 def test_eligibility_counts_every_report():
-    table = report_errors.eligibility(CORPUS, rng()).set_index("type")
+    table = report_errors.eligibility(Reports(CORPUS), rng())
     assert table.eligible.to_dict() == {
         "false_positive": 3,
         "false_negative": 4,
@@ -289,11 +292,11 @@ def test_eligibility_counts_every_report():
 
 def test_what_is_not_valid():
     with pytest.raises(ValueError, match="expected one of false_positive"):
-        report_errors.corrupt([], "orientation", rng())
+        report_errors.corrupt(Reports([NORMAL]), "orientation", rng())
     with pytest.raises(ValueError, match="whole words; released"):
-        report_errors.corrupt([], "extent", rng(), swaps="some")
+        report_errors.corrupt(Reports([NORMAL]), "extent", rng(), swaps="some")
     with pytest.raises(ValueError, match="expected 1, found 2"):
-        report_errors.corrupt([NORMAL], "mismatch", rng(), labels=pd.DataFrame({"Edema": [1, 0]}))
+        Reports([NORMAL], pd.DataFrame({"Edema": [1, 0]}))
 
 
 def test_real_reports(shared):
@@ -301,9 +304,9 @@ def test_real_reports(shared):
     has no such word.
     """
     table = pd.read_csv(shared / "data" / "openi" / "indiana_reports.csv", dtype=str).fillna("")
-    texts = table["impression"].tolist()
-    counts = report_errors.eligibility(texts, rng()).set_index("type").eligible
+    reports = Reports(table["impression"].tolist())
+    counts = report_errors.eligibility(reports, rng()).eligible
     assert (counts > 50).all() and counts["mismatch"] > 2000
-    for made in report_errors.corrupt(texts, "extent", rng()):
+    for made in report_errors.corrupt(reports, "extent", rng()):
         if isinstance(made, Error):
             assert all(c.before.lower() in report_errors._WORDS["extent"] for c in made.changes)

@@ -15,6 +15,7 @@ from torch import Tensor
 from data_prep.reports import prompts
 from medxvl.evaluation import controls, metrics
 from medxvl.evaluation.rows import result_row
+from medxvl.layers import vision_transformer
 from medxvl.xvl import word_maps as explanation
 from medxvl.xvl.tasks import boxes
 
@@ -232,7 +233,7 @@ def compare(
     rows, image_of = np.unique(of["row"].to_numpy(int), return_inverse=True)
     pixels = torch.from_numpy(dataset.images(rows))
     tokens, about = explanation.encode(model, pixels), {"model": WORDS, "checkpoint": checkpoint}
-    attention = explanation.last_attention(model, pixels)
+    attention = explanation.encode(model, pixels, vision_transformer.last_attention)
     trace = attention.mean(dim=1)
     maps, traced = (
         word_maps(model, tokenizer, tokens, image_of, findings, back) for back in (None, trace)

@@ -8,64 +8,30 @@ is, or without the image, says how much is owed to the picture.
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from data_prep.reports import labels
 from medxvl.data import text
 from medxvl.evaluation import generation
-from medxvl.training import distributed
 from medxvl.xvl import corpus as corpora
-from medxvl.xvl import report_errors, writer, writing
-from medxvl.xvl.finetune import FineTuning
+from medxvl.xvl import report_errors, writing
+from medxvl.xvl.report_errors import Reports, Studies
 
 
-class Corpus:
+def studies(dataset, split: str, tokenizer, preset) -> Studies:
     """Reports of a split as the model reads them: cleaned sentences of the impression, as many as
-    fit into `max_tokens`.
+    fit into `max_tokens`. Raises ValueError where there is none.
     """
-
-    def __init__(self, dataset, split: str, tokenizer, preset):
-        rows = dataset.rows(split)
-        parts = corpora.report_sentences(dataset, rows, preset)
-        texts = fitting(parts, tokenizer, preset.max_tokens)
-        kept = [k for k, t in enumerate(texts) if t]
-        if not kept:
-            raise ValueError(
-                f"{dataset.label}: expected {split} studies with a report, found none of "
-                f"{len(rows)}"
-            )
-        self.rows, self.texts = rows[kept], [texts[k] for k in kept]
-        self.cut = sum(text.join(parts[k]) != texts[k] for k in kept)
-        self.patients = dataset.index["patient_id"].to_numpy()[self.rows]
-        self.labels = report_errors.labeller.label_reports(self.texts)
-        self.known = report_errors.Reports(self.texts, self.labels, self.patients)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def mixed(
-        self, share: float, rng: np.random.Generator, others: report_errors.Reports, words: int = 1
-    ) -> list:
-        """An error, or None, for each report: `share` of them have one of the published types,
-        those that swap words drawn `words` times as often as the others."""
-        kinds = report_errors.PUBLISHED + report_errors.WORDS * (words - 1)
-        return report_errors.mixed(
-            self.texts, share, rng, kinds, labels=self.labels, patients=self.patients, others=others
+    rows = dataset.rows(split)
+    parts = corpora.report_sentences(dataset, rows, preset)
+    texts = fitting(parts, tokenizer, preset.max_tokens)
+    kept = [k for k, t in enumerate(texts) if t]
+    if not kept:
+        raise ValueError(
+            f"{dataset.label}: expected {split} studies with a report, found none of {len(rows)}"
         )
-
-    def of_kind(
-        self, kind: str, rng: np.random.Generator, others: report_errors.Reports, most: int = 0
-    ) -> tuple[np.ndarray, list]:
-        """Reports that can have an error of type `kind`, `most` of them at random (0: all): their
-        places, and the errors.
-        """
-        made = report_errors.corrupt(
-            self.texts, kind, rng, labels=self.labels, patients=self.patients, others=others
-        )
-        places = np.flatnonzero([isinstance(m, report_errors.Error) for m in made])
-        if most and len(places) > most:
-            places = np.sort(rng.choice(places, most, replace=False))
-        return places, [made[k] for k in places]
+    patients = dataset.index["patient_id"].to_numpy()[rows[kept]]
+    reports = Reports([texts[k] for k in kept], patients=patients)
+    return Studies(rows[kept], reports, sum(text.join(parts[k]) != texts[k] for k in kept))
 
 
 def fitting(parts: list[list[str]], tokenizer, max_tokens: int) -> list[str]:
@@ -84,78 +50,38 @@ def fitting(parts: list[list[str]], tokenizer, max_tokens: int) -> list[str]:
     return found
 
 
-class Correcting(FineTuning):
-    """Fine-tuning on the training reports, with new errors each epoch; the epoch with the likeliest
-    corrections on `valid` is kept.
-    """
+class Correcting(writing.Writing):
+    """Fine-tuning on the training reports, with new errors each epoch."""
 
     name = "correct"
-    score_label = "validation log-likelihood a word"
-    groups = (*FineTuning.groups, "writer")
 
     def __init__(self, preset, dataset, start, tokenizer, device):
-        self.corpus, self.valid = (
-            Corpus(dataset, split, tokenizer, preset) for split in ("train", "valid")
+        self.studies, valid = (
+            studies(dataset, split, tokenizer, preset) for split in ("train", "valid")
         )
-        self.tokenizer = tokenizer
-        drawn = self.valid.mixed(
-            preset.correct_share, np.random.default_rng([preset.seed, 41]), self.corpus.known
+        rng = np.random.default_rng([preset.seed, 41])
+        others = self.studies.reports
+        drawn = report_errors.mixed(valid.reports, preset.correct_share, rng, others=others)
+        self.valid_asked = report_errors.as_read(valid.reports, drawn)
+        super().__init__(
+            preset,
+            dataset,
+            start,
+            tokenizer,
+            device,
+            (self.studies.rows, others.texts),
+            (valid.rows, valid.reports.texts),
+            preset.max_tokens,
         )
-        self.asked = given(self.valid.texts, drawn)
-        super().__init__(preset, start, dataset, self.corpus.rows, device)
-
-    def module(self) -> writer.Writer:
-        return writer.start_from(self.start, reads=True)
 
     def order(self, epoch: int, rng) -> np.ndarray:
-        drawn = self.corpus.mixed(
-            self.preset.correct_share, rng, self.corpus.known, self.preset.correct_words
-        )
-        self.given = given(self.corpus.texts, drawn)
+        """The reports, shuffled; draws their errors, those that swap words `correct_words` times as
+        often as the others."""
+        preset, reports = self.preset, self.studies.reports
+        kinds = report_errors.PUBLISHED + report_errors.WORDS * (preset.correct_words - 1)
+        drawn = report_errors.mixed(reports, preset.correct_share, rng, kinds)
+        self.asked = report_errors.as_read(reports, drawn)
         return super().order(epoch, rng)
-
-    def inputs(self, picked, rng, generator) -> tuple:
-        own = picked[distributed.own(len(picked))]
-        return self.images(picked, generator), *encoded(
-            self.tokenizer, self.preset, self.corpus.texts, self.given, own
-        )
-
-    def score(self, epoch: int) -> float:
-        losses, words = writing.likelihood(
-            self.tuned,
-            self.tokenizer,
-            self.dataset,
-            self.valid.rows,
-            self.valid.texts,
-            self.preset.max_tokens,
-            self.device,
-            asked=self.asked,
-        )
-        return -float(losses.sum() / words.sum())
-
-
-def given(texts: list[str], drawn: list) -> list[str]:
-    """What is read: the erroneous report where there is one."""
-    return [
-        text_ if error is None else error.text for text_, error in zip(texts, drawn, strict=True)
-    ]
-
-
-def encoded(tokenizer, preset, wanted: list[str], asked: list[str], picked) -> tuple[Tensor, ...]:
-    """Ids and mask of the texts to be written and of those to be read."""
-    return tuple(
-        t
-        for texts in (wanted, asked)
-        for t in text.encode(tokenizer, [texts[k] for k in picked], preset.max_tokens)
-    )
-
-
-def correct(tuned, tokenizer, dataset, rows, asked: list[str], device, **seen) -> list[str]:
-    """The reports `asked` as the writer would have them; `seen`: what the image is taken to be
-    (medxvl.xvl.writing).
-    """
-    most, beams = tuned.preset.correct_most, tuned.preset.correct_beams
-    return writing.write(tuned, tokenizer, dataset, rows, most, beams, device, asked=asked, **seen)
 
 
 def gains(
@@ -186,39 +112,35 @@ MIXED = "mixed"  # the set in which a share of the reports has an error, of the 
 
 
 def to_correct(
-    corpus: Corpus, preset, others: report_errors.Reports, kinds=report_errors.PUBLISHED
+    part: Studies, preset, others: Reports, kinds=report_errors.PUBLISHED
 ) -> pd.DataFrame:
-    """Reports to be corrected, a row each: set, place (in the corpus), kind ("" for a report
-    without error), asked, wanted.
+    """Reports to be corrected, a row each: set, place (in `part`), kind ("" for a report without
+    error), asked, wanted.
 
     Set MIXED: every report, `correct_share` of them with an error. A set named after a type: at
-    most `correct_pool` reports with that error each, since some types are rare among the mixed.
-    `others`: whose reports take the place of one.
+    most `correct_pool` reports with that error each, drawn at random, since some types are rare
+    among the mixed. `others`: whose reports take the place of one.
     """
-    rng = np.random.default_rng([preset.seed, 43])
-    drawn = corpus.mixed(preset.correct_share, rng, others)
+    rng, texts = np.random.default_rng([preset.seed, 43]), part.reports.texts
+    drawn = report_errors.mixed(part.reports, preset.correct_share, rng, others=others)
+    asked = report_errors.as_read(part.reports, drawn)
     rows = [
-        (MIXED, k, "" if e is None else e.kind, given([t], [e])[0], t)
-        for k, (t, e) in enumerate(zip(corpus.texts, drawn, strict=True))
+        (MIXED, k, "" if error is None else error.kind, asked[k], texts[k])
+        for k, error in enumerate(drawn)
     ]
     for kind in kinds:
-        rows += [
-            (kind, k, kind, e.text, e.original)
-            for k, e in zip(*corpus.of_kind(kind, rng, others, preset.correct_pool), strict=True)
-        ]
+        made = report_errors.corrupt(part.reports, kind, rng, others=others)
+        places = np.flatnonzero([isinstance(m, report_errors.Error) for m in made])
+        if preset.correct_pool and len(places) > preset.correct_pool:
+            places = np.sort(rng.choice(places, preset.correct_pool, replace=False))
+        rows += [(kind, k, kind, made[k].text, made[k].original) for k in places]
     return pd.DataFrame(rows, columns=["set", "place", "kind", "asked", "wanted"])
-
-
-def surely(found: list[str], asked: list[str], gains: np.ndarray, margin: float) -> list[str]:
-    """The correction where it is likelier than the report as it stands by more than `margin`
-    (natural logarithm), else the report.
-    """
-    return [f if gain > margin else a for f, a, gain in zip(found, asked, gains, strict=True)]
 
 
 def margin(found: list[str], asked: list[str], gains: np.ndarray, kept: float) -> float:
     """The least margin, 0 or more, that leaves the share `kept` of these reports, none of which has
-    an error, as they are.
+    an error, as they are, where a correction is taken only if it is likelier than the report by
+    more than the margin (natural logarithm).
     """
     changed = np.sort(
         gains[
@@ -229,16 +151,14 @@ def margin(found: list[str], asked: list[str], gains: np.ndarray, kept: float) -
     return max(0.0, float(changed[len(changed) - most - 1])) if len(changed) > most else 0.0
 
 
-def knowing(table: pd.DataFrame, corpus: Corpus, known: report_errors.Reports) -> list[str]:
+def knowing(table: pd.DataFrame, own: Reports, known: Reports) -> list[str]:
     """What one writes who is told which words were swapped, and of another study's report which of
     the 14 labels are right, but nothing of wording, side, zone or extent: the most common of the
-    `known` reports with these labels, else what stands there."""
-
-    def found(reports: report_errors.Reports) -> pd.Series:
-        return pd.Series([row.tobytes() for row in reports.said])
-
-    usual = pd.Series(known.texts).groupby(found(known)).agg(lambda texts: texts.mode()[0])
-    guessed = found(corpus.known).iloc[table["place"]].map(usual).reset_index(drop=True)
+    `known` reports with these labels, else what stands there. `own`: the reports that the places
+    in `table` mean."""
+    found = pd.Series([row.tobytes() for row in known.said])
+    usual = pd.Series(known.texts).groupby(found).agg(lambda texts: texts.mode()[0])
+    guessed = pd.Series([own.said[k].tobytes() for k in table["place"]]).map(usual)
     guessed = guessed.where(guessed.notna(), table["asked"])
     return (
         guessed.mask(table["kind"] == "", table["asked"])
@@ -299,11 +219,11 @@ def evaluate(
 
 
 def examples(
-    dataset, corpus: Corpus, table: pd.DataFrame, found: list[str], shown, seed: int
+    dataset, part: Studies, table: pd.DataFrame, found: list[str], shown, seed: int
 ) -> list[dict]:
     """One report of each type of error, as it was, with the error and corrected, for
     plots_medvill.examples; drawn at random among those that may be shown."""
-    allowed, items = np.asarray(shown)[corpus.rows[table["place"]]], []
+    allowed, items = np.asarray(shown)[part.rows[table["place"]]], []
     rng = np.random.default_rng([seed, 47])
     for kind in [k for k in dict.fromkeys(table["set"]) if k != MIXED]:
         rows = np.flatnonzero(allowed & (table["set"] == kind).to_numpy())
@@ -323,6 +243,6 @@ def examples(
             [found[k], "good" if right else "bad"],
         ]
         items.append(
-            {"image": dataset.images(corpus.rows[[table["place"].iloc[k]]])[0], "lines": lines}
+            {"image": dataset.images(part.rows[[table["place"].iloc[k]]])[0], "lines": lines}
         )
     return items

@@ -7,8 +7,6 @@ published 5 % of the reports are corrupted, which leaves few; in the balanced on
 are.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 import torch
@@ -18,7 +16,7 @@ from medxvl.data.dataset import CHEXPERT_14
 from medxvl.evaluation import controls, metrics, tables
 from medxvl.evaluation.rows import CHANCE, result_row
 from medxvl.xvl import report_errors, scoring
-from medxvl.xvl.report_errors import Error, Reports
+from medxvl.xvl.report_errors import Error, Reports, Studies
 
 RUNS = (
     "balanced",
@@ -37,19 +35,9 @@ TITLES = {
 }
 
 
-@dataclass
-class Studies:
-    """Rows of a dataset that have a report, with their reports (impression; findings where there is
-    none).
-    """
-
-    rows: np.ndarray
-    reports: Reports
-
-
 def studies(dataset, split: str | None = None, every_section: bool = False) -> Studies:
-    """Those of a split, None: of all. Labels are the dataset's own; where it has none they are read
-    off the text.
+    """Those of a split, None: of all, with their impression, or findings where there is none.
+    Labels are the dataset's own; where it has none they are read off the text.
 
     every_section: impression and findings are a report each, and a row that has both stands here
     twice.
@@ -81,9 +69,7 @@ def balanced(reports: Reports, kind: str, rng: np.random.Generator) -> pd.DataFr
     then tells nothing, by construction; of changed texts what gives the change away: that a
     sentence is missing, say.
     """
-    made = report_errors.corrupt(
-        reports.texts, kind, rng, labels=reports.labels, patients=reports.patients, others=reports
-    )
+    made = report_errors.corrupt(reports, kind, rng)
     found = [(k, made[k]) for k in rng.permutation(len(made)) if isinstance(made[k], Error)]
     if kind not in ("location", "extent", "omission", "confusion"):
         found = list({error.donor: (k, error) for k, error in found}.values())
@@ -102,17 +88,14 @@ def published(reports: Reports, kind: str, rng: np.random.Generator, share: floa
     """Every report once, `share` of them corrupted: of those that can have such an error, or with
     the five types mixed (ALL).
     """
-    given = {"labels": reports.labels, "patients": reports.patients, "others": reports}
     if kind == ALL:
-        made = report_errors.mixed(reports.texts, share, rng, **given)
+        made = report_errors.mixed(reports, share, rng)
     else:
-        made = report_errors.corrupt(reports.texts, kind, rng, **given)
+        made = report_errors.corrupt(reports, kind, rng)
         can = rng.permutation([k for k, m in enumerate(made) if isinstance(m, Error)])
         kept = set(can[: max(1, round(share * len(can)))].tolist())
         made = [m if k in kept else None for k, m in enumerate(made)]
-    texts = [
-        original if m is None else m.text for original, m in zip(reports.texts, made, strict=True)
-    ]
+    texts = report_errors.as_read(reports, made)
     wrong = np.array([m is not None for m in made], dtype=int)
     return pd.DataFrame(
         {"image": np.arange(len(texts)), "text": texts, "wrong": wrong, "kind": kind}
@@ -299,25 +282,13 @@ def transfer(models: dict, tokenizer, known: Reports, dataset, preset, device) -
 
 
 # --- tables to read -------------------------------------------------------------------------------
-def eligibility(sets: dict[str, Studies], seed: int) -> pd.DataFrame:
-    """Which reports of each set can have which error: one row a set and type."""
-    counted = []
-    for part in sets.values():
-        of = part.reports
-        table = report_errors.eligibility(
-            of.texts, np.random.default_rng([seed, 41]), labels=of.labels, patients=of.patients
-        )
-        counted.append(table.assign(type=table["type"].map(TITLES)).set_index("type"))
-    return pd.concat(counted, keys=sets, names=["data"])
-
-
 def examples(part: Studies, shown: np.ndarray, seed: int) -> pd.DataFrame:
     """A report with each type of error, drawn from those that may be shown (`shown`, of all rows of
     the dataset).
     """
     rng, of, lines = np.random.default_rng([seed, 43]), part.reports, []
     for kind in report_errors.KINDS:
-        made = report_errors.corrupt(of.texts, kind, rng, labels=of.labels, patients=of.patients)
+        made = report_errors.corrupt(of, kind, rng)
         can = [
             m
             for m, may in zip(made, np.asarray(shown)[part.rows], strict=True)

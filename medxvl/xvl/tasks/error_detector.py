@@ -82,16 +82,12 @@ class Detecting(finetune.FineTuning):
         nothing a report that cannot have an error or whose error lies behind what the model
         reads."""
         of = self.studies.reports
-        given = {"labels": of.labels, "patients": of.patients, "others": of}
-        made = report_errors.mixed(of.texts, 1.0, rng, TAUGHT, **given)
+        made = report_errors.mixed(of, 1.0, rng, TAUGHT)
         preferred = rng.random(len(made)) < EXTENT
-        for k, extent in enumerate(report_errors.corrupt(of.texts, "extent", rng)):
+        for k, extent in enumerate(report_errors.corrupt(of, "extent", rng)):
             if preferred[k] and isinstance(extent, report_errors.Error):
                 made[k] = extent
-        wrong = [
-            same if error is None else error.text
-            for same, error in zip(of.texts, made, strict=True)
-        ]
+        wrong = report_errors.as_read(of, made)
         self.right, self.wrong = (
             detect_errors.read(told, self.preset) for told in (of.texts, wrong)
         )

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from medxvl.data import text
-from medxvl.training import distributed
-from medxvl.xvl import writer, writing
-from medxvl.xvl.finetune import CHUNK, FineTuning, Pictures
+from medxvl.xvl import writing
+from medxvl.xvl.finetune import CHUNK, Pictures
 
 
 def findings_texts(dataset, rows, preset) -> list[str]:
@@ -31,57 +30,15 @@ def with_report(dataset, split: str, preset) -> tuple[np.ndarray, list[str]]:
     return rows[[bool(t) for t in texts]], [t for t in texts if t]
 
 
-class Writing(FineTuning):
-    """Fine-tuning on the split `train`; the epoch with the highest likelihood a word on `valid` is
-    kept.
-    """
+class Generating(writing.Writing):
+    """Fine-tuning of a decoder on the findings sections of the split `train`."""
 
     name = "xvl_generate"
-    score_label = "validation log-likelihood a word"
-    groups = (*FineTuning.groups, "writer")
 
     def __init__(self, preset, dataset, start, tokenizer, device):
-        rows, self.texts = with_report(dataset, "train", preset)
-        self.valid, self.tokenizer = with_report(dataset, "valid", preset)[0], tokenizer
-        super().__init__(preset, start, dataset, rows, device)
-
-    def module(self) -> writer.Writer:
-        return writer.start_from(self.start, reads=False)
-
-    def inputs(self, picked, rng, generator) -> tuple:
-        own = picked[distributed.own(len(picked))]
-        return self.images(picked, generator), *text.encode(
-            self.tokenizer, [self.texts[k] for k in own], self.preset.xvl_generate_most + 1
-        )
-
-    def score(self, epoch: int) -> float:
-        losses, words = likelihood(
-            self.tuned, self.tokenizer, self.dataset, self.valid, self.device
-        )
-        return -float(losses.sum() / words.sum())
-
-
-def likelihood(
-    tuned, tokenizer, dataset, rows, device, images_of=None
-) -> tuple[np.ndarray, np.ndarray]:
-    """`writing.likelihood` of the reports of the rows."""
-    texts = findings_texts(dataset, rows, tuned.preset)
-    return writing.likelihood(
-        tuned,
-        tokenizer,
-        dataset,
-        rows,
-        texts,
-        tuned.preset.xvl_generate_most + 1,
-        device,
-        images_of=images_of,
-    )
-
-
-def write(tuned, tokenizer, dataset, rows, device, beams: int = 1, images_of=None) -> list[str]:
-    """Reports for the images of the rows, or of `images_of` (n,) in their place."""
-    most = tuned.preset.xvl_generate_most
-    return writing.write(tuned, tokenizer, dataset, rows, most, beams, device, images_of=images_of)
+        train, valid = (with_report(dataset, split, preset) for split in ("train", "valid"))
+        most = preset.xvl_generate_most + 1
+        super().__init__(preset, dataset, start, tokenizer, device, train, valid, most)
 
 
 @torch.no_grad()

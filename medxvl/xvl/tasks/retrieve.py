@@ -22,18 +22,14 @@ QUERIES = "sentence to image"
 KS = (5, 10, 50)  # precision of the queries that are sentences
 
 
-def pool(dataset, split: str, preset) -> np.ndarray:
-    """Rows of the studies that are ranked against each other: those with a report,
-    `xvl_retrieve_pool` of them at most.
+def pool(dataset, split: str, preset) -> tuple[np.ndarray, list[str]]:
+    """Rows of the studies that are ranked against each other, those with a report,
+    `xvl_retrieve_pool` of them at most; and their cleaned impressions, as the model reads them.
     """
     rows = dataset.rows(split)
     rows = rows[[bool(parts) for parts in corpus.report_sentences(dataset, rows, preset)]]
-    return retrieval.sample(rows, preset.xvl_retrieve_pool, preset.seed)
-
-
-def reports(dataset, rows, preset) -> list[str]:
-    """(n,) the cleaned impressions, as the model reads them."""
-    return [text.join(parts) for parts in corpus.report_sentences(dataset, rows, preset)]
+    rows = retrieval.sample(rows, preset.xvl_retrieve_pool, preset.seed)
+    return rows, [text.join(parts) for parts in corpus.report_sentences(dataset, rows, preset)]
 
 
 @torch.no_grad()
@@ -89,9 +85,10 @@ def reranked(contrast: np.ndarray, score: np.ndarray, shortlist: int) -> np.ndar
 
 
 def ways(
-    contrast: np.ndarray, odds: np.ndarray, both: np.ndarray, shortlist: int
+    scores: dict[str, np.ndarray], which: np.ndarray, shortlist: int, by_text: bool = False
 ) -> dict[str, np.ndarray]:
-    """Tables (Q, C) by name. "": reranked by the matching head, as published. ADDED: by the sum.
+    """Tables (Q, C) by name, from the `scores` of images and the texts `which` (n,); `by_text`: the
+    texts are the queries. "": reranked by the matching head, as published. ADDED: by the sum.
     "contrast only": without the matching head. "query ignored": the order of the mean query for
     every query; what it gains is gained by common candidates.
 
@@ -99,6 +96,8 @@ def ways(
     its odds are those of a pair beyond what the cosine says already: both together say how likely
     the pair is.
     """
+    given = [scores[name][:, which] for name in ("contrast", "matching", "sum")]
+    contrast, odds, both = (table.T for table in given) if by_text else given
     return {
         "": reranked(contrast, odds, shortlist),
         ADDED: reranked(contrast, both, shortlist),
@@ -107,21 +106,13 @@ def ways(
     }
 
 
-def sentence_tables(
-    scores: dict[str, np.ndarray], which: np.ndarray, shortlist: int
-) -> dict[str, np.ndarray]:
-    """`ways` for queries that are sentences, `which` of the texts: {way: (Q, N)}."""
-    return ways(*(scores[name][:, which].T for name in ("contrast", "matching", "sum")), shortlist)
-
-
 def tables(
     scores: dict[str, np.ndarray], which: np.ndarray, shortlist: int
 ) -> dict[str, dict[str, np.ndarray]]:
     """`ways` of both directions, {way: {direction: (n, n)}}, row: query, for n images and their
     reports, `which` of the texts.
     """
-    given = [scores[name][:, which] for name in ("contrast", "matching", "sum")]
-    both = [ways(*given, shortlist), ways(*(table.T for table in given), shortlist)]
+    both = [ways(scores, which, shortlist, by_text) for by_text in (False, True)]
     return {way: dict(zip(DIRECTIONS, (of[way] for of in both), strict=True)) for way in both[0]}
 
 

@@ -21,11 +21,6 @@ from medxvl.xvl import writer
 from medxvl.xvl.finetune import CHUNK, FineTuning, Pictures
 
 
-def blank(tuned: writer.Writer, n: int) -> Tensor:
-    """(n, 1, e) one empty image token each: the same model, without an image."""
-    return torch.zeros(n, 1, tuned.preset.vision_width)
-
-
 @torch.no_grad()
 def rank(
     tuned: writer.Writer, memory, answers: tuple[Tensor, Tensor], first: int
@@ -37,9 +32,8 @@ def rank(
     and ordered by that of all.
     """
     ids, mask = answers
-    chosen = tuned.first_words(memory)[:, ids[:, 1]].argsort(dim=1, descending=True, stable=True)[
-        :, :first
-    ]
+    words, _ = tuned.decoder.step(tuned.decoder.start(memory), None)  # (n, V)
+    chosen = words[:, ids[:, 1]].argsort(dim=1, descending=True, stable=True)[:, :first]
     n, k = chosen.shape
     beside = memory.select(torch.arange(n, device=ids.device).repeat_interleave(k))
     likely = tuned.log_likelihood(beside, ids[chosen.flatten()], mask[chosen.flatten()]).view(n, k)
@@ -58,8 +52,8 @@ def ranked(
     sees: bool = True,
     images_of=None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`rank` for each question of `table`, answers as numbers in `answers`; `images_of` (n,): rows
-    whose image is shown instead (a control)."""
+    """`rank` for each question of `table`: the `xvl_vqa_first` best of `answers`, the best first,
+    and their log-probabilities. `images_of` (n,): rows whose image is shown instead (a control)."""
     tuned.eval()
     preset, found = tuned.preset, []
     pictures = Pictures(
@@ -70,18 +64,21 @@ def ranked(
         t.to(device) for t in text.encode(tokenizer, table["question"].tolist(), preset.max_tokens)
     ]
     for part in torch.arange(len(table)).split(CHUNK):
-        images = pictures.tokens(tuned.vision, part) if sees else blank(tuned, len(part)).to(device)
+        if sees:
+            images = pictures.tokens(tuned.vision, part)
+        else:
+            images = torch.zeros(len(part), 1, preset.vision_width, device=device)
         memory = tuned.remember(images, tuple(t[part.to(device)] for t in asked))
         found.append(rank(tuned, memory, candidates, preset.xvl_vqa_first))
-    return tuple(torch.cat(x).cpu().numpy() for x in zip(*found, strict=True))
+    order, likely = (torch.cat(x).cpu().numpy() for x in zip(*found, strict=True))
+    return np.array(answers, dtype=object)[order], likely
 
 
 def predict(
     tuned, tokenizer, dataset, table, answers: list[str], device, sees: bool = True, images_of=None
 ) -> np.ndarray:
     """(n,) the best of `answers` for each question; see `ranked`."""
-    order, _ = ranked(tuned, tokenizer, dataset, table, answers, device, sees, images_of)
-    return np.array(answers, dtype=object)[order[:, 0]]
+    return ranked(tuned, tokenizer, dataset, table, answers, device, sees, images_of)[0][:, 0]
 
 
 class Answering(OnQuestions, FineTuning):
@@ -94,14 +91,16 @@ class Answering(OnQuestions, FineTuning):
 
     def module(self) -> writer.Writer:
         start = copy.copy(self.start)
-        start.preset = replace(
-            self.preset, writer_copies=0
-        )  # an answer does not repeat the question
+        # an answer does not repeat the question
+        start.preset = replace(self.preset, writer_copies=0)
         return writer.start_from(start, reads=True)
 
     def inputs(self, picked, rng, generator) -> tuple:
         own, most = distributed.own(len(picked)), self.preset.max_tokens
         chosen = self.train.iloc[picked[own]]
-        images = self.images(picked, generator) if self.sees else blank(self.tuned, len(chosen))
+        if self.sees:
+            images = self.images(picked, generator)
+        else:  # one empty image token each: the same model, without an image
+            images = torch.zeros(len(chosen), 1, self.preset.vision_width)
         answer = text.encode(self.tokenizer, chosen["answer"].tolist(), most)
         return images, *answer, *text.encode(self.tokenizer, chosen["question"].tolist(), most)

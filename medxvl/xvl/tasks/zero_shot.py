@@ -11,10 +11,10 @@ import torch
 
 from data_prep.reports import prompts
 from medxvl.config import presets
+from medxvl.data import text
 from medxvl.evaluation import metrics
 from medxvl.evaluation.rows import CHANCE, class_rows, result_row
 from medxvl.layers import vision_transformer
-from medxvl.xvl import text_features
 
 TOKENS = 8192  # words of image-sentence pairs a call of the fusion encoder
 IMAGES = 256  # images a call of the vision encoder, at 64 px
@@ -35,9 +35,10 @@ def named(head: str, preset) -> str:
 
 @torch.no_grad()
 def score(
-    model, tokenizer, images: torch.Tensor, described: dict[str, tuple[str, ...]], denied=None
+    models, tokenizer, images: torch.Tensor, described: dict[str, tuple[str, ...]], denied=None
 ) -> dict[str, np.ndarray]:
-    """Scores of every image for every finding, by the heads of one model.
+    """Scores of every image for every finding, by head: means over the checkpoints `models`, as
+    published.
 
     images (N, S, S) uint8; `described` {finding: positive sentences}; `denied` {finding: negative
     sentence}, by default `prompts.negative_prompt`. Returns {"ITM": (N, F), "ITA": (N, F)}, as
@@ -46,47 +47,41 @@ def score(
     within 0.269 and 0.731). ITA: mean cosine to the positive sentences minus the cosine to the
     negative one.
     """
-    model.eval()
-    device, preset = next(model.parameters()).device, model.preset
+    preset, device = models[0].preset, next(models[0].parameters()).device
     denied = denied or {f: prompts.negative_prompt(f) for f in described}
     sentences = [
-        s for finding, positives in described.items() for s in (*positives, denied[finding])
+        text.clean_report(s, preset.max_words)
+        for finding, positives in described.items()
+        for s in (*positives, denied[finding])
     ]
-    states, mask, f_text = text_features.of(model, tokenizer, sentences)
-
-    logits, cosines = [], []
+    ids, mask = (t.to(device) for t in text.encode(tokenizer, sentences, preset.max_tokens))
     step = max(1, IMAGES * 64**2 // preset.image_size**2)
-    for part in images.split(step):
-        tokens, f_image = model.online.encode_image(
-            vision_transformer.plain_view(part, preset).to(device)
-        )
-        cosines.append((f_image @ f_text.t()).cpu())
-        if preset.fusion:
-            few = tokens.split(max(1, TOKENS // int(mask.sum())))
-            logits.append(
-                torch.cat([model.match_every(states, mask, t)[..., 1] for t in few]).cpu()
-            )
-    logits, cosines = (torch.cat(found) if found else None for found in (logits, cosines))
-
-    itm, ita, at = [], [], 0
-    for positives in described.values():
-        yes, no = slice(at, at + len(positives)), at + len(positives)
-        at = no + 1
-        if preset.fusion:
-            sides = torch.sigmoid(torch.stack([logits[:, yes].mean(1), logits[:, no]], dim=1))
-            itm.append(sides.softmax(dim=1)[:, 0])
-        ita.append(cosines[:, yes].mean(1) - cosines[:, no])
-    return {head: torch.stack({"ITM": itm, "ITA": ita}[head], 1).numpy() for head in heads(preset)}
-
-
-def ensemble(
-    models, tokenizer, images: torch.Tensor, described, denied=None
-) -> dict[str, np.ndarray]:
-    """Mean of `score` over several checkpoints, as published (best checkpoints, probabilities
-    averaged).
-    """
-    scores = [score(model, tokenizer, images, described, denied) for model in models]
-    return {head: np.mean([s[head] for s in scores], axis=0) for head in scores[0]}
+    found = {head: [] for head in heads(preset)}
+    for model in models:
+        model.eval()
+        states, f_text = model.online.encode_text(ids, mask)
+        logits, cosines = [], []
+        for part in images.split(step):
+            view = vision_transformer.plain_view(part, preset).to(device)
+            tokens, f_image = model.online.encode_image(view)
+            cosines.append((f_image @ f_text.t()).cpu())
+            if preset.fusion:
+                few = tokens.split(max(1, TOKENS // int(mask.sum())))
+                matched = [model.match_every(states, mask, t)[..., 1] for t in few]
+                logits.append(torch.cat(matched).cpu())
+        cosines, logits = torch.cat(cosines), torch.cat(logits) if logits else None
+        itm, ita, at = [], [], 0
+        for positives in described.values():
+            yes, no = slice(at, at + len(positives)), at + len(positives)
+            at = no + 1
+            ita.append(cosines[:, yes].mean(1) - cosines[:, no])
+            if preset.fusion:
+                sides = torch.sigmoid(torch.stack([logits[:, yes].mean(1), logits[:, no]], dim=1))
+                itm.append(sides.softmax(dim=1)[:, 0])
+        for head, given in (("ITM", itm), ("ITA", ita)):
+            if head in found:
+                found[head].append(torch.stack(given, 1).numpy())
+    return {head: np.mean(given, axis=0) for head, given in found.items()}
 
 
 def evaluate(

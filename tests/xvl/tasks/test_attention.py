@@ -12,6 +12,7 @@ from tolerance import assert_close, rounding
 
 from medxvl.config import presets
 from medxvl.data import text
+from medxvl.layers import vision_transformer
 from medxvl.xvl import word_maps
 from medxvl.xvl.model import XVL
 from medxvl.xvl.tasks import attention as task
@@ -140,7 +141,7 @@ def test_a_pair_does_not_depend_on_the_others():
 
 
 def test_head_maps_sum_to_what_class_token_gives_the_patches():
-    attention = word_maps.last_attention(model_of(), pictures(3))
+    attention = word_maps.encode(model_of(), pictures(3), vision_transformer.last_attention)
     maps = word_maps.head_maps(attention)
     assert attention.shape == (3, 2, 17, 17) and torch.equal(
         maps[1, 0].flatten(), attention[1, 0, 0, 1:]
@@ -152,7 +153,7 @@ def test_a_traced_map_is_the_map_followed_through_the_last_layer():
     model = model_of()
     tokens, trace = (
         word_maps.encode(model, pictures(2)),
-        word_maps.last_attention(model, pictures(2)).mean(dim=1),
+        word_maps.encode(model, pictures(2), vision_transformer.last_attention).mean(dim=1),
     )
     plain, traced = (
         word_maps.explain(model, TOKENIZER, tokens, TEXTS[:2], trace=t).maps for t in (None, trace)
@@ -211,7 +212,6 @@ def box_table(*rows):
 def test_boxes_follow_the_pixels():
     """A bright rectangle, sent through the preparation and the view, lies where its box lies."""
     from data_prep.reading.images import shrink_and_pad
-    from medxvl.layers import vision_transformer
 
     preset = presets.load("demo")
     for height, width in ((240, 200), (200, 233), (220, 220)):

@@ -11,7 +11,7 @@ from train_helpers import CPU, Bar, with_settings
 
 from medxvl.data import text
 from medxvl.data.dataset import CHEXPERT_14
-from medxvl.xvl import checkpoints, scoring
+from medxvl.xvl import checkpoints, report_errors, scoring
 from medxvl.xvl.report_errors import Reports
 from medxvl.xvl.tasks import detect_errors, error_detector
 
@@ -237,11 +237,9 @@ def test_rows(drawn):
 
 def test_tables(data):
     part = detect_errors.studies(data, "test")
-    table = detect_errors.eligibility({"test": part}, 0)
-    assert (
-        table.loc[("test", "location"), "eligible"] == 36
-        and table.loc[("test", "extent"), "why not"] == "no word of extent: 54"
-    )
+    table = report_errors.eligibility(part.reports, np.random.default_rng(0))
+    assert table.loc["location", "eligible"] == 36
+    assert table.loc["extent", "why not"] == "no word of extent: 54"
     shown = detect_errors.examples(part, np.ones(len(data.index), bool), 0).set_index("type")
     assert (
         "'left' -> 'right'" in shown.loc["location", "changes"]

@@ -134,9 +134,8 @@ def test_texts_that_read_the_same_are_one_and_tie(words):
 
 
 def test_what_was_learned_is_found(trained, data, words):
-    rows = retrieve.pool(data, "test", PRESET)
+    rows, texts = retrieve.pool(data, "test", PRESET)
     assert len(rows) == 20 and (np.diff(rows) > 0).all()
-    texts = retrieve.reports(data, rows, PRESET)
     scores, read, _ = scored(trained[0], data, words, rows, texts)
     relevant, patients = (
         read.which[:, None] == read.which,
@@ -193,7 +192,7 @@ def test_sentences_look_for_images(trained, data, words):
         "a sentence's shortlist alone"
     )
     people = data.index.patient_id.iloc[rows].to_numpy()
-    table = retrieve.sentence_tables(scores, asked.which, 6)["contrast only"]
+    table = retrieve.ways(scores, asked.which, 6, by_text=True)["contrast only"]
     made = retrieve.evaluate_queries(table, has, finding, people, dataset="d", preset=PRESET)
     found = {(r["subset"], r["metric"]): r for r in made}
     assert {s for s, _ in found} == {
@@ -232,15 +231,13 @@ def test_precision_of_resampled_candidates():
 
 def test_the_pool_is_drawn_once_for_a_seed(data):
     assert (
-        retrieve.pool(data, "test", replace(PRESET, xvl_retrieve_pool=0)).tolist()
+        retrieve.pool(data, "test", replace(PRESET, xvl_retrieve_pool=0))[0].tolist()
         == data.rows("test").tolist()
     )
     few = replace(PRESET, xvl_retrieve_pool=5)
-    assert retrieve.pool(data, "test", few).tolist() == retrieve.pool(data, "test", few).tolist()
-    assert (
-        retrieve.pool(data, "test", few).tolist()
-        != retrieve.pool(data, "test", replace(few, seed=1)).tolist()
-    )
+    first, again = (retrieve.pool(data, "test", few)[0].tolist() for _ in range(2))
+    assert first == again
+    assert first != retrieve.pool(data, "test", replace(few, seed=1))[0].tolist()
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -258,7 +255,8 @@ def test_ranking_is_that_of_each_answer_alone(large, data, words):
         questions(data).head(7),
         ["yes", "no", "large heart", "large", "clear chest nothing acute"],
     )
-    order, likely = vqa.ranked(large, words, data, table, answers, CPU)
+    best, likely = vqa.ranked(large, words, data, table, answers, CPU)
+    order = np.array([[answers.index(answer) for answer in row] for row in best])
     pictures = vqa.Pictures(data, table["row"].to_numpy(), PRESET, CPU)
     for n in range(7):
         alone = []
@@ -275,20 +273,20 @@ def test_ranking_is_that_of_each_answer_alone(large, data, words):
                 )
         assert_close(likely[n], np.sort(alone)[::-1].copy(), terms=CHAIN, dtype=torch.float32)
         assert_close(np.array(alone)[order[n]], likely[n], terms=CHAIN, dtype=torch.float32)
-    few = vqa.predict(large, words, data, table, answers, CPU)
-    assert few.tolist() == [answers[k] for k in order[:, 0]]
 
 
 def test_the_first_token_chooses_who_is_ranked(large, data, words):
     large.preset = replace(PRESET, xvl_vqa_first=2)
     table, answers = questions(data).head(5), ["large", "yes", "large heart", "large edema"]
-    order, likely = vqa.ranked(large, words, data, table, answers, CPU)
+    best, likely = vqa.ranked(large, words, data, table, answers, CPU)
+    order = np.array([[answers.index(answer) for answer in row] for row in best])
     assert order.shape == likely.shape == (5, 2) and (np.diff(likely, axis=1) <= 0).all()
     with torch.no_grad():
         ids, _ = text.encode(words, answers, PRESET.max_tokens)
         pictures = vqa.Pictures(data, table["row"].to_numpy(), PRESET, CPU)
         given = text.encode(words, table.question.tolist(), PRESET.max_tokens)
-        first = large.first_words(large.remember(pictures.tokens(large.vision, range(5)), given))
+        memory = large.remember(pictures.tokens(large.vision, range(5)), given)
+        first, _ = large.decoder.step(large.decoder.start(memory), None)
     for n in range(5):
         large_wins = (
             first[n, ids[0, 1]] > first[n, ids[1, 1]]
@@ -321,8 +319,8 @@ def test_without_an_image_nothing_of_it_is_read(data, words):
     bare = Fake(60)
     bare.images = None
     writer = xvl_writer.start_from(checkpoints.untrained(PRESET, words), reads=True)
-    given = vqa.predict(writer, words, bare, questions(bare), ["yes", "no"], CPU, sees=False)
-    assert len(given) == 120 and set(given) <= {"yes", "no"}
+    given, _ = vqa.ranked(writer, words, bare, questions(bare), ["yes", "no"], CPU, sees=False)
+    assert len(given) == 120 and set(given[:, 0]) <= {"yes", "no"}
 
 
 def test_held_out_images_choose_the_epoch(data, words):

@@ -75,10 +75,15 @@ def corrector(start, tmp_path_factory):
     return task.fit(tmp_path_factory.mktemp("correct"), no_bar)[0]
 
 
+def correct(tuned, tokenizer, data, rows, asked, **seen):
+    most, beams = PRESET.correct_most, PRESET.correct_beams
+    return writing.write(tuned, tokenizer, data, rows, most, beams, CPU, asked=asked, **seen)
+
+
 def cases(start, split="test"):
     data, tokenizer, _ = start
-    corpus = correct_errors.Corpus(data, split, tokenizer, PRESET)
-    return corpus, correct_errors.to_correct(corpus, PRESET, corpus.known)
+    part = correct_errors.studies(data, split, tokenizer, PRESET)
+    return part, correct_errors.to_correct(part, PRESET, part.reports)
 
 
 def test_reports_end_with_a_sentence_that_fits(start):
@@ -101,13 +106,17 @@ def test_reports_end_with_a_sentence_that_fits(start):
 
 
 def test_what_is_to_be_corrected(start):
-    corpus, table = cases(start)
+    part, table = cases(start)
     mixed = table[table["set"] == correct_errors.MIXED]
-    assert list(mixed["place"]) == list(range(len(corpus))) and (mixed["kind"] != "").mean() == 0.5
+    assert (
+        list(mixed["place"]) == list(range(len(part.rows))) and (mixed["kind"] != "").mean() == 0.5
+    )
     assert set(table["set"]) == {correct_errors.MIXED, *report_errors.PUBLISHED}
     wrong = table["kind"] != ""
     assert (table["asked"] != table["wanted"]).equals(wrong)
-    assert all(corpus.texts[k] == t for k, t in zip(table["place"], table["wanted"], strict=True))
+    assert all(
+        part.reports.texts[k] == t for k, t in zip(table["place"], table["wanted"], strict=True)
+    )
     assert (
         table[table["set"] != correct_errors.MIXED].groupby("set").size() <= PRESET.correct_pool
     ).all()
@@ -117,11 +126,7 @@ def test_what_one_could_write_who_knows_the_findings():
     known = report_errors.Reports(
         ["Small left effusion.", "Pleural effusion.", "Pleural effusion.", "Clear lungs."]
     )
-    corpus = type(
-        "Corpus",
-        (),
-        {"known": report_errors.Reports(["Left effusion.", "Effusion.", "Pneumothorax."])},
-    )
+    own = report_errors.Reports(["Left effusion.", "Effusion.", "Pneumothorax."])
     rows = [
         ("mixed", 0, "location", "Right effusion.", "Left effusion."),
         ("mixed", 1, "mismatch", "Clear lungs.", "Effusion."),
@@ -129,7 +134,7 @@ def test_what_one_could_write_who_knows_the_findings():
         ("mixed", 2, "false_negative", "Clear lungs.", "Pneumothorax."),
     ]
     table = pd.DataFrame(rows, columns=["set", "place", "kind", "asked", "wanted"])
-    found = correct_errors.knowing(table, corpus, known)
+    found = correct_errors.knowing(table, own, known)
     assert found == ["Left effusion.", "Pleural effusion.", "Effusion.", "Clear lungs."]
 
 
@@ -138,20 +143,17 @@ def test_it_learns_to_correct_by_the_picture(start, corrector):
     picture brings another's report.
     """
     data, tokenizer, _ = start
-    corpus, table = cases(start)
-    rows, asked = corpus.rows[table["place"]], list(table["asked"])
-    found = correct_errors.correct(corrector, tokenizer, data, rows, asked, CPU)
+    part, table = cases(start)
+    rows, asked = part.rows[table["place"]], list(table["asked"])
+    patients = part.reports.patients[table["place"]]
+    found = correct(corrector, tokenizer, data, rows, asked)
     about = {"dataset": data.label, "n_resamples": 40}
-    ours = correct_errors.evaluate(
-        found, table, corpus.patients[table["place"]], model="X-VL", **about
-    )
-    other = correct_errors.correct(
-        corrector, tokenizer, data, rows, asked, CPU, images_of=np.roll(rows, 1)
-    )
+    ours = correct_errors.evaluate(found, table, patients, model="X-VL", **about)
+    other = correct(corrector, tokenizer, data, rows, asked, images_of=np.roll(rows, 1))
     shuffled = correct_errors.evaluate(
         other,
         table,
-        corpus.patients[table["place"]],
+        patients,
         model="X-VL",
         control="shuffled images",
         **about,
@@ -163,9 +165,7 @@ def test_it_learns_to_correct_by_the_picture(start, corrector):
     assert value(ours, "repaired", "errors") > 0.5 and value(ours, "untouched", "clean") > 0.7
     assert value(shuffled, "repaired", "errors") < value(ours, "repaired", "errors") - 0.2
     assert value(ours, "repaired_findings", "errors") >= value(ours, "repaired", "errors")
-    left = correct_errors.evaluate(
-        asked, table, corpus.patients[table["place"]], model="left as it is", **about
-    )
+    left = correct_errors.evaluate(asked, table, patients, model="left as it is", **about)
     assert (
         value(left, "repaired", "errors") == 0
         and value(left, "untouched", "clean") == value(left, "unchanged", "errors") == 1
@@ -173,9 +173,9 @@ def test_it_learns_to_correct_by_the_picture(start, corrector):
     assert {r["subset"] for r in ours} >= {"", "errors", "clean", *report_errors.PUBLISHED} and {
         r["paper"] for r in ours
     } == {"xvl"}
-    items = correct_errors.examples(data, corpus, table, found, np.ones(len(data.index), bool), 0)
+    items = correct_errors.examples(data, part, table, found, np.ones(len(data.index), bool), 0)
     assert len(items) == 5 and not correct_errors.examples(
-        data, corpus, table, found, np.zeros(len(data.index), bool), 0
+        data, part, table, found, np.zeros(len(data.index), bool), 0
     )
 
 
@@ -188,9 +188,7 @@ def test_no_picture_is_the_mean_of_all(start, corrector):
     )
     assert_close(blank, tokens.mean(dim=0), terms=4 * 48 + len(rows))
     asked = ["clear lungs."] * 6
-    found = correct_errors.correct(
-        corrector, tokenizer, data, data.rows("test")[:6], asked, CPU, blank=blank
-    )
+    found = correct(corrector, tokenizer, data, data.rows("test")[:6], asked, blank=blank)
     assert len(set(found)) == 1
 
 
@@ -201,7 +199,6 @@ def test_sure_corrections():
         and correct_errors.margin(found, asked, gains, 0.5) == 1
     )
     assert correct_errors.margin(found, asked, gains, 0.25) == 0
-    assert correct_errors.surely(found, asked, gains, 1.0) == ["a", "b", "y", "z"]
 
 
 def test_gains_are_of_the_texts(start, corrector):
@@ -225,16 +222,16 @@ def test_copying_is_where_small_presets_start(start):
     word.
     """
     data, tokenizer, model = start
-    corpus = correct_errors.Corpus(data, "test", tokenizer, PRESET)
-    told = [generation.plain(t).split() for t in corpus.texts]
+    part = correct_errors.studies(data, "test", tokenizer, PRESET)
+    texts = part.reports.texts
+    told = [generation.plain(t).split() for t in texts]
     shares = []
     for copies in (1, 0):
         model.preset = replace(PRESET, writer_copies=copies)
         torch.manual_seed(1)
         writer = xvl_writer.start_from(model, reads=True)
         found = [
-            generation.plain(t).split()
-            for t in correct_errors.correct(writer, tokenizer, data, corpus.rows, corpus.texts, CPU)
+            generation.plain(t).split() for t in correct(writer, tokenizer, data, part.rows, texts)
         ]
         shares.append(
             np.mean(
@@ -252,17 +249,19 @@ def test_copying_is_where_small_presets_start(start):
 
 def test_it_learns_to_write_what_the_picture_shows(start, tmp_path):
     data, tokenizer, model = start
-    writer, told = generate.Writing(PRESET, data, model, tokenizer, CPU).fit(tmp_path, no_bar)
+    task = generate.Generating(PRESET, data, model, tokenizer, CPU)
+    writer, told = task.fit(tmp_path, no_bar)
     rows, texts = generate.with_report(data, "test", PRESET)
-    own = generate.write(writer, tokenizer, data, rows, CPU, beams=2)
-    other = generate.write(writer, tokenizer, data, rows, CPU, beams=2, images_of=np.roll(rows, 1))
+    about, most, shifted = (writer, tokenizer, data, rows), 20, np.roll(rows, 1)
+    own = writing.write(*about, most, 2, CPU)
+    other = writing.write(*about, most, 2, CPU, images_of=shifted)
     right = [
         np.mean([generation.plain(a) == generation.plain(b) for a, b in zip(f, texts, strict=True)])
         for f in (own, other)
     ]
     assert right[0] > 0.8 and right[1] < 0.4 and told.startswith("fine-tuned ")
-    losses, words = generate.likelihood(writer, tokenizer, data, rows, CPU)
-    worse, _ = generate.likelihood(writer, tokenizer, data, rows, CPU, np.roll(rows, 1))
+    losses, words = writing.likelihood(*about, texts, most + 1, CPU)
+    worse, _ = writing.likelihood(*about, texts, most + 1, CPU, images_of=shifted)
     assert losses.sum() < worse.sum() and (words > 3).all()
     nearest = generate.nearest_by_image(model, data, data.rows("train"), rows, CPU)
     assert np.isin(nearest, data.rows("train")).all()

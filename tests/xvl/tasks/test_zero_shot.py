@@ -10,7 +10,6 @@ from medxvl.data import text
 from medxvl.evaluation import controls
 from medxvl.layers import vision_transformer
 from medxvl.xvl import model as xvl
-from medxvl.xvl import text_features
 from medxvl.xvl.tasks import zero_shot
 
 FINDINGS = ["A", "B"]
@@ -149,7 +148,7 @@ def test_batches_change_no_score(overrides, monkeypatch):
     for images_a_call, tokens in ((256, 8192), (2, 40), (256, 1)):
         monkeypatch.setattr(zero_shot, "IMAGES", images_a_call)
         monkeypatch.setattr(zero_shot, "TOKENS", tokens)
-        found = zero_shot.score(model, tokenizer, images, DESCRIBED, DENIED)
+        found = zero_shot.score([model], tokenizer, images, DESCRIBED, DENIED)
         for head in ("ITM", "ITA"):
             # six layers at most, as wide as 32
             assert_close(found[head], expected[head], terms=6 * 32, dtype=torch.float32)
@@ -175,33 +174,16 @@ def test_each_image_and_sentence_is_encoded_once(monkeypatch):
         lambda layer, given, out: seen.update(keys=seen["keys"] + len(given[0]))
     )
     monkeypatch.setattr(zero_shot, "IMAGES", 2)
-    text_features.forget()
-    for _ in range(2):
-        zero_shot.score(
-            model, tokenizer, torch.zeros(4, 69, 69, dtype=torch.uint8), DESCRIBED, DENIED
-        )
-    assert seen == {"images": 8, "sentences": 5, "keys": 8 * 17}, (
-        "17 tokens an image; the second call reads its sentences back"
+    zero_shot.score(
+        [model], tokenizer, torch.zeros(4, 69, 69, dtype=torch.uint8), DESCRIBED, DENIED
     )
-
-
-def test_text_features_are_those_of_these_weights_and_words():
-    model, tokenizer = tiny("packed=0")
-    first = text_features.of(model, tokenizer, ["fluid.", "the heart"])
-    assert text_features.of(model, tokenizer, ["fluid.", "the heart"])[0] is first[0]
-    assert text_features.of(model, tokenizer, ["fluid.", "a heart"])[0] is not first[0]
-    with torch.no_grad():
-        model.online.text.embeddings.word_embeddings.weight[6] += 0.1
-    changed = text_features.of(model, tokenizer, ["fluid.", "the heart"])
-    assert changed[0] is not first[0] and len(text_features._known) <= text_features.KEPT
-    with pytest.raises(ValueError, match="evaluation mode"):
-        text_features.of(model.train(), tokenizer, ["fluid."])
+    assert seen == {"images": 4, "sentences": 5, "keys": 4 * 17}, "17 tokens an image"
 
 
 def test_without_fusion_there_is_no_matching_score():
     model, tokenizer = tiny("fusion=0")
     found = zero_shot.score(
-        model, tokenizer, torch.zeros(2, 69, 69, dtype=torch.uint8), DESCRIBED, DENIED
+        [model], tokenizer, torch.zeros(2, 69, 69, dtype=torch.uint8), DESCRIBED, DENIED
     )
     assert list(found) == ["ITA"] == list(zero_shot.heads(model.preset)) and found["ITA"].shape == (
         2,
