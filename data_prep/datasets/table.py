@@ -273,7 +273,7 @@ def add_labels(table: Table, cells: pd.DataFrame, how: str, columns: list[str]) 
             "name them: --set label_columns=A,B",
         )
     if how == "text" and not has_text:
-        raise fault("a text to find labels in", "none", "name its column, or choose other labels")
+        raise fault("a text to find labels in", "no text column", "name it, or choose other labels")
     table.rows = table.rows.assign(**dict.fromkeys(CHEXPERT_14, pd.NA))
     if how == "columns":
         _read_labels(table, cells.loc[table.rows.index, list(alike)].rename(columns=alike))
