@@ -147,8 +147,12 @@ class FineTuning(loop.Task):
         """
         loop.fit(self, replace(self.preset, checkpoints=1), folder, self.device, progress)
         best = folder / next(iter(json.loads((folder / "best.json").read_text(encoding="utf-8"))))
-        self.model.load_state_dict(load_file(best))
+        self.read_back(best)
         return self.model.eval(), f"fine-tuned {store.fingerprint(best)}"
+
+    def read_back(self, path: Path) -> None:
+        """Give `model` the weights that `save` wrote."""
+        self.model.load_state_dict(load_file(path))
 
 
 class OnQuestions:

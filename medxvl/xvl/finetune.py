@@ -67,6 +67,3 @@ class FineTuning(finetune.FineTuning):
 
     def encoder(self) -> nn.Module:
         return self.tuned.vision
-
-    def ids(self, picked: np.ndarray) -> list[str]:
-        return self.dataset.index["study_id"].iloc[self.pictures.rows[picked]].tolist()

@@ -3,6 +3,8 @@
 Ours, not in the paper, whose detection is zero-shot.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch import Tensor
 from medxvl.data import text
 from medxvl.evaluation import metrics
 from medxvl.training import distributed
+from medxvl.weights import store
 from medxvl.xvl import finetune, report_errors, scoring
 from medxvl.xvl.model import XVL
 from medxvl.xvl.tasks import detect_errors
@@ -76,6 +79,9 @@ class Detecting(finetune.FineTuning):
         super().build(device)
         self.model = self.tuned.model  # what is kept: the model without the training's frame
         return self.tuned
+
+    def read_back(self, path: Path) -> None:
+        self.model = store.load_model(self.preset, len(self.tokenizer), path, XVL, self.device)
 
     def order(self, epoch: int, rng) -> np.ndarray:
         """The reports, shuffled; draws their errors, and what each counts: all types the same, and
