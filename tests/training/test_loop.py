@@ -14,7 +14,7 @@ from train_helpers import TINY, Bar, Fake, fit, result, same, words
 
 from medxvl.config import presets
 from medxvl.data.dataset import Pixels
-from medxvl.training import loop, resume
+from medxvl.training import loop, optimizer, resume
 from medxvl.weights import store
 from medxvl.xvl import checkpoints, pretrain, warmup
 from medxvl.xvl import corpus as corpora
@@ -311,7 +311,7 @@ def test_the_encoders_have_a_rate_of_their_own():
 def test_clipping_is_by_parameter():
     a, b = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(4))
     a.grad, b.grad = torch.full((4,), 10.0), torch.full((4,), 0.1)
-    loop.clip_each([a, b], 3.0)
+    optimizer.clip_each([a, b], 3.0)
     assert_close(a.grad.norm(), torch.tensor(3.0), terms=4)
     assert torch.equal(b.grad, torch.full((4,), 0.1))
 
