@@ -30,6 +30,7 @@ medxvl.set_up()  # before anything that imports timm or transformers
 from medxvl.config import presets
 from medxvl.data import text
 from medxvl.pipeline import operations
+from medxvl.training.optimizer import clip_each
 from medxvl.xvl import model as xvl
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "bench" / "inputs.py"
@@ -138,7 +139,7 @@ def main() -> None:
         with autocast:
             loss = model(batch, 0.4, generator)["total"]
         loss.backward()
-        optimizer.clip_each(model.online.vision.parameters(), preset.clip)
+        clip_each(model.online.vision.parameters(), preset.clip)
         optimizer.step()
 
     for _ in range(3 if given.device == "cuda" else 1):
