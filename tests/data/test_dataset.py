@@ -67,7 +67,7 @@ def test_parse():
         ),
         (
             "main=mimic:/a",
-            "unknown dataset 'mimic' for role main: expected phantom or one of mimic_cxr, openi",
+            r"unknown dataset 'mimic' for role main \(did you mean mimic_cxr\?\)",
         ),
         ("main=mimic_cxr", "expected a path, main=mimic_cxr:PATH"),
         ("main=phantom:/a", "takes no path"),
