@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import medxvl
 from data_prep import datasets as raw_datasets
 from medxvl.config import notebooks, paths, records, roles, threads
-from medxvl.data import dataset as datasets
 from medxvl.pipeline import operations as pipeline_operations
 
 SHARE = {
@@ -147,7 +146,9 @@ def studies(sources: dict) -> tuple[dict[str, int], str]:
         f"{name if main and hasattr(raw_datasets.load(name), 'EXPECTED') else USUAL['main']}"
     )
     if main and (main.folder / "card.json").is_file():
-        dataset = datasets.Dataset(main.folder)
+        from medxvl.data.dataset import Dataset  # with torch: seconds that a start has not
+
+        dataset = Dataset(main.folder)
         counts = {split: len(dataset.rows(split)) for split in ("train", "valid", "test")} | {
             "studies": len(dataset.index)
         }

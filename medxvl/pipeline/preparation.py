@@ -6,7 +6,6 @@ import argparse
 import sys
 
 from medxvl.config import paths, presets, records, roles
-from medxvl.data import dataset as datasets
 
 
 def main(arguments: list[str]) -> int:
@@ -54,7 +53,9 @@ def prepare(role: str, preset, data: str, workers: int) -> dict:
         return {"raw": str(raw), "studies": preset.studies, "seed": preset.phantom_seed}
     source = roles.sources(preset, data)[role]
     roles.prepare(source, preset, workers)
-    dataset = datasets.Dataset(source.folder)
+    from medxvl.data.dataset import Dataset  # with torch: seconds that a start has not
+
+    dataset = Dataset(source.folder)
     return {
         "role": source.role,
         "name": source.name,

@@ -34,6 +34,18 @@ def test_help_needs_no_packages():
     assert len(lines) <= 60 and max(map(len, lines)) <= 120
 
 
+def test_what_every_start_imports_is_light():
+    """A start that finds everything up to date takes seconds: it loads neither torch nor pandas."""
+    code = (
+        "import sys; from medxvl.pipeline import execute, verify; "
+        "print(sorted({'torch', 'pandas', 'h5py', 'matplotlib'} & set(sys.modules)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True
+    )
+    assert answer.stdout.strip() == "[]", answer.stderr
+
+
 def list_settings(*words):
     """`run_all.sh settings` as Python without any package answers it."""
     return subprocess.run(
