@@ -17,8 +17,9 @@ def check(preset) -> None:
 
 def _vision(preset) -> None:
     patch = preset.patch_size
-    for name in ("image_size", "ibot_local_size"):
-        _divides(preset, "patch_size", name)
+    _divides(preset, "patch_size", "image_size")
+    if preset.ibot_local_crops:
+        _divides(preset, "patch_size", "ibot_local_size")
     if preset.vision_stem == "conv" and (patch < 4 or patch & (patch - 1)):
         raise ValueError(
             f"settings patch_size={patch}, vision_stem=conv: the convolutional stem needs a power "
@@ -60,14 +61,9 @@ def _medvill(preset) -> None:
     else:
         _divides(preset, "medvill_patch", "medvill_image_size")
         edge = preset.medvill_image_size // preset.medvill_patch
-    if preset.medvill_positions > edge**2:
-        raise ValueError(
-            f"setting medvill_positions={preset.medvill_positions}: an image of "
-            f"{preset.medvill_image_size} px has only {edge**2} grid positions"
-        )
     for needed, what in (
-        (edge**2 + 2, f"medvill_image_size={preset.medvill_image_size}"),
-        (preset.medvill_text + 2, f"medvill_text={preset.medvill_text}"),
+        (edge**2, f"medvill_image_size={preset.medvill_image_size}"),
+        (preset.medvill_text + 1, f"medvill_text={preset.medvill_text}"),
         (preset.generate_most, f"generate_most={preset.generate_most}"),
     ):
         if needed > preset.medvill_max_positions:
@@ -78,8 +74,8 @@ def _medvill(preset) -> None:
 
 
 def _words(preset) -> None:
-    for name in ("xvl_generate_most", "correct_most"):
-        needed = getattr(preset, name) + 2
+    for name, more in (("xvl_generate_most", 2), ("correct_most", 2), ("max_tokens", 0)):
+        needed = getattr(preset, name) + more
         if needed > preset.writer_positions:
             raise ValueError(
                 f"settings {name}={getattr(preset, name)}, "

@@ -82,7 +82,8 @@ class Setting:
         said = f"setting {self.name}={value}: expected"
         if self.kind is not str and not self.choices:
             above = self.least is None or value >= self.least  # NaN is neither
-            below = math.isfinite(value) and (self.most is None or value <= self.most)
+            finite = self.kind is int or math.isfinite(value)
+            below = finite and (self.most is None or value <= self.most)
             if not (above and below):
                 limits = [f"at least {self.least}"] if self.least is not None else []
                 limits += [f"at most {self.most}"] if self.most is not None else []
