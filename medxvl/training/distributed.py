@@ -13,7 +13,6 @@ import os
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather, all_reduce
 
 
 def processes() -> int:
@@ -49,11 +48,42 @@ def own(total: int) -> slice:
     return slice(rank() * share, (rank() + 1) * share)
 
 
+class _Gather(torch.autograd.Function):
+    """The functions of torch.distributed.nn are deprecated, and their sums over three and more
+    processes have another order.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.rows, x = len(x), x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(processes())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)  # every process's loss may have used this process's rows
+        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return _Sum.forward(ctx, grad)
+
+
 def gather(x: Tensor) -> Tensor:
     """Rows of all processes, (n, ...) -> (processes * n, ...), with gradients. `x` is of equal
     shape in each.
     """
-    return torch.cat(all_gather(x.contiguous())) if processes() > 1 else x
+    return _Gather.apply(x) if processes() > 1 else x
 
 
 def gather_ragged(x: Tensor) -> Tensor:
@@ -78,7 +108,7 @@ def mean_weight(count: Tensor, like: Tensor) -> float | Tensor:
     if processes() == 1:
         return 1.0
     total = count.to(torch.float64)
-    return (total * processes() / all_reduce(total).clamp(min=1)).to(
+    return (total * processes() / _Sum.apply(total).clamp(min=1)).to(
         torch.promote_types(like.dtype, torch.float32)
     )
 
@@ -93,9 +123,9 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         given, axes, n = x.dtype, (0, 2, 3), x.numel() // x.shape[1] * processes()
         x = x.to(self.weight.dtype)  # under autocast too the sums are not of half precision
-        mean = all_reduce(x.mean(axes)) / processes()
+        mean = _Sum.apply(x.mean(axes)) / processes()
         centred = x - mean[:, None, None]
-        variance = all_reduce(centred.square().mean(axes)) / processes()
+        variance = _Sum.apply(centred.square().mean(axes)) / processes()
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
