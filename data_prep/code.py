@@ -8,6 +8,7 @@ lie beside a module and are named in it count with it.
 """
 
 import ast
+import contextlib
 import gc
 import hashlib
 import json
@@ -145,7 +146,8 @@ class Tree:
             )
             partial.replace(self.memory)
         except OSError:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
         self._is_new = False
 
     def _imports(self, tree: ast.AST, file: str) -> tuple[set[str], set[str]]:
